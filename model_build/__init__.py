@@ -1,0 +1,1 @@
+"""The network: architecture, data, training and the saved-model folder."""

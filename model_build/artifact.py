@@ -1,0 +1,276 @@
+"""The saved-model folder: what training writes and the pipeline reads.
+
+::
+
+    MODEL/model.json      labels, palette, normalisation, stride, long side, metrics, fingerprint
+    MODEL/saved_model/    a TensorFlow SavedModel with two functions:
+                              body    uint8 RGB [n, h, w, 3]     → scores [n, h/stride, w/stride, c]
+                              head    scores                     → float32 logits [n, h, w, c]
+
+It loads without the code that trained it. The network is saved in two parts because on a CPU the
+body is fastest as a graph and the head as compiled by XLA. TensorFlow and Beam are imported where
+they are used: reading ``model.json`` needs neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_build.errors import UserError
+from model_build.labels import LabelSet
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+FORMAT = 1
+DESCRIPTION, NETWORK = "model.json", "saved_model"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``model.json`` says of a network.
+
+    Attributes:
+        backbone: name of the backbone.
+        labels: the label set; the network has one output channel a label.
+        normalisation: channels, scale and offset; informative, as it is part of the saved graph.
+        stride: input sides must be multiples of it, in pixels.
+        long_side: the longest side, in pixels, of the images the network was trained at.
+        parameters: number of weights.
+        training: split, recipe and metrics, as the trainer reports them.
+        fingerprint: sha256 over the files of the SavedModel.
+    """
+
+    backbone: str
+    labels: LabelSet
+    normalisation: dict[str, Any]
+    stride: int
+    long_side: int
+    parameters: int
+    training: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of ``model.json``."""
+        value = {"format": FORMAT} | asdict(self) | self.labels.to_json()
+        return value | {"palette": [list(color) for color in self.labels.colors]}
+
+
+def save(
+    folder: str | Path, model: keras.Model, description: Description, *, half: bool = False
+) -> Description:
+    """Writes a saved-model folder, on local disk.
+
+    Args:
+        folder: made if it is missing; files of a model saved there before are replaced.
+        model: from :func:`model_build.fcn.fcn`.
+        description: its ``parameters`` and ``fingerprint`` are filled in here.
+        half: store the kernels as float16, for half the size; they are float32 again in use.
+
+    Returns:
+        The description as written.
+    """
+    import dataclasses
+    import shutil
+
+    import tensorflow as tf
+
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    exported = _export(model, half)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        tf.saved_model.save(exported, scratch, signatures={"serving_default": exported.logits})
+        # Names a random id: without it equal networks have equal files.
+        (Path(scratch) / "fingerprint.pb").unlink(missing_ok=True)
+        shutil.rmtree(root / NETWORK, ignore_errors=True)
+        shutil.copytree(scratch, root / NETWORK)
+    written = dataclasses.replace(
+        description, parameters=model.count_params(), fingerprint=fingerprint(root)
+    )
+    text = json.dumps(written.to_json(), indent=1, ensure_ascii=False)
+    (root / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    return written
+
+
+def _export(model: keras.Model, half: bool) -> tf.Module:
+    import keras
+    import tensorflow as tf
+
+    from model_build.fcn import LOGITS, SCORES
+
+    head = model.get_layer(LOGITS)
+    body = keras.Model(model.input, model.get_layer(SCORES).output)
+
+    def store(layer) -> list[tf.Variable]:
+        values = [tf.convert_to_tensor(weight) for weight in layer.weights]
+        # Statistics and biases are few and may be tiny; only kernels are worth halving.
+        small = [half and value.dtype == tf.float32 and len(value.shape) > 1 for value in values]
+        return [
+            tf.Variable(tf.cast(value, tf.float16) if halve else value, trainable=False)
+            for value, halve in zip(values, small, strict=True)
+        ]
+
+    def apply(layer, stored, inputs):
+        values = [tf.cast(s, w.dtype) for s, w in zip(stored, layer.weights, strict=True)]
+        with keras.StatelessScope(list(zip(layer.weights, values, strict=True))):
+            return layer(inputs, training=False)
+
+    class Network(tf.Module):
+        def __init__(self):
+            self.body_weights, self.head_weights = store(body), store(head)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+        def body(self, images):
+            return apply(body, self.body_weights, images)
+
+        @tf.function(input_signature=[tf.TensorSpec(head.input.shape, tf.float32, "scores")])
+        def head(self, scores):
+            return apply(head, self.head_weights, scores)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+        def logits(self, images):
+            return {"logits": self.head(self.body(images))}
+
+    return Network()
+
+
+def fingerprint(folder: str | Path) -> str:
+    """sha256, in hex, over the names and bytes of the SavedModel's files."""
+    root = Path(folder) / NETWORK
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def describe(folder: str) -> Description:
+    """Reads ``model.json``, from any file system of Beam's.
+
+    Raises:
+        UserError: there is none, or it is not of this form.
+    """
+    where = _join(folder, DESCRIPTION)
+    try:
+        value = json.loads(_read(where))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: is no saved model: {DESCRIPTION} cannot be read ({_line(error)}); "
+            "name a folder that `fcn-beam train` wrote"
+        ) from None
+    except ValueError:
+        raise UserError(f"{where}: is not valid JSON; copy or train the model again") from None
+    try:
+        if value["format"] != FORMAT:
+            raise UserError(
+                f"{where}: has format {value['format']}, but this version reads {FORMAT}; "
+                "save the model with this version"
+            )
+        return Description(
+            backbone=str(value["backbone"]),
+            labels=LabelSet.from_json(value, where),
+            normalisation=dict(value["normalisation"]),
+            stride=int(value["stride"]),
+            long_side=int(value["long_side"]),
+            parameters=int(value["parameters"]),
+            training=dict(value["training"]),
+            fingerprint=str(value["fingerprint"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: is not a model description ({error!r})") from None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network: its description and its two TensorFlow functions."""
+
+    description: Description
+    body: Callable[..., Any]
+    head: Callable[..., Any]
+
+
+def load(folder: str) -> Network:
+    """Loads a saved-model folder from any file system of Beam's.
+
+    A remote folder is copied to a local temporary one first: TensorFlow itself knows no ``s3://``.
+
+    Raises:
+        UserError: no model there, a file changed or cut short since it was saved, or a number of
+            labels that is not the network's number of output channels.
+    """
+    import tensorflow as tf
+
+    description = describe(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        local = folder
+        if "://" in folder:
+            _download(folder, scratch)
+            local = scratch
+        found = fingerprint(local)
+        if found != description.fingerprint:
+            raise UserError(
+                f"{_join(folder, NETWORK)}: its files are not those {DESCRIPTION} was written for "
+                f"(fingerprint {found[:12]}, not {description.fingerprint[:12]}): truncated, changed "
+                "or missing; copy or train the model again"
+            )
+        try:
+            module = tf.saved_model.load(str(Path(local) / NETWORK))
+            body, head = (
+                getattr(module, name).get_concrete_function(*getattr(module, name).input_signature)
+                for name in ("body", "head")
+            )
+        except Exception as error:
+            raise UserError(
+                f"{_join(folder, NETWORK)}: TensorFlow cannot load it: {_line(error)}"
+            ) from None
+    channels = head.structured_outputs.shape[-1]
+    if channels != len(description.labels):
+        raise UserError(
+            f"{_join(folder, DESCRIPTION)}: names {len(description.labels)} labels, but the network "
+            f"has {channels} output channels; use the model.json it was saved with"
+        )
+    # The functions hold their variables only through the module.
+    body.module = head.module = module
+    return Network(description, body, head)
+
+
+def _download(folder: str, target: str) -> None:
+    import shutil
+
+    from apache_beam.io.filesystems import FileSystems
+
+    pattern = _join(_join(folder, NETWORK), "**")
+    for metadata in FileSystems.match([pattern])[0].metadata_list:
+        relative = metadata.path[len(folder.rstrip("/")) + 1 :]
+        path = Path(target) / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileSystems.open(metadata.path) as source, path.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def _read(path: str) -> bytes:
+    if "://" not in path:
+        return Path(path).read_bytes()
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
+    try:
+        with FileSystems.open(path) as file:
+            return file.read()
+    except (BeamIOError, ValueError) as error:
+        raise OSError(_line(error)) from None
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,87 @@
+"""The commands ``fcn-beam train`` and ``fcn-beam info``. Nothing heavy is imported before they run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+
+def _crop(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in value.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH, such as 320x480") from None
+    return height, width
+
+
+@click.command()
+@click.argument("data")
+@click.option("--output", required=True, metavar="DIR", help="The saved-model folder to write.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["default", "d2l"]),
+    default="default",
+    show_default=True,
+    help="default: AdamW, warm-up and cosine decay, flips and scale jitter. "
+    "d2l: plain SGD as in Dive into Deep Learning.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Likewise.")
+@click.option("--weight-decay", type=click.FloatRange(0), help="Likewise.")
+@click.option("--backbone", default="resnet50", show_default=True, help="Or mobilenet_v2, …")
+@click.option(
+    "--backbone-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE"
+)
+@click.option("--freeze-backbone", is_flag=True, help="Train the new layers only.")
+@click.option("--train-split", default="train", show_default=True)
+@click.option("--val-split", default="val", show_default=True)
+@click.option("--crop", default="320x480", show_default=True, callback=_crop, metavar="HxW")
+@click.option("--pad-small", is_flag=True, help="Pad images smaller than the crop; default: drop.")
+@click.option("--half", is_flag=True, help="Store the kernels as float16: half the size.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
+def train(data: str, recipe: str, backbone: str, **options: Any) -> None:
+    """Train an FCN on DATA, a folder in PASCAL VOC layout."""
+    from model_build.training import RECIPES, train
+
+    fields = ("epochs", "batch_size", "learning_rate", "weight_decay")
+    changes = {field: options.pop(field) for field in fields}
+    chosen = dataclasses.replace(
+        RECIPES[recipe], **{field: value for field, value in changes.items() if value is not None}
+    )
+    description = train(data, recipe=chosen, backbone_name=backbone, say=click.echo, **options)
+    scores = description.training
+    click.echo(
+        f"{options['output']}: saved; {scores['val_images']} validation images: pixel accuracy "
+        f"{scores['val_pixel_accuracy']:.3f}, mIoU {scores['val_miou']:.3f}"
+    )
+
+
+@click.command()
+@click.argument("model")
+def info(model: str) -> None:
+    """Show what MODEL, a saved-model folder, is; the whole of it is loaded and checked."""
+    from model_build.artifact import load
+
+    description = load(model).description
+    normalisation = description.normalisation
+    rows: dict[str, Any] = {
+        "backbone": description.backbone,
+        "stride": description.stride,
+        "long side": f"{description.long_side} pixels",
+        "parameters": f"{description.parameters:,}",
+        "normalisation": f"{normalisation['channels']} × {_short(normalisation['scale'])} "
+        f"+ {_short(normalisation['offset'])}",
+        "labels": f"{len(description.labels)}: " + ", ".join(description.labels.names),
+        **{key.replace("_", " "): value for key, value in description.training.items()},
+        "fingerprint": description.fingerprint,
+    }
+    for key, value in rows.items():
+        click.echo(f"{key:<20}{value}")
+
+
+def _short(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
