@@ -1,0 +1,111 @@
+"""Bytes → pixels: every mode and orientation ends as uint8 RGB."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from pipeline.shapes import fit
+
+# Formats that are only data: no EPS (runs a PostScript interpreter), no PDF. MPO is what phones
+# call a JPEG with a second picture behind the first.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
+MAX_PIXELS = 178_000_000
+
+# The limit is checked below, per call, against the caller's number.
+Image.MAX_IMAGE_PIXELS = None
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class TooManyPixels(ValueError):
+    """An image larger than the limit: it would not fit into memory."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as the network gets it.
+
+    Attributes:
+        pixels: uint8 RGB ``[h, w, 3]``, upright, perhaps scaled down.
+        height: of the source in pixels, upright.
+        width: likewise.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+def decode(data: bytes, *, long_side: int | None = None, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decodes the first frame of a JPEG, PNG, BMP, GIF, TIFF or WebP.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit values keep their upper byte.
+
+    Args:
+        data: the file's bytes.
+        long_side: scale down to at most this many pixels on the longer side; a JPEG is then decoded
+            at a fraction of its size. None leaves the size alone.
+        max_pixels: refuse larger images before decoding them.
+
+    Raises:
+        TooManyPixels: width × height in the header exceeds ``max_pixels``.
+        Exception: what Pillow raises for files that are damaged, cut short or no image.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd metadata is no reason to warn: the pixels count
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise TooManyPixels(
+                    f"{width}×{height} is more than the {max_pixels:,} pixels allowed; "
+                    "raise --max-pixels if it is genuine"
+                )
+            orientation = _orientation(image)
+            inner = fit(height, width, long_side)
+            image.draft(None, inner[::-1])
+            picture = to_rgb(image)
+            if picture.size != inner[::-1]:
+                picture = picture.resize(inner[::-1], Image.Resampling.BILINEAR)
+            if orientation in _TURNS:
+                picture = picture.transpose(_TURNS[orientation])
+            if orientation >= 5:
+                height, width = width, height
+            return DecodedImage(np.asarray(picture), height, width)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB."""
+    mode = image.mode
+    if mode.startswith("I"):  # 16 bits, whatever the byte order; Pillow's convert would clip them
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+    elif mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        unit = 255 if values.size and values.max() <= 1 else 1
+        image = Image.fromarray(np.clip(values * unit, 0, 255).astype(np.uint8))
+    elif mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        front = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF must not cost the image
+        return 1

@@ -1,0 +1,301 @@
+"""INPUT → image references, and the name each one's mask gets.
+
+A name is the path below the *root*: the folder INPUT is, or the deepest folder that holds all of it.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import apache_beam as beam
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from model_build.errors import UserError
+from pipeline.rejects import Reject
+
+IMAGE_EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .bmp .dib .gif .tif .tiff .webp".split()
+)
+
+
+class ImageRef(NamedTuple):
+    """An image to segment.
+
+    Attributes:
+        path: absolute path or URI.
+        name: the path below the root, with its extension; ``/`` separates folders.
+        mtime: seconds since 1970, or None where nobody has asked the file system yet.
+    """
+
+    path: str
+    name: str
+    mtime: float | None
+
+
+class PassedOver(NamedTuple):
+    """A file that is not taken for an image."""
+
+    path: str
+
+
+class Source(NamedTuple):
+    """One INPUT.
+
+    Attributes:
+        kind: ``folder``, ``glob``, ``list`` or ``file``.
+        where: path, URI or pattern.
+        folder: the deepest folder that is known to hold all of it.
+    """
+
+    kind: str
+    where: str
+    folder: str
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path has a scheme, as ``gs://`` has."""
+    return "://" in path
+
+
+def parse_source(text: str) -> Source:
+    """Tells what kind an INPUT is; a path that exists is taken literally before it is a pattern.
+
+    Raises:
+        UserError: there is nothing of that name, or a list that is empty or unreadable.
+    """
+    if text.startswith("@"):
+        return _parse_list(text[1:])
+    magic = glob.has_magic(text)
+    if not is_remote(text):
+        path = os.path.abspath(text)
+        if os.path.isdir(path):
+            return Source("folder", path, path)
+        if os.path.exists(path):
+            return Source("file", path, _folder_of(path))
+        if magic:
+            return Source("glob", path, _glob_folder(path))
+        raise UserError(f"{text}: no such file or folder")
+    try:
+        if not magic and not text.endswith("/") and FileSystems.exists(text):
+            return Source("file", text, _folder_of(text))
+    except Exception as error:
+        raise UserError(f"{text}: cannot be looked up: {_line(error)}") from None
+    if magic:
+        return Source("glob", text, _glob_folder(text))
+    return Source("folder", text.rstrip("/"), text.rstrip("/"))
+
+
+def common_folder(folders: Iterable[str]) -> str:
+    """The deepest folder that holds all of ``folders``; ``""`` or a bare scheme if none does."""
+    common: list[str] | None = None
+    for folder in folders:
+        parts = folder.split("/")
+        if common is None:
+            common = parts
+        else:
+            same = 0
+            for ours, theirs in zip(common, parts, strict=False):
+                if ours != theirs:
+                    break
+                same += 1
+            common = common[:same]
+    return "/".join(common or [])
+
+
+def list_source(
+    source: Source, root: str, *, all_files: bool = False, exclude: str = ""
+) -> Iterator[ImageRef | PassedOver | Reject]:
+    """Lists a source; never fails for one file.
+
+    Args:
+        root: names are relative to it.
+        all_files: take every file for an image, not only those with a known extension.
+        exclude: a folder to pass over: the output may lie inside the input.
+
+    Yields:
+        Image references, files passed over, and what could not be listed.
+    """
+    for found in _files(source):
+        if isinstance(found, Reject):
+            yield found
+            continue
+        path, mtime = found
+        tried = all_files or source.kind in ("file", "list")
+        if exclude and path.startswith(exclude + "/"):
+            yield PassedOver(_printable(path))
+        elif not tried and os.path.splitext(path)[1].lower() not in IMAGE_EXTENSIONS:
+            yield PassedOver(_printable(path))
+        elif _printable(path) != path:
+            yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
+        else:
+            yield ImageRef(path, _below(path, root), mtime)
+
+
+def _files(source: Source) -> Iterator[tuple[str, float | None] | Reject]:
+    if source.kind == "file":
+        yield source.where, None
+    elif source.kind == "list":
+        for line in _lines(source.where):
+            yield line, None
+    elif is_remote(source.where):
+        yield from _remote_files(source)
+    elif source.kind == "glob":
+        for path in sorted(glob.iglob(source.where, recursive=True, include_hidden=True)):
+            if os.path.isfile(path):
+                yield path, _mtime(path)
+    else:
+        yield from _walk(source.where)
+
+
+def _walk(folder: str) -> Iterator[tuple[str, float | None] | Reject]:
+    """Every file below a local folder; links are followed, a folder met again is not."""
+    problems: list[OSError] = []
+    seen = set()
+    for where, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for file in sorted(files):
+            path = f"{where.rstrip('/')}/{file}"
+            yield path, _mtime(path)
+    for error in problems:
+        path = _printable(str(error.filename))
+        yield Reject(path, "list", type(error).__name__, str(error.strerror))
+
+
+def _remote_files(source: Source) -> Iterator[tuple[str, float | None] | Reject]:
+    system = FileSystems.get_filesystem(source.where)
+    pattern = source.where if source.kind == "glob" else f"{source.where}/**"
+    if system.has_dirs():
+        found = (entry for match in FileSystems.match([pattern]) for entry in match.metadata_list)
+    else:
+        # An object store is listed by prefix: page by page, and no character of it is a wildcard.
+        found = system._list(f"{source.folder}/")
+        if source.kind == "glob":
+            found = system.match_files(found, pattern)
+    for entry in found:
+        if not entry.path.endswith("/"):  # some tools mark a folder by an empty object
+            yield entry.path, entry.last_updated_in_seconds
+
+
+def _parse_list(where: str) -> Source:
+    where = where if is_remote(where) else os.path.abspath(where)
+    try:
+        folder = common_folder(_folder_of(line) for line in _lines(where))
+        empty = next(iter(_lines(where)), None) is None
+    except Exception as error:
+        raise UserError(f"{where}: the list cannot be read: {_line(error)}") from None
+    if empty:
+        raise UserError(f"{where}: the list is empty; put one path or URI on a line")
+    return Source("list", where, folder)
+
+
+def _lines(where: str) -> Iterator[str]:
+    """Non-empty lines of a list; relative paths are below the current folder."""
+    with FileSystems.open(where, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
+        for line in text:
+            line = line.rstrip("\r\n")
+            if line:
+                yield line if is_remote(line) else os.path.abspath(line)
+
+
+def group_key(name: str) -> str:
+    """Names whose masks may clash share this key: the name less its image extensions.
+
+    ``a.jpg``, ``a.png`` and ``a.jpg.png`` share ``a``. An unknown extension goes too, once.
+    """
+    stem, extension = os.path.splitext(name)
+    while os.path.splitext(stem)[1].lower() in IMAGE_EXTENSIONS:
+        stem = os.path.splitext(stem)[0]
+    return stem if extension else name
+
+
+def assign_mask_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of the masks of all images that share a :func:`group_key`.
+
+    The extension is replaced by ``.png``; where two claim one mask, both keep theirs.
+
+    Args:
+        names: distinct names.
+
+    Returns:
+        The mask's name by the image's.
+    """
+    masks = {name: f"{os.path.splitext(name)[0]}.png" for name in names}
+    while True:
+        claims = Counter(masks.values())
+        clashing = [name for name, mask in masks.items() if claims[mask] > 1]
+        if all(masks[name] == f"{name}.png" for name in clashing):
+            return masks
+        masks |= {name: f"{name}.png" for name in clashing}
+
+
+class ListImages(beam.PTransform):
+    """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`."""
+
+    def __init__(self, root: str, all_files: bool = False, exclude: str = ""):
+        super().__init__()
+        self.root, self.all_files, self.exclude = root, all_files, exclude
+
+    def expand(self, sources):
+        return sources | beam.ParDo(_ListSource(self.root, self.all_files, self.exclude)).with_outputs(
+            "passed_over", "rejected", main="images"
+        )
+
+
+class _ListSource(beam.DoFn):
+    def __init__(self, root: str, all_files: bool, exclude: str):
+        self.root, self.all_files, self.exclude = root, all_files, exclude
+
+    def process(self, source):
+        for found in list_source(
+            source, self.root, all_files=self.all_files, exclude=self.exclude
+        ):
+            if isinstance(found, ImageRef):
+                yield found
+            elif isinstance(found, Reject):
+                yield beam.pvalue.TaggedOutput("rejected", found)
+            else:
+                yield beam.pvalue.TaggedOutput("passed_over", found)
+
+
+def _below(path: str, root: str) -> str:
+    prefix = root if root.endswith("/") else f"{root}/"
+    name = path[len(prefix) :] if path.startswith(prefix) else path.replace("://", "/")
+    return name.lstrip("/")
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _glob_folder(pattern: str) -> str:
+    parts = pattern.split("/")
+    literal = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return "/".join(parts[:literal])
+
+
+def _mtime(path: str) -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None  # a dangling link, say: reading it will tell the cause
+
+
+def _printable(text: str) -> str:
+    """The text with bytes that are not UTF-8 written as ``\\udcXX``; equal where there are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

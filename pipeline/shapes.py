@@ -1,0 +1,46 @@
+"""Sizes of an image on its way: scaled to fit, padded to a bucket, and back to the source's."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
+    """(height, width) with the longer side at most ``long_side``; nothing is ever enlarged."""
+    longest = max(height, width)
+    if long_side is None or longest <= long_side:
+        return height, width
+    scale = long_side / longest
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def bucket(height: int, width: int, stride: int) -> tuple[int, int]:
+    """The size an image is padded to: the next multiples of the network's stride."""
+    return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pads uint8 ``[h, w, c]`` at the bottom and right to ``size`` by repeating its edge."""
+    height, width = pixels.shape[:2]
+    if (height, width) == size:
+        return pixels
+    return np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="edge")
+
+
+def restore(class_map: np.ndarray, inner: tuple[int, int], source: tuple[int, int]) -> np.ndarray:
+    """The way back: crops the padding away and enlarges to the source's size.
+
+    Args:
+        class_map: uint8 ``[H, W]``, of a padded image.
+        inner: (height, width) before padding.
+        source: (height, width) of the source.
+
+    Returns:
+        uint8 of shape ``source``; each pixel takes the nearest class, so no new one appears.
+    """
+    cropped = class_map[: inner[0], : inner[1]]
+    if inner == source:
+        return cropped
+    nearest = Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(cropped).resize(source[::-1], nearest))
