@@ -122,23 +122,14 @@ def _export(model: keras.Model, half: bool) -> tf.Module:
         with keras.StatelessScope(list(zip(layer.weights, values, strict=True))):
             return layer(inputs, training=False)
 
-    class Network(tf.Module):
-        def __init__(self):
-            self.body_weights, self.head_weights = store(body), store(head)
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
-        def body(self, images):
-            return apply(body, self.body_weights, images)
-
-        @tf.function(input_signature=[tf.TensorSpec(head.input.shape, tf.float32, "scores")])
-        def head(self, scores):
-            return apply(head, self.head_weights, scores)
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
-        def logits(self, images):
-            return {"logits": self.head(self.body(images))}
-
-    return Network()
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    scores = tf.TensorSpec([None, None, None, head.input.shape[-1]], tf.float32, "scores")
+    network = tf.Module()
+    network.body_weights, network.head_weights = store(body), store(head)
+    network.body = tf.function(lambda x: apply(body, network.body_weights, x), [images])
+    network.head = tf.function(lambda x: apply(head, network.head_weights, x), [scores])
+    network.logits = tf.function(lambda x: {"logits": network.head(network.body(x))}, [images])
+    return network
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -205,9 +196,9 @@ def load(folder: str) -> Network:
         UserError: no model there, a file changed or cut short since it was saved, or a number of
             labels that is not the network's number of output channels.
     """
+    description = describe(folder)
     import tensorflow as tf
 
-    description = describe(folder)
     with tempfile.TemporaryDirectory() as scratch:
         local = folder
         if "://" in folder:

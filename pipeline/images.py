@@ -14,7 +14,6 @@ from pipeline.shapes import fit
 # Formats that are only data: no EPS (runs a PostScript interpreter), no PDF. MPO is what phones
 # call a JPEG with a second picture behind the first.
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
-MAX_PIXELS = 178_000_000
 
 # The limit is checked below, per call, against the caller's number.
 Image.MAX_IMAGE_PIXELS = None
@@ -49,7 +48,7 @@ class DecodedImage:
     width: int
 
 
-def decode(data: bytes, *, long_side: int | None = None, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def decode(data: bytes, *, long_side: int | None = None, max_pixels: int) -> DecodedImage:
     """Decodes the first frame of a JPEG, PNG, BMP, GIF, TIFF or WebP.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit values keep their upper byte.

@@ -47,8 +47,10 @@ def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) 
 
     Args:
         pixels: uint8 RGB ``[h, w, 3]``.
-        class_map: uint8 ``[h, w]``.
+        class_map: uint8, of the same or another size; it is scaled to the photo's.
     """
+    scaled = Image.fromarray(class_map).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
+    class_map = np.asarray(scaled)
     colors = label2image(class_map, labels)
     blended = ((pixels.astype(np.uint16) + colors) // 2).astype(np.uint8)
     painted = colors.any(axis=-1, keepdims=True)

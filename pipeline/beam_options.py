@@ -1,0 +1,79 @@
+"""Beam's own options, told apart from INPUTs and from mistakes.
+
+Beam drops options it does not know, silently; here they are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+from collections.abc import Iterable, Sequence
+
+import click
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
+
+LOCAL_RUNNER = "FnApiRunner"
+
+
+class _Parser(_BeamArgumentParser):
+    def error(self, message: str):
+        raise click.UsageError(message)
+
+
+def split_arguments(
+    arguments: Sequence[str], own_options: Iterable[str]
+) -> tuple[list[str], PipelineOptions]:
+    """Splits what the command itself does not know.
+
+    Args:
+        arguments: of the command line, less the command's own options.
+        own_options: their names, for suggestions.
+
+    Returns:
+        The INPUTs, and Beam's options.
+
+    Raises:
+        click.UsageError: an option that nobody knows, or a bad value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for options in {cls.__name__: cls for cls in PipelineOptions.__subclasses__()}.values():
+        options._add_argparse_args(parser)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # so that only what was given is passed on
+        action.required = False
+    given, rest = parser.parse_known_args(arguments)
+    known = {option for action in parser._actions for option in action.option_strings}
+    for argument in rest:
+        if argument.startswith("-") and argument != "-":
+            option = argument.split("=")[0]
+            near = difflib.get_close_matches(option, [*own_options, *known], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"no such option {option}{hint}")
+    return rest, PipelineOptions.from_dictionary(vars(given))
+
+
+def choose_runner(options: PipelineOptions, workers: int) -> bool:
+    """Makes local runs run in this process, on ``workers`` threads.
+
+    Beam's ``DirectRunner`` would first try to download another runner's binary; it is taken to mean
+    the in-process one.
+
+    Returns:
+        Whether the run is local.
+    """
+    standard = options.view_as(StandardOptions)
+    if (standard.runner or "DirectRunner").lower() not in ("direct", "directrunner", "fnapirunner"):
+        return False
+    standard.runner = LOCAL_RUNNER
+    direct = options.view_as(DirectOptions)
+    direct.direct_num_workers = workers
+    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+    # Says of every local run that it fell back to this very runner.
+    logging.getLogger("apache_beam.runners.direct").setLevel(logging.ERROR)
+    return True

@@ -1,0 +1,198 @@
+"""The ``fcn-beam`` command. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from model_build.errors import UserError
+
+# Where each command lives. The network's own commands are only named here, not imported.
+COMMANDS = {"segment": "pipeline.cli", "train": "model_build.cli", "info": "model_build.cli"}
+DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "models" / "default")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MAX_PIXELS = 178_000_000  # twice what Pillow warns of
+
+
+class Commands(click.Group):
+    """Commands that are imported when they run, and suggested when they are mistyped."""
+
+    def list_commands(self, context):
+        return list(COMMANDS)
+
+    def get_command(self, context, name):
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[name]), name)
+
+    def resolve_command(self, context, args):
+        if args and args[0] not in COMMANDS:
+            raise click.UsageError(f"no such command {args[0]!r}{_suggestion(args[0], COMMANDS)}")
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="fcn-beam")
+def fcn_beam() -> None:
+    """Photos in, semantic segmentation masks and class histograms out."""
+
+
+def _long_side(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    if value is None or value == "native":
+        return value
+    try:
+        side = int(value)
+    except ValueError:
+        side = 0
+    if side < 1:
+        raise click.BadParameter(f"{value!r} is neither a number of pixels nor 'native'")
+    return side
+
+
+def _max_rejected(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    from pipeline.rejects import allowed_rejects
+
+    try:
+        allowed_rejects(value, 0)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor a percentage") from None
+    return value
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Apache Beam's own options pass through: --runner DataflowRunner --project P …",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT…")
+@click.option("--output", required=True, metavar="DIR", help="Folder or URI for the results.")
+@click.option("--model", default=DEFAULT_MODEL, metavar="DIR", help="Saved model; default: the demonstration model.")
+@click.option("--overlays", is_flag=True, help="Also write photo and mask blended, as JPEG.")
+@click.option("--long-side", metavar="N|native", callback=_long_side, help="Scale larger images down to N pixels; default: as the model was trained.")
+@click.option("--all-files", is_flag=True, help="Try files without a known image extension, too.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images by name.")
+@click.option("--overwrite", is_flag=True, help="Do again what an earlier run has done.")
+@click.option("--dry-run", is_flag=True, help="List what would be done.")
+@click.option("--max-rejected", metavar="N|N%", callback=_max_rejected, help="Exit with status 3 if more images are rejected.")
+@click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, show_default=True, metavar="N", help="Reject larger images.")
+@click.option("--engine", type=click.Choice(["auto", "xla", "graph"]), default="auto", show_default=True, help="How the network is run.")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images a batch; default: 8 on an accelerator, 1 on a CPU.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads of a local run.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+@click.pass_context
+def segment(
+    context: click.Context,
+    arguments: tuple[str, ...],
+    output: str,
+    model: str,
+    long_side: int | str | None,
+    overwrite: bool,
+    dry_run: bool,
+    max_rejected: str | None,
+    workers: int,
+    log_level: str,
+    **options: Any,
+) -> int:
+    """Segment every image of INPUT.
+
+    INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs;
+    any of them local or remote (gs://, s3://). Run the same command again to go on where it stopped.
+    """
+    logging.basicConfig(level=log_level.upper())
+    from model_build.artifact import describe
+    from pipeline import job, outputs, preview
+    from pipeline.beam_options import choose_runner, split_arguments
+    from pipeline.listing import common_folder, parse_source
+    from pipeline.rejects import allowed_rejects
+    from pipeline.summary import table
+
+    own = [name for parameter in context.command.params for name in parameter.opts]
+    inputs, beam_options = split_arguments(arguments, own)
+    if not inputs:
+        raise click.UsageError("no INPUT; name a folder, a glob, an image or @LIST")
+    choose_runner(beam_options, workers)
+    description = describe(model)
+    sources = [parse_source(text) for text in inputs]
+    long_side = description.long_side if long_side is None else long_side
+    settings = job.Settings(
+        out=outputs.parse_output(output),
+        root=common_folder(source.folder for source in sources),
+        model=model,
+        long_side=None if long_side == "native" else int(long_side),
+        started=time.time(),
+        **options,
+    )
+    preview.check_input(sources, settings)
+    deciding = settings.deciding(description.fingerprint)
+    since = outputs.standing_since(settings.out, deciding, overwrite)
+    if dry_run:
+        since = math.inf if since is None else since
+        preview.dry_run(sources, dataclasses.replace(settings, since=since), click.echo)
+        return 0
+    if since is None:
+        since = settings.started
+        outputs.claim(settings.out, deciding, since)
+    # Workers elsewhere cannot read this machine's disk: what they need goes to where they write.
+    name = f"model-{description.fingerprint[:12]}"
+    model = outputs.stage_for_workers(model, settings.out, name)
+    settings = dataclasses.replace(settings, since=since, model=model)
+    sources = [
+        source._replace(where=outputs.stage_for_workers(source.where, settings.out, "input.txt"))
+        if source.kind == "list"
+        else source
+        for source in sources
+    ]
+    try:
+        summary, stages = job.run(sources, settings, description, beam_options)
+    except KeyboardInterrupt:
+        return _complain(
+            "interrupted; every mask written is whole: the same command goes on from there", 130
+        )
+    click.echo(table(summary, stages))
+    if summary["kept"] == summary["images"]:
+        click.echo("nothing to do: every image had its mask")
+    click.echo(f"results: {output}")
+    if not summary["masks"]:
+        return _complain(f"no image got a mask; {settings.out}/rejected-*.jsonl tells why", 3)
+    if summary["rejected"] > allowed_rejects(max_rejected, summary["images"]):
+        return _complain(f"more than {max_rejected} images were rejected", 3)
+    return 0
+
+
+def main() -> None:
+    """Runs a command; what a user can mend is one line and status 2, what fails is status 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings
+    try:
+        status = fcn_beam.main(standalone_mode=False)
+    except click.ClickException as error:
+        status = _complain(error.format_message(), 2)
+    except UserError as error:
+        status = _complain(str(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        status = _complain("interrupted", 130)
+    except Exception as error:
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            raise
+        line = (str(error).strip().splitlines() or [""])[0]
+        status = _complain(f"failed: {type(error).__name__}: {line}", 1)
+    sys.exit(status)
+
+
+def _complain(message: str, status: int) -> int:
+    click.echo(f"fcn-beam: {message}", err=True)
+    return status
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

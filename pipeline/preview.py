@@ -1,0 +1,84 @@
+"""Before a run: is there any input, and what would be done with it?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from model_build.errors import UserError
+from pipeline import outputs
+from pipeline.job import Settings
+from pipeline.listing import ImageRef, PassedOver, Source, group_key, list_source
+from pipeline.rejects import Reject
+from pipeline.tasks import plan_tasks
+
+
+def check_input(sources: list[Source], settings: Settings) -> None:
+    """Looks for a first image, so that a mistyped INPUT fails before anything starts.
+
+    Raises:
+        UserError: the sources hold none, or cannot be listed.
+    """
+    passed_over = 0
+    for found in _list(sources, settings):
+        if not isinstance(found, PassedOver):
+            return
+        passed_over += 1
+    where = ", ".join(source.where for source in sources)
+    if not passed_over:
+        raise UserError(f"{where}: holds no file; check the path")
+    raise UserError(
+        f"{where}: none of its {passed_over} files has an image's extension; "
+        "add --all-files to try them all"
+    )
+
+
+def dry_run(sources: list[Source], settings: Settings, say: Callable[[str], None]) -> None:
+    """Says what a run would do, a line an image; writes nothing.
+
+    Raises:
+        UserError: the sources cannot be listed.
+    """
+    images, rejects, passed_over = [], 0, 0
+    for found in _list(sources, settings):
+        if isinstance(found, ImageRef):
+            images.append(found)
+        elif isinstance(found, Reject):
+            rejects += 1
+            say(f"{found.image}: rejected: {found.detail}")
+        else:
+            passed_over += 1
+    groups: dict[str, list[ImageRef]] = defaultdict(list)
+    for image in sorted(images)[: settings.limit]:
+        groups[group_key(image.name)].append(image)
+    masks = list(outputs.written(settings.out, outputs.MASKS, ".png"))
+    overlays = outputs.written(settings.out, outputs.OVERLAYS, ".jpg") if settings.overlays else []
+    earlier = {
+        "masks": masks,
+        "overlays": [overlay.name.removesuffix(".jpg") + ".png" for overlay in overlays],
+    }
+    done = 0
+    for key, group in groups.items():
+        for task in plan_tasks(
+            key, {"images": group, **earlier}, since=settings.since, overlays=settings.overlays
+        ):
+            done += task.done
+            state = "up to date" if task.done else "to do"
+            say(f"{task.image.path} -> {outputs.MASKS}/{task.mask_name}: {state}")
+    count = sum(map(len, groups.values()))
+    say(
+        f"{count} images: {count - done} to do, {done} up to date; {rejects} rejected; "
+        f"{passed_over} files passed over"
+    )
+
+
+def _list(
+    sources: list[Source], settings: Settings
+) -> Iterator[ImageRef | PassedOver | Reject]:
+    for source in sources:
+        try:
+            yield from list_source(
+                source, settings.root, all_files=settings.all_files, exclude=settings.out
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{source.where}: cannot be listed: {error}") from None
