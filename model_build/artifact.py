@@ -207,8 +207,8 @@ def load(folder: str) -> Network:
         found = fingerprint(local)
         if found != description.fingerprint:
             raise UserError(
-                f"{_join(folder, NETWORK)}: its files are not those {DESCRIPTION} was written for "
-                f"(fingerprint {found[:12]}, not {description.fingerprint[:12]}): truncated, changed "
+                f"{_join(folder, NETWORK)}: is not what {DESCRIPTION} was written for (fingerprint "
+                f"{found[:12]}, not {description.fingerprint[:12]}): a file is truncated, changed "
                 "or missing; copy or train the model again"
             )
         try:
@@ -224,8 +224,8 @@ def load(folder: str) -> Network:
     channels = head.structured_outputs.shape[-1]
     if channels != len(description.labels):
         raise UserError(
-            f"{_join(folder, DESCRIPTION)}: names {len(description.labels)} labels, but the network "
-            f"has {channels} output channels; use the model.json it was saved with"
+            f"{_join(folder, DESCRIPTION)}: names {len(description.labels)} labels, but the "
+            f"network has {channels} output channels; use the model.json it was saved with"
         )
     # The functions hold their variables only through the module.
     body.module = head.module = module

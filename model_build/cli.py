@@ -1,4 +1,4 @@
-"""The commands ``fcn-beam train`` and ``fcn-beam info``. Nothing heavy is imported before they run."""
+"""The commands ``fcn-beam train`` and ``fcn-beam info``. Nothing heavy is imported up here."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ def _crop(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
 def train(data: str, recipe: str, backbone: str, **options: Any) -> None:
     """Train an FCN on DATA, a folder in PASCAL VOC layout."""
+    from model_build.quiet import import_tensorflow
+
+    import_tensorflow()
     from model_build.training import RECIPES, train
 
     fields = ("epochs", "batch_size", "learning_rate", "weight_decay")
@@ -65,7 +68,9 @@ def train(data: str, recipe: str, backbone: str, **options: Any) -> None:
 def info(model: str) -> None:
     """Show what MODEL, a saved-model folder, is; the whole of it is loaded and checked."""
     from model_build.artifact import load
+    from model_build.quiet import import_tensorflow
 
+    import_tensorflow()
     description = load(model).description
     normalisation = description.normalisation
     rows: dict[str, Any] = {

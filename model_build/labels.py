@@ -67,7 +67,9 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= VOID:
-            raise UserError(f"a label set has 1 to {VOID} labels, but this one has {len(self.names)}")
+            raise UserError(
+                f"a label set has 1 to {VOID} labels, but this one has {len(self.names)}"
+            )
         if len(self.names) != len(self.colors):
             raise UserError(f"{len(self.names)} label names but {len(self.colors)} colours")
         if type(self.ignore_index) is not int or self.ignore_index != VOID:
@@ -81,9 +83,13 @@ class LabelSet:
                 raise UserError(f"label name {name!r} is used twice")
             seen.add(name)
             if len(color) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in color):
-                raise UserError(f"label {name!r}: a colour is three integers 0..255, but is {color!r}")
+                raise UserError(
+                    f"label {name!r}: a colour is three integers 0..255, but is {color!r}"
+                )
             if color in name_of:
-                raise UserError(f"labels {name_of[color]!r} and {name!r} share the colour {list(color)}")
+                raise UserError(
+                    f"labels {name_of[color]!r} and {name!r} share the colour {list(color)}"
+                )
             name_of[color] = name
 
     def __len__(self) -> int:
@@ -91,7 +97,7 @@ class LabelSet:
 
     @cached_property
     def palette(self) -> bytes:
-        """768 bytes: RGB of the ids 0..255 in a palette PNG; ids that are no label get VOC's colour."""
+        """768 bytes: RGB of ids 0..255 in a palette PNG; ids that are no label get VOC's colour."""
         colors = list(self.colors) + voc_palette()[len(self.colors) :]
         return bytes(channel for color in colors for channel in color)
 
@@ -125,7 +131,8 @@ class LabelSet:
             raise UserError(f"{source}: {error}") from None
         except (AttributeError, IndexError, KeyError, TypeError):
             raise UserError(
-                f'{source}: not a label set; expected {{"labels": [{{"name": "sky", "color": [128, 128, 128]}}, …]}}'
+                f"{source}: not a label set; expected "
+                '{"labels": [{"name": "sky", "color": [128, 128, 128]}, …]}'
             ) from None
 
 

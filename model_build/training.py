@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Recipe:
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate: of the new layers, per step on the mean loss.
         backbone_rate: factor on it for the pretrained backbone and for the upsampling, which
-            starts as a good interpolation and not from noise.
+            starts as a good interpolation and not from noise; AdamW only.
         weight_decay: decoupled, times the learning rate.
         schedule: ``"constant"``, or ``"cosine"`` after a linear warm-up of 5 % of the steps.
         epochs: passes over the training split.
@@ -66,11 +66,12 @@ class PixelAccuracy(keras.metrics.MeanIoU):
         return keras.ops.divide_no_nan(keras.ops.trace(matrix), keras.ops.sum(matrix))
 
 
-class _LayerRates:
-    """Mixin: an optimizer whose step on some variables is smaller.
+@keras.saving.register_keras_serializable("fcn_beam")
+class AdamW(keras.optimizers.AdamW):
+    """``keras.optimizers.AdamW`` with a smaller step for the layers that do not start from noise.
 
     Args:
-        slow: names of the layers that learn at ``slow_rate`` times the rate.
+        slow: names of the layers that learn at ``slow_rate`` times the learning rate.
     """
 
     def __init__(self, *args, slow: tuple[str, ...] = (), slow_rate: float = 1.0, **kwargs):
@@ -86,16 +87,6 @@ class _LayerRates:
 
     def get_config(self):
         return {**super().get_config(), "slow": self.slow, "slow_rate": self.slow_rate}
-
-
-@keras.saving.register_keras_serializable("fcn_beam")
-class AdamW(_LayerRates, keras.optimizers.AdamW):
-    """``keras.optimizers.AdamW`` with a rate of its own for pretrained layers."""
-
-
-@keras.saving.register_keras_serializable("fcn_beam")
-class SGD(_LayerRates, keras.optimizers.SGD):
-    """``keras.optimizers.SGD`` with a rate of its own for pretrained layers."""
 
 
 def compile_model(
@@ -120,17 +111,22 @@ def compile_model(
         rate = keras.optimizers.schedules.CosineDecay(
             rate / 100, max(1, total - warmup), warmup_target=rate, warmup_steps=warmup
         )
-    slow = (*(layer.name for layer in features.layers if layer.weights), LOGITS)
-    kind = {"adamw": AdamW, "sgd": SGD}[recipe.optimizer]
-    optimizer = kind(
-        rate, weight_decay=recipe.weight_decay, slow=slow, slow_rate=recipe.backbone_rate
-    )
+    if recipe.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay)
+    else:
+        slow = (*(layer.name for layer in features.layers if layer.weights), LOGITS)
+        optimizer = AdamW(
+            rate, weight_decay=recipe.weight_decay, slow=slow, slow_rate=recipe.backbone_rate
+        )
     classes = model.output.shape[-1]
     score = {"num_classes": classes, "ignore_class": VOID, "sparse_y_pred": False}
     model.compile(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=VOID),
-        metrics=[PixelAccuracy(**score, name="accuracy"), keras.metrics.MeanIoU(**score, name="miou")],
+        metrics=[
+            PixelAccuracy(**score, name="accuracy"),
+            keras.metrics.MeanIoU(**score, name="miou"),
+        ],
         jit_compile=False,  # XLA on a CPU is ten times slower on depthwise convolutions
     )
 
@@ -296,7 +292,7 @@ def train(
     training = {
         "data": Path(data).name,
         "images": len(pairs),
-        "recipe": asdict(replace(recipe, scales=list(recipe.scales))),
+        "recipe": asdict(recipe),
         "crop": list(crop),
         "freeze_backbone": freeze_backbone,
         "backbone_weights": Path(backbone_weights).name,
@@ -323,7 +319,9 @@ def _restore(model: keras.Model, path: Path) -> None:
         saved = keras.models.load_model(path)
         model.set_weights(saved.get_weights())
         model.optimizer.build(model.trainable_variables)
-        for variable, value in zip(model.optimizer.variables, saved.optimizer.variables, strict=True):
+        for variable, value in zip(
+            model.optimizer.variables, saved.optimizer.variables, strict=True
+        ):
             variable.assign(value)
     except Exception as error:
         raise UserError(

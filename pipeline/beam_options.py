@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
 from collections.abc import Iterable, Sequence
 
 import click
@@ -74,6 +73,4 @@ def choose_runner(options: PipelineOptions, workers: int) -> bool:
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
-    # Says of every local run that it fell back to this very runner.
-    logging.getLogger("apache_beam.runners.direct").setLevel(logging.ERROR)
     return True

@@ -7,7 +7,6 @@ import difflib
 import importlib
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -70,24 +69,76 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
     return value
 
 
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
+    # Beam warns that a run replaces the shards of the run before it: that is what it is for.
+    logging.getLogger("apache_beam.io.filebasedsink").setLevel(logging.ERROR)
+    # Beam says so wherever an optional package of its own is missing; nothing here needs it.
+    noise = "Resource module is not available"
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: noise not in str(record.msg))
+
+
 @click.command(
     context_settings={"ignore_unknown_options": True},
     epilog="Apache Beam's own options pass through: --runner DataflowRunner --project P …",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT…")
 @click.option("--output", required=True, metavar="DIR", help="Folder or URI for the results.")
-@click.option("--model", default=DEFAULT_MODEL, metavar="DIR", help="Saved model; default: the demonstration model.")
+@click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    metavar="DIR",
+    help="Saved model; default: the demonstration model.",
+)
 @click.option("--overlays", is_flag=True, help="Also write photo and mask blended, as JPEG.")
-@click.option("--long-side", metavar="N|native", callback=_long_side, help="Scale larger images down to N pixels; default: as the model was trained.")
+@click.option(
+    "--long-side",
+    metavar="N|native",
+    callback=_long_side,
+    help="Scale larger images down to N pixels; default: as the model was trained.",
+)
 @click.option("--all-files", is_flag=True, help="Try files without a known image extension, too.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images by name.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Only the first N images by name."
+)
 @click.option("--overwrite", is_flag=True, help="Do again what an earlier run has done.")
 @click.option("--dry-run", is_flag=True, help="List what would be done.")
-@click.option("--max-rejected", metavar="N|N%", callback=_max_rejected, help="Exit with status 3 if more images are rejected.")
-@click.option("--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, show_default=True, metavar="N", help="Reject larger images.")
-@click.option("--engine", type=click.Choice(["auto", "xla", "graph"]), default="auto", show_default=True, help="How the network is run.")
-@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images a batch; default: 8 on an accelerator, 1 on a CPU.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Threads of a local run.")
+@click.option(
+    "--max-rejected",
+    metavar="N|N%",
+    callback=_max_rejected,
+    help="Exit with status 3 if more images are rejected.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=MAX_PIXELS,
+    show_default=True,
+    metavar="N",
+    help="Reject larger images.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "xla", "graph"]),
+    default="auto",
+    show_default=True,
+    help="How the network is run.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Images a batch; default: 8 on an accelerator, 1 on a CPU.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Threads of a local run.",
+)
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
 @click.pass_context
 def segment(
@@ -106,10 +157,11 @@ def segment(
     """Segment every image of INPUT.
 
     INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs;
-    any of them local or remote (gs://, s3://). Run the same command again to go on where it stopped.
+    any of them local or remote (gs://, s3://). The same command again goes on where it stopped.
     """
-    logging.basicConfig(level=log_level.upper())
+    _set_up_logging(log_level)
     from model_build.artifact import describe
+    from model_build.quiet import import_tensorflow
     from pipeline import job, outputs, preview
     from pipeline.beam_options import choose_runner, split_arguments
     from pipeline.listing import common_folder, parse_source
@@ -120,7 +172,7 @@ def segment(
     inputs, beam_options = split_arguments(arguments, own)
     if not inputs:
         raise click.UsageError("no INPUT; name a folder, a glob, an image or @LIST")
-    choose_runner(beam_options, workers)
+    local = choose_runner(beam_options, workers)
     description = describe(model)
     sources = [parse_source(text) for text in inputs]
     long_side = description.long_side if long_side is None else long_side
@@ -152,6 +204,8 @@ def segment(
         else source
         for source in sources
     ]
+    if local:
+        import_tensorflow()
     try:
         summary, stages = job.run(sources, settings, description, beam_options)
     except KeyboardInterrupt:
@@ -171,7 +225,6 @@ def segment(
 
 def main() -> None:
     """Runs a command; what a user can mend is one line and status 2, what fails is status 1."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings
     try:
         status = fcn_beam.main(standalone_mode=False)
     except click.ClickException as error:

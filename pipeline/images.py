@@ -7,16 +7,17 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.shapes import fit
 
-# Formats that are only data: no EPS (runs a PostScript interpreter), no PDF. MPO is what phones
-# call a JPEG with a second picture behind the first.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
+# Formats that are only data: no EPS (runs a PostScript interpreter), no PDF. The MPO that phones
+# write, a JPEG with a second picture behind the first, counts as JPEG.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
 
 # The limit is checked below, per call, against the caller's number.
 Image.MAX_IMAGE_PIXELS = None
+Image.init()  # loads the formats Pillow would otherwise load when it meets one
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,13 +62,18 @@ def decode(data: bytes, *, long_side: int | None = None, max_pixels: int) -> Dec
 
     Raises:
         TooManyPixels: width × height in the header exceeds ``max_pixels``.
-        Exception: what Pillow raises for files that are damaged, cut short or no image.
+        UnidentifiedImageError: the bytes are no image in one of :data:`FORMATS`.
+        Exception: what Pillow raises for files that are damaged or cut short.
     """
     if not data:
-        raise ValueError("the file is empty")
+        raise UnidentifiedImageError("the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata is no reason to warn: the pixels count
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        try:
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:  # Pillow's own message names a buffer's address
+            raise UnidentifiedImageError("no image in a known format") from None
+        with opened as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise TooManyPixels(

@@ -68,7 +68,9 @@ class SegmentationHandler(ModelHandler[Photo, Segmented | Reject, Any]):
         return {
             "min_batch_size": WINDOW,
             "max_batch_size": WINDOW,
-            "element_size_fn": lambda photo: 1 + photo.image.pixels[..., 0].size // PIXELS_PER_COUNT,
+            "element_size_fn": lambda photo: (
+                1 + photo.image.pixels[..., 0].size // PIXELS_PER_COUNT
+            ),
         }
 
     def get_num_bytes(self, batch: Sequence[Photo]) -> int:
@@ -87,14 +89,14 @@ def same_shape_batches(
     """Splits photos into batches that share a padded shape, at most ``batch_size`` each."""
     buckets = defaultdict(list)
     for photo in photos:
-        buckets[bucket(*photo.image.pixels.shape[:2], stride)].append(photo)
+        buckets[bucket(photo.image.pixels, stride)].append(photo)
     for group in buckets.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
 
 def _segment(photos: list[Photo], segmenter: Any) -> Iterator[Segmented | Reject]:
-    size = bucket(*photos[0].image.pixels.shape[:2], segmenter.stride)
+    size = bucket(photos[0].image.pixels, segmenter.stride)
     try:
         with stage_timer("infer"):
             class_maps = segmenter(np.stack([pad(photo.image.pixels, size) for photo in photos]))
@@ -104,4 +106,4 @@ def _segment(photos: list[Photo], segmenter: Any) -> Iterator[Segmented | Reject
     for photo, class_map in zip(photos, class_maps, strict=True):
         image = photo.image
         source = image.height, image.width
-        yield Segmented(photo, restore(class_map, image.pixels.shape[:2], source))
+        yield Segmented(photo, restore(class_map, image.pixels, source))

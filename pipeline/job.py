@@ -108,8 +108,8 @@ class SegmentImages(beam.PTransform):
                 "overlays": overlays | "KeyOverlays" >> beam.FlatMap(keyed_overlays),
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
-            | "Plan"
-            >> beam.FlatMapTuple(plan_tasks, since=settings.since, overlays=settings.overlays)
+            | "Groups" >> beam.Values()
+            | "Plan" >> beam.FlatMap(plan_tasks, since=settings.since, overlays=settings.overlays)
         )
         read = tasks | "ReadAndDecode" >> beam.ParDo(ReadAndDecode(settings, labels)).with_outputs(
             "kept", "rejected", main="photos"

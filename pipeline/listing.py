@@ -1,6 +1,7 @@
 """INPUT → image references, and the name each one's mask gets.
 
-A name is the path below the *root*: the folder INPUT is, or the deepest folder that holds all of it.
+A name is the path below the *root*: INPUT itself if it is a folder, else the deepest folder that
+holds all of it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from model_build.errors import UserError
 from pipeline.rejects import Reject
 
 IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .bmp .dib .gif .tif .tiff .webp".split()
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif")
+    + (".tif", ".tiff", ".webp")
 )
 
 
@@ -126,10 +128,12 @@ def list_source(
             yield found
             continue
         path, mtime = found
-        tried = all_files or source.kind in ("file", "list")
-        if exclude and path.startswith(exclude + "/"):
-            yield PassedOver(_printable(path))
-        elif not tried and os.path.splitext(path)[1].lower() not in IMAGE_EXTENSIONS:
+        tried = (
+            all_files
+            or source.kind in ("file", "list")
+            or os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+        )
+        if not tried or (exclude and path.startswith(f"{exclude}/")):
             yield PassedOver(_printable(path))
         elif _printable(path) != path:
             yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
@@ -146,7 +150,7 @@ def _files(source: Source) -> Iterator[tuple[str, float | None] | Reject]:
     elif is_remote(source.where):
         yield from _remote_files(source)
     elif source.kind == "glob":
-        for path in sorted(glob.iglob(source.where, recursive=True, include_hidden=True)):
+        for path in sorted(glob.iglob(source.where, recursive=True)):
             if os.path.isfile(path):
                 yield path, _mtime(path)
     else:
@@ -248,9 +252,9 @@ class ListImages(beam.PTransform):
         self.root, self.all_files, self.exclude = root, all_files, exclude
 
     def expand(self, sources):
-        return sources | beam.ParDo(_ListSource(self.root, self.all_files, self.exclude)).with_outputs(
-            "passed_over", "rejected", main="images"
-        )
+        return sources | beam.ParDo(
+            _ListSource(self.root, self.all_files, self.exclude)
+        ).with_outputs("passed_over", "rejected", main="images")
 
 
 class _ListSource(beam.DoFn):
@@ -258,9 +262,7 @@ class _ListSource(beam.DoFn):
         self.root, self.all_files, self.exclude = root, all_files, exclude
 
     def process(self, source):
-        for found in list_source(
-            source, self.root, all_files=self.all_files, exclude=self.exclude
-        ):
+        for found in list_source(source, self.root, all_files=self.all_files, exclude=self.exclude):
             if isinstance(found, ImageRef):
                 yield found
             elif isinstance(found, Reject):

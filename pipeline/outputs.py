@@ -83,7 +83,9 @@ def parse_output(text: str) -> str:
         UserError: it cannot be a folder, or holds a character that Beam takes for a wildcard.
     """
     if wild := set(text) & set("*?["):
-        raise UserError(f"{text}: an output folder's name must not hold {min(wild)}; choose another")
+        raise UserError(
+            f"{text}: an output folder's name must not hold {min(wild)}; choose another"
+        )
     if is_remote(text):
         return text.rstrip("/")
     path = os.path.abspath(text)
@@ -110,9 +112,9 @@ def standing_since(out: str, options: dict[str, Any], overwrite: bool) -> float 
     before = read_json(f"{out}/{RUN}")
     if isinstance(before, dict):
         for key, value in options.items():
-            if before["options"].get(key) != value:
+            if (found := before["options"].get(key)) != value:
                 raise UserError(
-                    f"{out}: holds masks made with {key} {before['options'].get(key)}, not {value}; "
+                    f"{out}: holds masks made with {key} {found}, not {value}; "
                     "add --overwrite to do them again, or choose another --output"
                 )
         return float(before["started"])

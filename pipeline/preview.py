@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from model_build.errors import UserError
 from pipeline import outputs
@@ -53,15 +53,13 @@ def dry_run(sources: list[Source], settings: Settings, say: Callable[[str], None
         groups[group_key(image.name)].append(image)
     masks = list(outputs.written(settings.out, outputs.MASKS, ".png"))
     overlays = outputs.written(settings.out, outputs.OVERLAYS, ".jpg") if settings.overlays else []
-    earlier = {
+    earlier: dict[str, Iterable] = {
         "masks": masks,
         "overlays": [overlay.name.removesuffix(".jpg") + ".png" for overlay in overlays],
     }
     done = 0
-    for key, group in groups.items():
-        for task in plan_tasks(
-            key, {"images": group, **earlier}, since=settings.since, overlays=settings.overlays
-        ):
+    for group in groups.values():
+        for task in plan_tasks({"images": group, **earlier}, settings.since, settings.overlays):
             done += task.done
             state = "up to date" if task.done else "to do"
             say(f"{task.image.path} -> {outputs.MASKS}/{task.mask_name}: {state}")
@@ -72,9 +70,7 @@ def dry_run(sources: list[Source], settings: Settings, say: Callable[[str], None
     )
 
 
-def _list(
-    sources: list[Source], settings: Settings
-) -> Iterator[ImageRef | PassedOver | Reject]:
+def _list(sources: list[Source], settings: Settings) -> Iterator[ImageRef | PassedOver | Reject]:
     for source in sources:
         try:
             yield from list_source(

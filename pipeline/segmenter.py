@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,19 +44,24 @@ class Segmenter:
             for part, by_xla in zip(("body", "head"), compiled, strict=True)
         )
         frozen = _freeze(network.body, self.batch_size)
+        images = tf.TensorSpec([self.batch_size, None, None, 3], tf.uint8)
+        scores = tf.TensorSpec(frozen.outputs[0].shape, tf.float32)
 
         def body(images):
             return frozen(images)[0]
 
         def head(scores):
-            return tf.cast(tf.argmax(network.head(scores), axis=-1, output_type=tf.int32), tf.uint8)
+            logits = network.head(scores)
+            return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
 
+        # One trace each, for any height and width; XLA still compiles each shape it meets.
         if compiled == (True, True):
-            whole = tf.function(lambda images: head(body(images)), jit_compile=True)
-            self._classify: Callable = whole
+            self._classify: Callable = tf.function(
+                lambda images: head(body(images)), [images], jit_compile=True
+            )
         else:
-            run_body = tf.function(body, reduce_retracing=True)
-            run_head = tf.function(head, jit_compile=compiled[1])
+            run_body = tf.function(body, [images])
+            run_head = tf.function(head, [scores], jit_compile=compiled[1])
             self._classify = lambda images: run_head(run_body(images))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -70,11 +76,13 @@ class Segmenter:
         """
         count = len(images)
         if count < self.batch_size:
-            images = np.concatenate([images, np.repeat(images[:1], self.batch_size - count, axis=0)])
+            images = np.concatenate(
+                [images, np.repeat(images[:1], self.batch_size - count, axis=0)]
+            )
         return self._classify(tf.constant(images)).numpy()[:count]
 
 
-def _freeze(body: Callable, batch_size: int) -> Callable:
+def _freeze(body: Callable, batch_size: int) -> Any:
     """The body with its weights as constants, so that batch norms fold into convolutions."""
     signature = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
     concrete = tf.function(body).get_concrete_function(signature)

@@ -15,8 +15,9 @@ def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def bucket(height: int, width: int, stride: int) -> tuple[int, int]:
-    """The size an image is padded to: the next multiples of the network's stride."""
+def bucket(pixels: np.ndarray, stride: int) -> tuple[int, int]:
+    """The (height, width) that ``[h, w, …]`` is padded to: the next multiples of the stride."""
+    height, width = pixels.shape[:2]
     return -(-height // stride) * stride, -(-width // stride) * stride
 
 
@@ -28,19 +29,19 @@ def pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="edge")
 
 
-def restore(class_map: np.ndarray, inner: tuple[int, int], source: tuple[int, int]) -> np.ndarray:
+def restore(class_map: np.ndarray, pixels: np.ndarray, source: tuple[int, int]) -> np.ndarray:
     """The way back: crops the padding away and enlarges to the source's size.
 
     Args:
         class_map: uint8 ``[H, W]``, of a padded image.
-        inner: (height, width) before padding.
+        pixels: ``[h, w, 3]``, the image before padding.
         source: (height, width) of the source.
 
     Returns:
         uint8 of shape ``source``; each pixel takes the nearest class, so no new one appears.
     """
-    cropped = class_map[: inner[0], : inner[1]]
-    if inner == source:
+    cropped = class_map[: pixels.shape[0], : pixels.shape[1]]
+    if cropped.shape == source:
         return cropped
     nearest = Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(cropped).resize(source[::-1], nearest))

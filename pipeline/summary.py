@@ -63,7 +63,9 @@ def summarise(
         "rejected": total[("rejected",)],
         "skipped": total[("skipped",)],
         "kept": total[("kept",)],
-        "causes": {f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"},
+        "causes": {
+            f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"
+        },
         "pixels": {label: total[("pixels", label)] for label in labels},
         "seconds": round(seconds, 2),
         "images_per_second": round((images - total[("kept",)]) / seconds, 2),

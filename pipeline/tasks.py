@@ -58,16 +58,11 @@ def overlay_name(mask_name: str) -> str:
 
 
 def plan_tasks(
-    key: str,
-    found: dict[str, Iterable],
-    *,
-    since: float = 0.0,
-    overlays: bool = False,
+    found: dict[str, Iterable], since: float = 0.0, overlays: bool = False
 ) -> Iterator[Task]:
     """The tasks of one group.
 
     Args:
-        key: what the group shares.
         found: its ``images`` and ``masks`` (:class:`ImageRef`), and names under ``overlays``.
         since: masks older than this hold no longer.
         overlays: an image without its overlay is not done.
