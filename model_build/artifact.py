@@ -14,6 +14,7 @@ they are used: reading ``model.json`` needs neither.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -197,8 +198,6 @@ def load(folder: str) -> Network:
             labels that is not the network's number of output channels.
     """
     description = describe(folder)
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as scratch:
         local = folder
         if "://" in folder:
@@ -212,11 +211,7 @@ def load(folder: str) -> Network:
                 "or missing; copy or train the model again"
             )
         try:
-            module = tf.saved_model.load(str(Path(local) / NETWORK))
-            body, head = (
-                getattr(module, name).get_concrete_function(*getattr(module, name).input_signature)
-                for name in ("body", "head")
-            )
+            body, head = _functions(str(Path(local) / NETWORK), found)
         except Exception as error:
             raise UserError(
                 f"{_join(folder, NETWORK)}: TensorFlow cannot load it: {_line(error)}"
@@ -227,9 +222,25 @@ def load(folder: str) -> Network:
             f"{_join(folder, DESCRIPTION)}: names {len(description.labels)} labels, but the "
             f"network has {channels} output channels; use the model.json it was saved with"
         )
+    return Network(description, body, head)
+
+
+@functools.lru_cache(maxsize=1)
+def _functions(folder: str, fingerprint: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Body and head of a SavedModel; the fingerprint tells a folder that was written anew.
+
+    The last one is kept: a local run loads the network once to check it and once to use it.
+    """
+    import tensorflow as tf
+
+    module = tf.saved_model.load(folder)
+    body, head = (
+        function.get_concrete_function(*function.input_signature)
+        for function in (module.body, module.head)
+    )
     # The functions hold their variables only through the module.
     body.module = head.module = module
-    return Network(description, body, head)
+    return body, head
 
 
 def _download(folder: str, target: str) -> None:

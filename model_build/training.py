@@ -278,6 +278,7 @@ def train(
             steps_per_epoch=steps,
             validation_data=whole,
             callbacks=[keeper],
+            shuffle=False,  # the dataset is shuffled already
             verbose=2,
         )
     except KeyboardInterrupt:

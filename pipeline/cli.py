@@ -160,7 +160,9 @@ def segment(
     any of them local or remote (gs://, s3://). The same command again goes on where it stopped.
     """
     _set_up_logging(log_level)
-    from model_build.artifact import describe
+    from apache_beam.io.filesystems import FileSystems
+
+    from model_build.artifact import describe, load
     from model_build.quiet import import_tensorflow
     from pipeline import job, outputs, preview
     from pipeline.beam_options import choose_runner, split_arguments
@@ -173,6 +175,7 @@ def segment(
     if not inputs:
         raise click.UsageError("no INPUT; name a folder, a glob, an image or @LIST")
     local = choose_runner(beam_options, workers)
+    FileSystems.set_options(beam_options)  # credentials and endpoints count before the job, too
     description = describe(model)
     sources = [parse_source(text) for text in inputs]
     long_side = description.long_side if long_side is None else long_side
@@ -198,14 +201,14 @@ def segment(
     name = f"model-{description.fingerprint[:12]}"
     model = outputs.stage_for_workers(model, settings.out, name)
     settings = dataclasses.replace(settings, since=since, model=model)
-    sources = [
-        source._replace(where=outputs.stage_for_workers(source.where, settings.out, "input.txt"))
-        if source.kind == "list"
-        else source
-        for source in sources
-    ]
+    for index, source in enumerate(sources):
+        if source.kind == "list":
+            where = outputs.stage_for_workers(source.where, settings.out, f"input-{index}.txt")
+            sources[index] = source._replace(where=where)
     if local:
+        # A damaged model is to be told in one line, not by a worker in thirty.
         import_tensorflow()
+        load(model)
     try:
         summary, stages = job.run(sources, settings, description, beam_options)
     except KeyboardInterrupt:
@@ -213,8 +216,8 @@ def segment(
             "interrupted; every mask written is whole: the same command goes on from there", 130
         )
     click.echo(table(summary, stages))
-    if summary["kept"] == summary["images"]:
-        click.echo("nothing to do: every image had its mask")
+    if 0 < summary["masks"] == summary["kept"]:
+        click.echo("nothing to do: every mask was there already")
     click.echo(f"results: {output}")
     if not summary["masks"]:
         return _complain(f"no image got a mask; {settings.out}/rejected-*.jsonl tells why", 3)
@@ -236,8 +239,10 @@ def main() -> None:
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
-        line = (str(error).strip().splitlines() or [""])[0]
-        status = _complain(f"failed: {type(error).__name__}: {line}", 1)
+        # Beam passes on what a worker raised as text: its traceback, then the cause.
+        cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        message = f"the job failed: {cause[0].strip()} (--log-level debug tells where)"
+        status = _complain(message, 1)
     sys.exit(status)
 
 

@@ -1,0 +1,14 @@
+# Worker image for Dataflow, Flink and Spark: Beam's SDK harness with TensorFlow and this project.
+#   docker build -t REGION-docker.pkg.dev/PROJECT/REPOSITORY/fcn-beam .
+# Its Python and Beam versions must be those of the machine that submits the job.
+ARG PYTHON=3.11
+FROM apache/beam_python${PYTHON}_sdk:2.77.0
+
+WORKDIR /fcn-beam
+COPY requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY pipeline pipeline
+COPY model_build model_build
+RUN pip install --no-cache-dir --no-deps .
+# The base image's entry point, /opt/apache/beam/boot, starts the harness.

@@ -1,0 +1,45 @@
+"""What tests of both packages need: a small network and small photos."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A saved-model folder: random weights, but a network with every part."""
+    import keras
+
+    from model_build import artifact
+    from model_build.fcn import fcn
+    from model_build.labels import VOC
+
+    keras.utils.set_random_seed(3)
+    model, normalisation = fcn(len(VOC), "resnet18")
+    folder = tmp_path_factory.mktemp("model")
+    description = artifact.Description(
+        backbone="resnet18",
+        labels=VOC,
+        normalisation=normalisation.to_json(),
+        stride=32,
+        long_side=96,
+        parameters=0,
+    )
+    artifact.save(folder, model, description)
+    model.save(folder / "model.keras")
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of photos of several sizes, in two subfolders."""
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate([(64, 96), (96, 64), (50, 70), (33, 90), (120, 200)]):
+        pixels = np.kron(
+            rng.integers(0, 255, (10, 10, 3), np.uint8), np.ones((20, 20, 1), np.uint8)
+        )
+        path = folder / "ab"[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[:height, :width]).save(path)
+    return folder

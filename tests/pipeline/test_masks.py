@@ -1,0 +1,123 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from model_build.labels import VOC, LabelSet
+from pipeline.masks import decode_mask, encode_mask, encode_overlay, histogram
+
+THREE = LabelSet(("void", "sky", "sea"), ((0, 0, 0), (200, 40, 0), (0, 0, 250)))
+
+
+@st.composite
+def class_maps(draw, labels=21):
+    height, width = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.integers(0, labels, (height, width), np.uint8)
+
+
+@given(class_maps())
+def test_a_mask_comes_back_as_it_went(class_map):
+    assert np.array_equal(decode_mask(encode_mask(class_map, VOC), VOC), class_map)
+
+
+def test_a_cropped_class_map_is_encoded_too():
+    class_map = np.arange(12, dtype=np.uint8).reshape(3, 4)[:2, 1:3]
+    assert decode_mask(encode_mask(class_map, VOC), VOC).tolist() == [[1, 2], [5, 6]]
+
+
+def test_a_mask_is_a_palette_png_with_the_colours_of_the_labels():
+    image = Image.open(io.BytesIO(encode_mask(np.array([[0, 1, 15, 20]], np.uint8), VOC)))
+    assert (image.format, image.mode) == ("PNG", "P")
+    assert image.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+    rgb = np.asarray(image.convert("RGB"))[0].tolist()
+    assert rgb == [[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128]]
+
+
+def test_a_mask_has_the_palette_of_its_label_set():
+    image = Image.open(io.BytesIO(encode_mask(np.array([[1, 2]], np.uint8), THREE)))
+    assert np.asarray(image.convert("RGB"))[0].tolist() == [[200, 40, 0], [0, 0, 250]]
+
+
+def _png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA"])
+def test_other_modes_are_no_masks(mode):
+    with pytest.raises(ValueError, match=f"mode P, but this file has {mode}"):
+        decode_mask(_png(Image.new(mode, (4, 4))), VOC)
+
+
+@pytest.mark.parametrize("wrong", [3, 255])
+def test_an_id_that_is_no_label_is_an_error(wrong):
+    data = encode_mask(np.array([[0, 1], [2, wrong]], np.uint8), THREE)
+    with pytest.raises(ValueError, match=f"holds id {wrong}, but there are 3 labels"):
+        decode_mask(data, THREE)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.2, 0.5, 0.9])
+def test_a_damaged_mask_is_an_error(keep):
+    class_map = np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8)
+    data = encode_mask(class_map, VOC)
+    with pytest.raises((OSError, ValueError)):
+        decode_mask(data[: int(keep * len(data))], VOC)
+
+
+def test_another_format_is_no_mask():
+    buffer = io.BytesIO()
+    Image.new("P", (4, 4)).save(buffer, "GIF")
+    with pytest.raises(OSError, match="cannot identify"):
+        decode_mask(buffer.getvalue(), VOC)
+
+
+@given(class_maps())
+def test_a_histogram_counts_every_pixel(class_map):
+    counts = histogram(class_map, VOC)
+    assert sum(counts.values()) == class_map.size
+    assert counts == {name: n for i, name in enumerate(VOC.names) if (n := (class_map == i).sum())}
+    assert all(type(count) is int for count in counts.values())
+
+
+def test_a_histogram_names_only_labels_that_occur():
+    assert histogram(np.array([[2, 2, 1]], np.uint8), THREE) == {"sky": 1, "sea": 2}
+
+
+def test_a_histogram_of_an_unknown_id_is_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        histogram(np.array([[3]], np.uint8), THREE)
+
+
+def _overlay(pixels, class_map, labels):
+    image = Image.open(io.BytesIO(encode_overlay(pixels, class_map, labels)))
+    assert image.format == "JPEG"
+    return np.asarray(image).astype(int)
+
+
+def test_an_overlay_blends_colours_and_leaves_black_labels():
+    pixels = np.full((32, 32, 3), 100, np.uint8)
+    class_map = np.zeros((32, 32), np.uint8)
+    class_map[:, 16:] = 1
+    overlay = _overlay(pixels, class_map, THREE)
+    assert overlay.shape == (32, 32, 3)
+    assert np.abs(overlay[:, :14] - 100).max() < 8
+    assert np.abs(overlay[:, 18:] - [150, 70, 50]).max() < 8
+
+
+def test_an_overlay_takes_a_class_map_of_another_size():
+    pixels = np.full((32, 48, 3), 100, np.uint8)
+    overlay = _overlay(pixels, np.array([[0, 2]], np.uint8), THREE)
+    assert overlay.shape == (32, 48, 3)
+    assert np.abs(overlay[:, :22] - 100).max() < 8
+    assert np.abs(overlay[:, 26:] - [50, 50, 175]).max() < 8
+
+
+def test_an_overlay_of_the_brightest_pixels_does_not_overflow():
+    white = LabelSet(("a", "b"), ((0, 0, 0), (255, 255, 255)))
+    overlay = _overlay(np.full((8, 8, 3), 255, np.uint8), np.ones((8, 8), np.uint8), white)
+    assert overlay.min() > 250

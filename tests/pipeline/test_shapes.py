@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.shapes import bucket, fit, pad, restore
+
+sides = st.integers(1, 100_000)
+small = st.integers(1, 40)
+
+
+@given(sides, sides, st.integers(1, 5000))
+def test_fit_bounds_the_long_side_and_keeps_the_ratio(height, width, long_side):
+    h, w = fit(height, width, long_side)
+    assert 1 <= h <= height
+    assert 1 <= w <= width
+    assert max(h, w) == min(max(height, width), long_side)
+    scale = max(h, w) / max(height, width)
+    assert abs(h - height * scale) <= 0.5 + 1e-6 or h == 1
+    assert abs(w - width * scale) <= 0.5 + 1e-6 or w == 1
+
+
+@given(sides, sides)
+def test_fit_without_a_limit_leaves_the_size(height, width):
+    assert fit(height, width, None) == (height, width)
+
+
+def test_fit_examples():
+    assert fit(375, 500, 512) == (375, 500)
+    assert fit(3000, 4000, 512) == (384, 512)
+    assert fit(4000, 3000, 512) == (512, 384)
+    assert fit(1, 10_000, 100) == (1, 100)
+
+
+@given(small, small, st.integers(1, 32))
+def test_a_bucket_is_the_next_multiple_of_the_stride(height, width, stride):
+    h, w = bucket(np.empty((height, width, 3), np.uint8), stride)
+    assert h % stride == w % stride == 0
+    assert height <= h < height + stride
+    assert width <= w < width + stride
+
+
+@given(small, small, st.integers(1, 32), st.integers(0, 2**32 - 1))
+def test_pad_and_restore_are_a_round_trip(height, width, stride, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    size = bucket(pixels, stride)
+    padded = pad(pixels, size)
+    assert padded.shape == (*size, 3)
+    assert padded.dtype == np.uint8
+    assert (padded[height:, :width] == pixels[-1]).all()
+    assert (padded[:height, width:] == pixels[:, -1:]).all()
+    back = restore(padded[..., 0], pixels, (height, width))
+    assert np.array_equal(back, pixels[..., 0])
+
+
+def test_pad_leaves_a_fitting_image_alone():
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    assert pad(pixels, (32, 64)) is pixels
+
+
+@given(small, small, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
+def test_restore_to_another_size_makes_up_no_class(height, width, tall, wide, seed):
+    rng = np.random.default_rng(seed)
+    class_map = rng.choice(np.array([0, 3, 15, 20], np.uint8), (height + 5, width + 5))
+    restored = restore(class_map, np.empty((height, width, 3), np.uint8), (tall, wide))
+    assert restored.shape == (tall, wide)
+    assert restored.dtype == np.uint8
+    assert set(np.unique(restored)) <= set(np.unique(class_map[:height, :width]))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_restore_by_a_whole_factor_repeats_every_class(factor):
+    class_map = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    restored = restore(class_map, np.empty((3, 4, 3), np.uint8), (3 * factor, 4 * factor))
+    assert np.array_equal(restored, class_map.repeat(factor, 0).repeat(factor, 1))
