@@ -18,7 +18,6 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,8 +183,8 @@ class Network:
     """A loaded network: its description and its two TensorFlow functions."""
 
     description: Description
-    body: Callable[..., Any]
-    head: Callable[..., Any]
+    body: Any
+    head: Any
 
 
 def load(folder: str) -> Network:
@@ -226,7 +225,7 @@ def load(folder: str) -> Network:
 
 
 @functools.lru_cache(maxsize=1)
-def _functions(folder: str, fingerprint: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _functions(folder: str, fingerprint: str) -> tuple[Any, Any]:
     """Body and head of a SavedModel; the fingerprint tells a folder that was written anew.
 
     The last one is kept: a local run loads the network once to check it and once to use it.
