@@ -23,7 +23,7 @@ DATAFLOW = $(BIN)/fcn-beam segment "$(INPUT)" --output "$(OUTPUT)" $(if $(MODEL)
 	--temp_location "$(OUTPUT:/=)/dataflow-tmp" --experiments no_use_multiple_sdk_containers \
 	$(if $(IMAGE),--sdk_container_image "$(IMAGE)" --sdk_location container,--setup_file ./setup.py) $(ARGS)
 
-run-dataflow: $(INSTALLED) ## Segment on Dataflow: INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… [IMAGE=…] [DRY=1]
+run-dataflow: $(if $(DRY),,$(INSTALLED)) ## Segment on Dataflow: INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… [IMAGE=…] [DRY=1]
 	@test -n "$(INPUT)" -a -n "$(PROJECT)" -a -n "$(REGION)" || \
 	  { echo "make run-dataflow: needs INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=…" >&2; exit 2; }
 	@case "$(OUTPUT)" in gs://*) ;; *) echo "make run-dataflow: OUTPUT must be gs://…" >&2; exit 2;; esac

@@ -2,8 +2,8 @@
 
     python benchmarks/job.py photos/ [--model DIR] [--rounds 3] [--workers 1 --workers 2]
 
-The job is timed as users run it, in a process of its own with all start-up. The network is timed on
-images decoded and padded beforehand, after one pass over every shape. The two alternate; the medians
+The job is timed as users run it, in a process of its own with all start-up, and the network on
+images decoded and padded beforehand, after one pass over every shape. The two alternate; medians
 are printed.
 """
 

@@ -1,6 +1,6 @@
 """Photo, mask and overlay side by side: the picture in the README.
 
-    make run-local INPUT=examples/ ARGS=--overlays && .venv/bin/python docs/make_picture.py out/
+make run-local INPUT=examples/ ARGS=--overlays && .venv/bin/python docs/make_picture.py out/
 """
 
 import sys
@@ -22,13 +22,14 @@ def main(out: str) -> None:
         ]
         width = round(HEIGHT * pictures[0].width / pictures[0].height)
         rows.append([picture.resize((width, HEIGHT)) for picture in pictures])
-    # One block of three pictures after the other, in a single row.
-    flat = [picture for row in rows for picture in row]
-    sheet = Image.new("RGB", (sum(p.width + GAP for p in flat) - GAP, HEIGHT), "white")
-    x = 0
-    for picture in flat:
-        sheet.paste(picture, (x, 0))
-        x += picture.width + GAP
+    widths = [sum(picture.width + GAP for picture in row) - GAP for row in rows]
+    height = len(rows) * (HEIGHT + GAP) - GAP
+    sheet = Image.new("RGB", (max(widths), height), "white")
+    for index, row in enumerate(rows):
+        x = 0
+        for picture in row:
+            sheet.paste(picture, (x, index * (HEIGHT + GAP)))
+            x += picture.width + GAP
     sheet.save(Path(__file__).parent / "example.jpg", quality=88)
 
 

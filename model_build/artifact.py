@@ -86,11 +86,12 @@ def save(
     root.mkdir(parents=True, exist_ok=True)
     exported = _export(model, half)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        tf.saved_model.save(exported, scratch, signatures={"serving_default": exported.logits})
-        # Names a random id: without it equal networks have equal files.
-        (Path(scratch) / "fingerprint.pb").unlink(missing_ok=True)
+        fresh = Path(scratch) / NETWORK
+        tf.saved_model.save(exported, str(fresh), signatures={"serving_default": exported.logits})
+        # Holds a random id: without it equal networks have equal files.
+        (fresh / "fingerprint.pb").unlink(missing_ok=True)
         shutil.rmtree(root / NETWORK, ignore_errors=True)
-        shutil.copytree(scratch, root / NETWORK)
+        fresh.rename(root / NETWORK)
     written = dataclasses.replace(
         description, parameters=model.count_params(), fingerprint=fingerprint(root)
     )

@@ -93,6 +93,23 @@ class Upsampling(keras.layers.Layer):
         return {**super().get_config(), "filters": self.filters, "stride": self.stride}
 
 
+@keras.saving.register_keras_serializable("fcn_beam")
+class PadToStride(keras.layers.Layer):
+    """Pads images at the bottom and right, with zeros, to sides that are multiples of the stride.
+
+    Backbones disagree on what becomes of the odd pixels of other sides.
+    """
+
+    def call(self, images):
+        height, width = tf.shape(images)[1], tf.shape(images)[2]
+        return tf.pad(images, [[0, 0], [0, -height % STRIDE], [0, -width % STRIDE], [0, 0]])
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        height, width = (side and -(-side // STRIDE) * STRIDE for side in (height, width))
+        return (batch, height, width, channels)
+
+
 def fcn(
     num_classes: int, backbone_name: str = "resnet50", backbone_weights: str = "none"
 ) -> tuple[keras.Model, Normalisation]:
@@ -119,8 +136,9 @@ def fcn(
     features, normalisation = backbone(backbone_name, backbone_weights)
     features.name = BACKBONE
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    padded = PadToStride(name="pad", dtype="uint8")(images)
     scores = keras.layers.Conv2D(
         num_classes, 1, kernel_initializer="glorot_uniform", dtype="float32", name=SCORES
-    )(features(normalisation(images)))
+    )(features(normalisation(padded)))
     logits = Upsampling(num_classes, STRIDE, dtype="float32", name=LOGITS)(scores)
     return keras.Model(images, logits, name=f"fcn32s_{backbone_name}"), normalisation

@@ -282,7 +282,9 @@ def train(
             verbose=2,
         )
     except KeyboardInterrupt:
-        path = save_checkpoint(model, root, keeper.done)
+        # The epoch that was begun is run again as a whole, so what it has learnt is not kept.
+        last = latest_checkpoint(root)
+        path = last[0] if last else save_checkpoint(model, root, 0)
         say(f"{path}: saved; run the same command with --resume to go on")
         raise
     if half:

@@ -23,6 +23,8 @@ from model_build.errors import UserError
 from model_build.labels import VOC, VOID, LabelSet, image2label, read_labels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Pillow says with a SyntaxError that a PNG is broken, and with an error of its own that it is huge.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Pair(NamedTuple):
@@ -62,7 +64,7 @@ def read_mask(path: str, labels: LabelSet) -> tuple[np.ndarray, int]:
                 return image2label(np.array(image.convert("RGB")), labels)
             else:
                 raise UserError(f"{path}: a mask is palette, grey or RGB, but is {image.mode}")
-    except OSError as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a mask: {error}") from None
     wrong = np.unique(ids[(ids >= len(labels)) & (ids != VOID)])
     if wrong.size:
@@ -74,7 +76,7 @@ def read_mask(path: str, labels: LabelSet) -> tuple[np.ndarray, int]:
 
 
 def read_split(data: str | Path, split: str, labels: LabelSet) -> list[Pair]:
-    """Lists and checks the pairs of a split; every mask is read once.
+    """Lists and checks the pairs of a split; every file is decoded once.
 
     Args:
         data: the folder.
@@ -87,11 +89,14 @@ def read_split(data: str | Path, split: str, labels: LabelSet) -> list[Pair]:
     root = Path(data)
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        names = listing.read_text(encoding="utf-8").split()
+        lines = listing.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(
             f"{listing}: cannot be read: {error.strerror}; {root} must be in PASCAL VOC layout"
         ) from None
+    except ValueError:
+        raise UserError(f"{listing}: is not UTF-8 text; put one image's name on a line") from None
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"{listing}: lists no image")
 
@@ -106,7 +111,8 @@ def read_split(data: str | Path, split: str, labels: LabelSet) -> list[Pair]:
         try:
             with Image.open(image) as picture:
                 width, height = picture.size
-        except OSError as error:
+                picture.load()  # only decoding finds a truncated file
+        except UNREADABLE as error:
             raise UserError(f"{image}: cannot be read as an image: {error}") from None
         ids, unknown = read_mask(str(mask), labels)
         if ids.shape != (height, width):

@@ -156,17 +156,28 @@ def stage_for_workers(path: str, out: str, name: str) -> str:
 
 
 def finish(out: str, summary: dict[str, Any], shards: Iterable[str]) -> None:
-    """Writes ``summary.json`` and removes the shards of earlier runs.
+    """Writes ``summary.json`` and removes what earlier runs have left.
 
     Args:
-        shards: paths of this run's histogram and reject shards.
+        shards: paths of this run's histogram and reject shards. Beam does not name an empty one
+            that replaced its like, so the shards that stay are told by their number.
     """
-    current = set(shards)
-    patterns = [f"{out}/{prefix}-*-of-*.jsonl" for prefix in (HISTOGRAMS, REJECTED)]
-    found = [file.path for match in FileSystems.match(patterns) for file in match.metadata_list]
-    if stale := [path for path in found if path not in current]:
+    names = [path.rpartition("/")[2] for path in shards]
+    stale = []
+    for prefix in (HISTOGRAMS, REJECTED):
+        count = max(1, sum(name.startswith(f"{prefix}-") for name in names))
+        found = _matches(f"{out}/{prefix}-*-of-*.jsonl")
+        stale += [path for path in found if not path.endswith(f"-of-{count:05}.jsonl")]
+    # A run that was killed leaves the folders Beam writes shards in before it renames them.
+    stale += _matches(f"{out}/beam-temp-*/**")
+    if stale:
         FileSystems.delete(stale)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
     write_file(f"{out}/{SUMMARY}", text.encode(), f"{out}/{UNFINISHED}")
     if not is_remote(out):
-        shutil.rmtree(f"{out}/{UNFINISHED}", ignore_errors=True)
+        for folder in [Path(out, UNFINISHED), *Path(out).glob("beam-temp-*")]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _matches(pattern: str) -> list[str]:
+    return [file.path for match in FileSystems.match([pattern]) for file in match.metadata_list]

@@ -68,9 +68,9 @@ def voc_folder(make_voc, tmp_path):
 def _tiny(include_top, weights, input_shape):
     layers = keras.layers
     inputs = x = keras.Input(input_shape)
-    for index, filters in enumerate((8, 8, 16, 16, 32)):
+    for index, (filters, stride) in enumerate(((16, 8), (32, 4))):
         x = layers.Conv2D(
-            filters, 3, 2, "same", kernel_initializer="he_normal", name=f"conv{index}"
+            filters, stride, stride, kernel_initializer="he_normal", name=f"conv{index}"
         )(x)
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, name=f"bn{index}")(x))
     return keras.Model(inputs, x, name="tiny")
@@ -78,7 +78,7 @@ def _tiny(include_top, weights, input_shape):
 
 @pytest.fixture(scope="session")
 def use_tiny_backbone():
-    """A function that makes every backbone name of a monkeypatch mean five small convolutions."""
+    """A function that makes every backbone name of a monkeypatch mean two small convolutions."""
 
     def use(monkeypatch):
         normalisation = backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)

@@ -97,6 +97,7 @@ def test_second_run_does_nothing_and_says_so(segment, photos):
     assert {path: path.stat().st_mtime_ns for path in out.glob("masks/**/*.png")} == before
     assert rows(out) == expected
     assert json.loads((out / "summary.json").read_text())["kept"] == 5
+    assert [path.name for path in out.glob("rejected-*")] == ["rejected-00000-of-00001.jsonl"]
 
 
 def test_a_run_cut_off_is_completed_with_the_same_masks(segment, photos):
@@ -106,11 +107,14 @@ def test_a_run_cut_off_is_completed_with_the_same_masks(segment, photos):
     for path in lost:
         path.unlink()
     (out / "summary.json").unlink()
+    (out / "beam-temp-histograms-1").mkdir()
+    (out / "beam-temp-histograms-1/shard").write_text("half")
     damaged = sorted(out.glob("masks/**/*.png"))[0]
     damaged.write_bytes(damaged.read_bytes()[:50])
     segment(photos)
     assert masks(out) == whole
     assert rows(out) == expected
+    assert not list(out.glob("beam-temp-*"))
 
 
 @pytest.mark.parametrize("variant", [["--workers", "2"], ["--batch-size", "3"]])

@@ -1,0 +1,147 @@
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from model_build import artifact, cli
+from model_build.errors import UserError
+
+
+def invoke(command, *arguments):
+    return CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def trained(make_voc, tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli")
+    data, output = make_voc(root / "data", val=1, sizes=((64, 96),)), root / "model"
+    result = invoke(
+        cli.train, data, "--output", output, "--backbone", "mobilenet_v2",
+        "--backbone-weights", "none", "--crop", "64x64", "--epochs", 1, "--batch-size", 2,
+        "--learning-rate", 0.002, "--seed", 3,
+    )  # fmt: skip
+    return SimpleNamespace(data=data, output=output, result=result)
+
+
+def test_train_writes_a_saved_model_and_reports_its_scores(trained):
+    assert trained.result.exception is None
+    assert trained.result.exit_code == 0
+    last = trained.result.output.strip().splitlines()[-1]
+    report = artifact.describe(str(trained.output)).training
+    assert last == (
+        f"{trained.output}: saved; 1 validation images: pixel accuracy "
+        f"{report['val_pixel_accuracy']:.3f}, mIoU {report['val_miou']:.3f}"
+    )
+
+
+def test_options_replace_those_of_the_recipe(trained):
+    report = artifact.describe(str(trained.output)).training
+    recipe = report["recipe"]
+    assert (recipe["epochs"], recipe["batch_size"]) == (1, 2)
+    assert recipe["learning_rate"] == 0.002
+    assert (recipe["optimizer"], recipe["weight_decay"]) == ("adamw", 0.01)
+    assert report["crop"] == [64, 64]
+    assert report["seed"] == 3
+    with open(trained.output / "history.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
+def test_info_shows_the_saved_model(trained):
+    result = invoke(cli.info, trained.output)
+    assert result.exception is None
+    description = artifact.describe(str(trained.output))
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in result.output.splitlines())
+    assert rows["backbone"] == "mobilenet_v2"
+    assert rows["stride"] == "32"
+    assert rows["long side"] == "96 pixels"
+    assert rows["parameters"] == f"{description.parameters:,}"
+    assert rows["labels"] == "3: ground, box, disc"
+    assert rows["fingerprint"] == description.fingerprint
+    assert rows["normalisation"].startswith("RGB × (0.007843, 0.007843, 0.007843)")
+    assert rows["val miou"] == str(description.training["val_miou"])
+
+
+def test_info_checks_the_whole_model(trained, tmp_path):
+    (tmp_path / "model.json").write_text((trained.output / "model.json").read_text())
+    result = invoke(cli.info, tmp_path)
+    assert isinstance(result.exception, UserError)
+    assert "truncated, changed or missing" in str(result.exception)
+
+
+def test_info_of_a_missing_folder_names_it(tmp_path):
+    result = invoke(cli.info, tmp_path / "missing")
+    assert isinstance(result.exception, UserError)
+    assert str(tmp_path / "missing") in str(result.exception)
+
+
+def test_training_twice_needs_resume(trained):
+    result = invoke(cli.train, trained.data, "--output", trained.output, "--crop", "64x64")
+    assert isinstance(result.exception, UserError)
+    assert "--resume" in str(result.exception)
+
+
+@pytest.mark.parametrize("crop", ["64", "64x", "axb", "64x64x64", "64,64", ""])
+def test_a_crop_that_is_no_size_is_a_usage_error(tmp_path, crop):
+    result = CliRunner().invoke(
+        cli.train, [str(tmp_path), "--output", str(tmp_path / "out"), "--crop", crop]
+    )
+    assert result.exit_code == 2
+    assert "is not HEIGHTxWIDTH, such as 320x480" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("crop", ["65x64", "0x64", "-32x64"])
+def test_a_crop_that_is_no_multiple_of_32_is_refused(voc_folder, tmp_path, crop):
+    result = invoke(cli.train, voc_folder, "--output", tmp_path / "out", f"--crop={crop}")
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith(f"--crop {crop}: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--epochs", "0"),
+        ("--batch-size", "0"),
+        ("--learning-rate", "0"),
+        ("--weight-decay", "-1"),
+        ("--recipe", "best"),
+        ("--seed", "x"),
+    ],
+)
+def test_values_out_of_range_are_usage_errors(tmp_path, options):
+    result = CliRunner().invoke(
+        cli.train, [str(tmp_path), "--output", str(tmp_path / "out"), *options]
+    )
+    assert result.exit_code == 2
+    assert options[0] in result.output
+
+
+def test_output_is_required(tmp_path):
+    result = CliRunner().invoke(cli.train, [str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--output" in result.output
+
+
+def test_a_folder_that_is_not_voc_is_refused_by_name(tmp_path):
+    result = invoke(cli.train, tmp_path, "--output", tmp_path / "out")
+    assert isinstance(result.exception, UserError)
+    assert str(tmp_path / "ImageSets" / "Segmentation" / "train.txt") in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from model_build import cli; "
+        "[command(['--help'], standalone_mode=False) for command in (cli.train, cli.info)]; "
+        "print([m for m in ('tensorflow', 'keras', 'apache_beam', 'numpy') if m in sys.modules])"
+    )
+    root = Path(cli.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "--crop" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,126 @@
+import io
+import re
+import sys
+import threading
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline import progress
+from pipeline.progress import COUNTS, Counts, stage_seconds, stage_timer
+
+
+@pytest.fixture(autouse=True)
+def clean_counts():
+    COUNTS.reset()
+    yield
+    COUNTS.reset()
+
+
+def test_counts_add_up():
+    counts = Counts()
+    counts.add(listed=5, masks=1)
+    counts.add(masks=1, kept=1, rejects=1)
+    assert (counts.listed, counts.masks, counts.done) == (5, 2, 4)
+    counts.reset()
+    assert (counts.listed, counts.done) == (0, 0)
+
+
+def test_counts_lose_nothing_between_threads():
+    counts = Counts()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=lambda: [counts.add(masks=1, listed=2) for _ in range(2000)])
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert (counts.masks, counts.listed) == (16_000, 32_000)
+
+
+def _work(seconds):
+    with stage_timer("read"):
+        time.sleep(seconds)
+    try:
+        with stage_timer("decode"):
+            time.sleep(seconds)
+            raise ValueError
+    except ValueError:
+        pass
+    return seconds
+
+
+def test_stage_times_come_back_as_metrics():
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    pipeline | beam.Create([0.01, 0.02]) | beam.Map(_work)
+    result = pipeline.run()
+    result.wait_until_finish()
+    seconds = stage_seconds(result)
+    assert list(seconds) == ["read", "decode", "infer", "write"]
+    assert 0.03 <= seconds["read"] < 1
+    assert 0.03 <= seconds["decode"] < 1, "a block that fails is timed, too"
+    assert seconds["infer"] == seconds["write"] == 0.0
+
+
+def wait_for(pattern, read):
+    """Waits until the text that ``read`` gives holds the pattern."""
+    deadline = time.monotonic() + 5
+    while not re.search(pattern, read()):
+        assert time.monotonic() < deadline, f"no {pattern!r} in {read()!r}"
+        time.sleep(0.01)
+
+
+def test_plain_lines_where_there_is_no_terminal(monkeypatch):
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    COUNTS.add(listed=99)
+    with progress.shown(interval=0.02):
+        wait_for(r"0/0 images, 0\.0 images/s, starting, 0 rejected\n", stderr.getvalue)
+        COUNTS.add(listed=8, masks=2)
+        wait_for(r"2/8 images", stderr.getvalue)
+        COUNTS.add(kept=1, rejects=1)
+        wait_for(r"4/8 images, \d+\.\d images/s, \d+ s left, 1 rejected\n", stderr.getvalue)
+    after = stderr.getvalue()
+    time.sleep(0.06)
+    assert stderr.getvalue() == after
+    assert "\r" not in after
+    assert "\x1b" not in after
+
+
+def test_a_short_run_shows_no_lines(capsys):
+    with progress.shown():
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_the_display_ends_with_a_run_that_fails():
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="failed"), progress.shown(interval=0.01):
+        raise ValueError("failed")
+    assert threading.active_count() == before
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    with progress.shown():
+        COUNTS.add(listed=8, masks=3, rejects=1)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search(r"segment .* 4/8 .* images/s .* 1 rejected", shown)
+    assert "\x1b" in terminal.getvalue()

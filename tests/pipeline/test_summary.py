@@ -1,0 +1,144 @@
+import json
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.rejects import Reject
+from pipeline.summary import (
+    sum_tallies,
+    summarise,
+    table,
+    tally_kept,
+    tally_passed_over,
+    tally_reject,
+    tally_row,
+    versions,
+)
+
+
+def row(**pixels):
+    return {"image": "a.jpg", "mask": "masks/a.png", "width": 1, "height": 1, "pixels": pixels}
+
+
+ROWS = [row(sky=30, sea=10), row(sky=60), row()]
+REJECTS = [
+    Reject("b.jpg", "decode", "OSError", "cut short"),
+    Reject("c.jpg", "decode", "OSError", "cut short"),
+    Reject("d.jpg", "read", "OSError", "gone"),
+]
+
+
+def total():
+    tallies = [tally_row(one) for one in ROWS] + [tally_reject(one) for one in REJECTS]
+    return sum_tallies([*tallies, tally_kept(ROWS[0]), tally_passed_over(None)])
+
+
+def summary(**changes):
+    options = {"started": time.time() - 10, "long_side": None}
+    return (
+        summarise(total(), labels=["sky", "sea", "sand"], fingerprint="f00", options=options)
+        | changes
+    )
+
+
+def test_a_row_is_tallied_by_label():
+    assert tally_row(row(sky=2, masks=3)) == {
+        ("pixels", "sky"): 2,
+        ("pixels", "masks"): 3,
+        ("masks",): 1,
+    }
+
+
+def test_a_reject_is_tallied_by_cause():
+    assert tally_reject(REJECTS[0]) == {("rejected",): 1, ("cause", "decode", "OSError"): 1}
+
+
+tallies = st.lists(
+    st.dictionaries(st.tuples(st.sampled_from("abc")), st.integers(1, 99), max_size=3).map(Counter),
+    max_size=6,
+)
+
+
+@given(tallies, tallies)
+def test_sums_can_be_taken_in_parts(first, second):
+    before = [Counter(tally) for tally in first]
+    parts = sum_tallies([sum_tallies(first), sum_tallies(second)])
+    assert parts == sum_tallies([*second, *first])
+    assert sum(parts.values()) == sum(sum(tally.values()) for tally in first + second)
+    assert first == before
+
+
+def test_a_summary_adds_up():
+    found = summary()
+    assert {key: found[key] for key in ("images", "masks", "rejected", "skipped", "kept")} == {
+        "images": 6,
+        "masks": 3,
+        "rejected": 3,
+        "skipped": 1,
+        "kept": 1,
+    }
+    assert found["causes"] == {"decode: OSError": 2, "read: OSError": 1}
+    assert found["pixels"] == {"sky": 90, "sea": 10, "sand": 0}
+    assert found["model"] == "f00"
+    assert found["options"]["long_side"] is None
+    assert 10 <= found["seconds"] < 12
+    assert found["images_per_second"] == pytest.approx(5 / found["seconds"], abs=0.02)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_summary_of_nothing():
+    found = summarise(
+        sum_tallies([]), labels=["sky"], fingerprint="", options={"started": time.time() + 60}
+    )
+    assert (found["images"], found["causes"], found["pixels"]) == (0, {}, {"sky": 0})
+    assert found["seconds"] >= 0
+    assert found["images_per_second"] == 0
+    assert "images" in table(found, {})
+
+
+def test_versions_name_what_decides_the_result():
+    found = versions()
+    assert set(found) == {
+        *("python", "fcn-beam", "apache-beam", "tensorflow", "keras", "pillow", "numpy")
+    }
+    assert found["numpy"][0].isdigit()
+
+
+def test_a_package_that_is_missing_is_told(monkeypatch):
+    from pipeline import summary as module
+
+    def missing(name):
+        raise module.PackageNotFoundError(name)
+
+    monkeypatch.setattr(module, "version", missing)
+    assert versions()["keras"] == "not installed"
+
+
+def test_the_table_tells_causes_times_and_shares():
+    lines = table(summary(seconds=10.04, images_per_second=0.5), {"read": 1.25, "infer": 8.0})
+    rows = [line.split(maxsplit=1) for line in lines.splitlines()]
+    assert ["images", "6"] in rows
+    assert ["masks", "3 (1 kept from an earlier run)"] in rows
+    assert ["decode:", "OSError" + lines.split("decode: OSError")[1].splitlines()[0]] in rows
+    assert lines.split("decode: OSError")[1].split()[0] == "2"
+    assert "10.0 s, 0.50 images/s" in lines
+    assert "read 1.2 s, infer 8.0 s" in lines
+    assert ["passed", "over" + lines.split("passed over")[1].splitlines()[0]] in rows
+    assert [row for row in rows if row[0] in ("sky", "sea", "sand")] == [
+        ["sky", "90.00 %"],
+        ["sea", "10.00 %"],
+    ]
+
+
+def test_the_table_lines_up_and_has_no_trailing_blanks():
+    lines = table(summary(), {"read": 1.0}).splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    values = [line for line in lines if line.startswith(("images", "masks", "rejected", "time"))]
+    assert len({len(line) - len(line.split(maxsplit=1)[1]) for line in values}) == 1
+
+
+def test_the_table_does_not_tell_of_kept_masks_where_there_are_none():
+    assert "kept" not in table(summary(kept=0), {})
