@@ -5,7 +5,6 @@ Beam drops options it does not know, silently; here they are refused.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Iterable, Sequence
 
@@ -43,18 +42,23 @@ def split_arguments(
     parser = _Parser(add_help=False, allow_abbrev=False)
     for options in {cls.__name__: cls for cls in PipelineOptions.__subclasses__()}.values():
         options._add_argparse_args(parser)
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS  # so that only what was given is passed on
-        action.required = False
-    given, rest = parser.parse_known_args(arguments)
-    known = {option for action in parser._actions for option in action.option_strings}
-    for argument in rest:
-        if argument.startswith("-") and argument != "-":
-            option = argument.split("=")[0]
+    known = {name: action for action in parser._actions for name in action.option_strings}
+    inputs, flags, rest = [], [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-") or argument == "-":
+            inputs.append(argument)
+            continue
+        option, equals, _ = argument.partition("=")
+        if option not in known:
             near = difflib.get_close_matches(option, [*own_options, *known], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise click.UsageError(f"no such option {option}{hint}")
-    return rest, PipelineOptions.from_dictionary(vars(given))
+        flags.append(argument)
+        if not equals and known[option].nargs != 0 and rest:
+            flags.append(rest.pop(0))
+    parser.parse_known_args(flags)  # complains of bad values
+    return inputs, PipelineOptions(flags)
 
 
 def choose_runner(options: PipelineOptions, workers: int) -> bool:
@@ -70,7 +74,8 @@ def choose_runner(options: PipelineOptions, workers: int) -> bool:
     if (standard.runner or "DirectRunner").lower() not in ("direct", "directrunner", "fnapirunner"):
         return False
     standard.runner = LOCAL_RUNNER
-    direct = options.view_as(DirectOptions)
-    direct.direct_num_workers = workers
-    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+    if workers > 1:
+        direct = options.view_as(DirectOptions)
+        direct.direct_num_workers = workers
+        direct.direct_running_mode = "multi_threading"
     return True

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import logging
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +213,11 @@ def segment(
         import_tensorflow()
         load(model)
     try:
-        summary, stages = job.run(sources, settings, description, beam_options)
-    except KeyboardInterrupt:
+        with _noting_interrupts() as interrupted:
+            summary, stages = job.run(sources, settings, description, beam_options)
+    except BaseException:
+        if not interrupted.is_set():
+            raise
         return _complain(
             "interrupted; every mask written is whole: the same command goes on from there", 130
         )
@@ -224,6 +230,22 @@ def segment(
     if summary["rejected"] > allowed_rejects(max_rejected, summary["images"]):
         return _complain(f"more than {max_rejected} images were rejected", 3)
     return 0
+
+
+@contextlib.contextmanager
+def _noting_interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets: Beam may pass a KeyboardInterrupt on as an error of the job."""
+    interrupted = threading.Event()
+
+    def note(number: int, frame: Any) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> None:

@@ -88,8 +88,8 @@ def decode(data: bytes, *, long_side: int | None = None, max_pixels: int) -> Dec
                 picture = picture.resize(inner[::-1], Image.Resampling.BILINEAR)
             if orientation in _TURNS:
                 picture = picture.transpose(_TURNS[orientation])
-            if orientation >= 5:
-                height, width = width, height
+                if orientation >= 5:
+                    height, width = width, height
             return DecodedImage(np.asarray(picture), height, width)
 
 
@@ -100,9 +100,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
     elif mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        unit = 255 if values.size and values.max() <= 1 else 1
-        image = Image.fromarray(np.clip(values * unit, 0, 255).astype(np.uint8))
+        values = np.asarray(image)
+        unit = 255 if values[np.isfinite(values)].max(initial=0) <= 1 else 1
+        image = Image.fromarray(np.clip(np.nan_to_num(values * unit), 0, 255).astype(np.uint8))
     elif mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         front = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
@@ -110,6 +110,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF must not cost the image

@@ -24,7 +24,7 @@ from model_build.labels import LabelSet
 from pipeline import outputs, progress, summary
 from pipeline.images import decode
 from pipeline.inference import Photo, SegmentationHandler
-from pipeline.listing import ListImages, Source
+from pipeline.listing import MASKS, OVERLAYS, UNFINISHED, ListImages, Source
 from pipeline.masks import decode_mask, encode_mask, encode_overlay, histogram
 from pipeline.progress import COUNTS, stage_timer
 from pipeline.rejects import Reject, rejected
@@ -193,8 +193,7 @@ class ReadAndDecode(beam.DoFn):
         stage = "read"
         try:
             if task.mask_mtime is not None:
-                # Should the image fail this time, no mask must stand beside its reject.
-                FileSystems.delete([mask_path(self.settings.out, task.mask_name)])
+                self.discard(task.mask_name)
             with stage_timer("read"):
                 data = outputs.read_file(path, MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
@@ -211,6 +210,17 @@ class ReadAndDecode(beam.DoFn):
             yield beam.pvalue.TaggedOutput("rejected", rejected(path, stage, error))
             return
         yield Photo(path, task.mask_name, image)
+
+    def discard(self, mask_name: str) -> None:
+        """Removes a mask that holds no longer, and its overlay.
+
+        Should its image fail this time, no mask must stand beside the reject; and an overlay must
+        not outlive its mask, as where it stands it counts as done.
+        """
+        overlay = f"{self.settings.out}/{OVERLAYS}/{overlay_name(mask_name)}"
+        if FileSystems.exists(overlay):
+            FileSystems.delete([overlay])
+        FileSystems.delete([mask_path(self.settings.out, mask_name)])
 
     def recount(self, task: Task) -> dict[str, Any] | None:
         """The row of a mask that an earlier run has written, or None if it holds no longer."""
@@ -239,12 +249,12 @@ class WriteMask(beam.DoFn):
             yield beam.pvalue.TaggedOutput("rejected", segmented)
             return
         photo, class_map = segmented
-        out, scratch = self.settings.out, f"{self.settings.out}/{outputs.UNFINISHED}"
+        out, scratch = self.settings.out, f"{self.settings.out}/{UNFINISHED}"
         try:
             with stage_timer("write"):
                 if self.settings.overlays:
                     overlay = encode_overlay(photo.image.pixels, class_map, self.labels)
-                    path = f"{out}/{outputs.OVERLAYS}/{overlay_name(photo.mask_name)}"
+                    path = f"{out}/{OVERLAYS}/{overlay_name(photo.mask_name)}"
                     outputs.write_file(path, overlay, scratch)
                 # The mask comes last: where it stands, everything of its image does.
                 mask = encode_mask(class_map, self.labels)
@@ -260,7 +270,7 @@ class WriteMask(beam.DoFn):
 
 def mask_path(out: str, mask_name: str) -> str:
     """Where the mask is."""
-    return f"{out}/{outputs.MASKS}/{mask_name}"
+    return f"{out}/{MASKS}/{mask_name}"
 
 
 def mask_row(image: str, mask_name: str, class_map: Any, labels: LabelSet) -> dict[str, Any]:
@@ -268,7 +278,7 @@ def mask_row(image: str, mask_name: str, class_map: Any, labels: LabelSet) -> di
     height, width = class_map.shape
     return {
         "image": image,
-        "mask": f"{outputs.MASKS}/{mask_name}",
+        "mask": f"{MASKS}/{mask_name}",
         "width": width,
         "height": height,
         "pixels": histogram(class_map, labels),

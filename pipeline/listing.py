@@ -6,9 +6,11 @@ holds all of it.
 
 from __future__ import annotations
 
+import functools
 import glob
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -24,6 +26,10 @@ IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif")
     + (".tif", ".tiff", ".webp")
 )
+
+
+# What a run writes below its output folder; not to be taken for its input.
+MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
 
 
 class ImageRef(NamedTuple):
@@ -71,6 +77,8 @@ def parse_source(text: str) -> Source:
     Raises:
         UserError: there is nothing of that name, or a list that is empty or unreadable.
     """
+    if not text:
+        raise UserError("an INPUT is empty; name a folder, a glob, an image or @LIST")
     if text.startswith("@"):
         return _parse_list(text[1:])
     magic = glob.has_magic(text)
@@ -78,14 +86,19 @@ def parse_source(text: str) -> Source:
         path = os.path.abspath(text)
         if os.path.isdir(path):
             return Source("folder", path, path)
-        if os.path.exists(path):
+        if os.path.isfile(path):
             return Source("file", path, _folder_of(path))
         if magic:
             return Source("glob", path, _glob_folder(path))
         raise UserError(f"{text}: no such file or folder")
+    bucket_only = "/" not in text.split("://")[1].rstrip("/")
     try:
-        if not magic and not text.endswith("/") and FileSystems.exists(text):
+        if FileSystems.get_filesystem(text).has_dirs():
+            raise UserError(f"{text}: only object stores can be listed; name its files in an @LIST")
+        if not bucket_only and not text.endswith("/") and FileSystems.exists(text):
             return Source("file", text, _folder_of(text))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{text}: cannot be looked up: {_line(error)}") from None
     if magic:
@@ -118,30 +131,34 @@ def list_source(
     Args:
         root: names are relative to it.
         all_files: take every file for an image, not only those with a known extension.
-        exclude: a folder to pass over: the output may lie inside the input.
+        exclude: the output folder, which may lie in the input or around it: what runs have
+            written there is passed over.
 
     Yields:
         Image references, files passed over, and what could not be listed.
     """
+    written = tuple(_real(f"{exclude}/{own}/") for own in (MASKS, OVERLAYS, UNFINISHED) if exclude)
     for found in _files(source):
-        if isinstance(found, Reject):
+        if isinstance(found, Reject | PassedOver):
             yield found
             continue
         path, mtime = found
-        tried = (
-            all_files
-            or source.kind in ("file", "list")
-            or os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
-        )
-        if not tried or (exclude and path.startswith(f"{exclude}/")):
+        name = _below(path, root)
+        tried = all_files or source.kind in ("file", "list") or _image_extension(path)
+        if not tried or _real(path).startswith(written):
             yield PassedOver(_printable(path))
         elif _printable(path) != path:
             yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
+        elif not {"", ".", ".."}.isdisjoint(name.split("/")):
+            yield Reject(path, "list", "NameError", "its name is no path below a folder; rename it")
         else:
-            yield ImageRef(path, _below(path, root), mtime)
+            yield ImageRef(path, name, mtime)
 
 
-def _files(source: Source) -> Iterator[tuple[str, float | None] | Reject]:
+Found = tuple[str, float | None] | PassedOver | Reject
+
+
+def _files(source: Source) -> Iterator[Found]:
     if source.kind == "file":
         yield source.where, None
     elif source.kind == "list":
@@ -151,13 +168,13 @@ def _files(source: Source) -> Iterator[tuple[str, float | None] | Reject]:
         yield from _remote_files(source)
     elif source.kind == "glob":
         for path in sorted(glob.iglob(source.where, recursive=True)):
-            if os.path.isfile(path):
-                yield path, _mtime(path)
+            if not os.path.isdir(path):
+                yield _stat(path)
     else:
         yield from _walk(source.where)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, float | None] | Reject]:
+def _walk(folder: str) -> Iterator[Found]:
     """Every file below a local folder; links are followed, a folder met again is not."""
     problems: list[OSError] = []
     seen = set()
@@ -169,23 +186,18 @@ def _walk(folder: str) -> Iterator[tuple[str, float | None] | Reject]:
         seen.add(real)
         folders.sort()
         for file in sorted(files):
-            path = f"{where.rstrip('/')}/{file}"
-            yield path, _mtime(path)
+            yield _stat(f"{where.rstrip('/')}/{file}")
     for error in problems:
         path = _printable(str(error.filename))
         yield Reject(path, "list", type(error).__name__, str(error.strerror))
 
 
-def _remote_files(source: Source) -> Iterator[tuple[str, float | None] | Reject]:
+def _remote_files(source: Source) -> Iterator[Found]:
+    # An object store is listed by prefix: page by page, and no character of it is a wildcard.
     system = FileSystems.get_filesystem(source.where)
-    pattern = source.where if source.kind == "glob" else f"{source.where}/**"
-    if system.has_dirs():
-        found = (entry for match in FileSystems.match([pattern]) for entry in match.metadata_list)
-    else:
-        # An object store is listed by prefix: page by page, and no character of it is a wildcard.
-        found = system._list(f"{source.folder}/")
-        if source.kind == "glob":
-            found = system.match_files(found, pattern)
+    found = system._list(f"{source.folder}/")
+    if source.kind == "glob":
+        found = system.match_files(found, source.where)
     for entry in found:
         if not entry.path.endswith("/"):  # some tools mark a folder by an empty object
             yield entry.path, entry.last_updated_in_seconds
@@ -216,18 +228,18 @@ def _lines(where: str) -> Iterator[str]:
 def group_key(name: str) -> str:
     """Names whose masks may clash share this key: the name less its image extensions.
 
-    ``a.jpg``, ``a.png`` and ``a.jpg.png`` share ``a``. An unknown extension goes too, once.
+    ``a.jpg``, ``a.png`` and ``a.jpg.png`` share ``a``; so does the mask ``a.png``.
     """
-    stem, extension = os.path.splitext(name)
-    while os.path.splitext(stem)[1].lower() in IMAGE_EXTENSIONS:
-        stem = os.path.splitext(stem)[0]
-    return stem if extension else name
+    while extension := _image_extension(name):
+        name = name.removesuffix(extension)
+    return name
 
 
 def assign_mask_names(names: Iterable[str]) -> dict[str, str]:
     """Names of the masks of all images that share a :func:`group_key`.
 
-    The extension is replaced by ``.png``; where two claim one mask, both keep theirs.
+    An image's extension is replaced by ``.png``, anything else is kept before it; where two claim
+    one mask, both keep theirs.
 
     Args:
         names: distinct names.
@@ -235,13 +247,19 @@ def assign_mask_names(names: Iterable[str]) -> dict[str, str]:
     Returns:
         The mask's name by the image's.
     """
-    masks = {name: f"{os.path.splitext(name)[0]}.png" for name in names}
+    masks = {name: f"{name.removesuffix(_image_extension(name))}.png" for name in names}
     while True:
         claims = Counter(masks.values())
         clashing = [name for name, mask in masks.items() if claims[mask] > 1]
         if all(masks[name] == f"{name}.png" for name in clashing):
             return masks
         masks |= {name: f"{name}.png" for name in clashing}
+
+
+def _image_extension(name: str) -> str:
+    """The name's extension if it is an image's, in the case it has there, else nothing."""
+    extension = os.path.splitext(name)[1]
+    return extension if extension.lower() in IMAGE_EXTENSIONS else ""
 
 
 class ListImages(beam.PTransform):
@@ -287,11 +305,26 @@ def _glob_folder(pattern: str) -> str:
     return "/".join(parts[:literal])
 
 
-def _mtime(path: str) -> float | None:
+def _stat(path: str) -> Found:
     try:
-        return os.stat(path).st_mtime
+        found = os.stat(path)
     except OSError:
-        return None  # a dangling link, say: reading it will tell the cause
+        return path, None  # a dangling link, say: reading it will tell the cause
+    # Reading a pipe or a device might never end.
+    return (path, found.st_mtime) if stat.S_ISREG(found.st_mode) else PassedOver(_printable(path))
+
+
+def _real(path: str) -> str:
+    """A local path with the links of its folder resolved."""
+    if is_remote(path):
+        return path
+    folder, _, name = path.rpartition("/")
+    return f"{_real_folder(folder)}/{name}"
+
+
+@functools.lru_cache(maxsize=1)  # files come folder by folder
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _printable(text: str) -> str:

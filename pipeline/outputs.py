@@ -24,10 +24,9 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from model_build.errors import UserError
-from pipeline.listing import ImageRef, Source, is_remote, list_source
+from pipeline.listing import MASKS, UNFINISHED, ImageRef, Source, is_remote, list_source
 
 RUN, SUMMARY = "run.json", "summary.json"
-MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
 
 
@@ -68,7 +67,7 @@ def written(out: str, folder: str, extension: str) -> Iterator[ImageRef]:
             yield found
 
 
-def read_json(path: str) -> Any | None:
+def read_json(path: str) -> Any:
     """The file's value, or None where there is no such file or no JSON in it."""
     try:
         return json.loads(read_file(path))
@@ -82,11 +81,17 @@ def parse_output(text: str) -> str:
     Raises:
         UserError: it cannot be a folder, or holds a character that Beam takes for a wildcard.
     """
+    if not text:
+        raise UserError("--output is empty; name a folder or URI")
     if wild := set(text) & set("*?["):
         raise UserError(
             f"{text}: an output folder's name must not hold {min(wild)}; choose another"
         )
     if is_remote(text):
+        try:
+            FileSystems.get_filesystem(text)
+        except ValueError as error:
+            raise UserError(f"{text}: cannot be an output folder: {error}") from None
         return text.rstrip("/")
     path = os.path.abspath(text)
     if os.path.exists(path) and not os.path.isdir(path):
@@ -109,15 +114,19 @@ def standing_since(out: str, options: dict[str, Any], overwrite: bool) -> float 
     """
     if overwrite:
         return None
-    before = read_json(f"{out}/{RUN}")
-    if isinstance(before, dict):
+    try:
+        before = read_json(f"{out}/{RUN}")
+        earlier, since = dict(before["options"]), float(before["started"])
+    except (KeyError, TypeError, ValueError):
+        pass  # no run has been here
+    else:
         for key, value in options.items():
-            if (found := before["options"].get(key)) != value:
+            if (found := earlier.get(key)) != value:
                 raise UserError(
                     f"{out}: holds masks made with {key} {found}, not {value}; "
                     "add --overwrite to do them again, or choose another --output"
                 )
-        return float(before["started"])
+        return since
     if next(written(out, MASKS, ""), None):
         raise UserError(
             f"{out}/{MASKS}: holds files that no run has written; choose another --output, "
@@ -134,7 +143,7 @@ def claim(out: str, options: dict[str, Any], started: float) -> None:
     """
     text = json.dumps({"options": options, "started": started}, indent=1) + "\n"
     try:
-        write_file(f"{out}/{RUN}", text.encode(), f"{out}/{UNFINISHED}")
+        write_file(f"{out}/{RUN}", _utf8(text), f"{out}/{UNFINISHED}")
     except Exception as error:
         raise UserError(f"{out}: cannot be written: {error}; choose another --output") from None
 
@@ -159,24 +168,31 @@ def finish(out: str, summary: dict[str, Any], shards: Iterable[str]) -> None:
     """Writes ``summary.json`` and removes what earlier runs have left.
 
     Args:
-        shards: paths of this run's histogram and reject shards. Beam does not name an empty one
-            that replaced its like, so the shards that stay are told by their number.
+        shards: paths of this run's histogram and reject shards. Beam does not name all of them when
+            it tries a write again, and not the single empty one that replaces its like: so those
+            that stay are told by the number of shards in their names.
     """
-    names = [path.rpartition("/")[2] for path in shards]
+    paths = list(shards)
     stale = []
     for prefix in (HISTOGRAMS, REJECTED):
-        count = max(1, sum(name.startswith(f"{prefix}-") for name in names))
+        named = [path for path in paths if path.startswith(f"{out}/{prefix}-")]
+        count = named[0].rpartition("-of-")[2] if named else "00001.jsonl"
         found = _matches(f"{out}/{prefix}-*-of-*.jsonl")
-        stale += [path for path in found if not path.endswith(f"-of-{count:05}.jsonl")]
+        stale += [path for path in found if not path.endswith(f"-of-{count}")]
     # A run that was killed leaves the folders Beam writes shards in before it renames them.
     stale += _matches(f"{out}/beam-temp-*/**")
     if stale:
         FileSystems.delete(stale)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    write_file(f"{out}/{SUMMARY}", text.encode(), f"{out}/{UNFINISHED}")
+    write_file(f"{out}/{SUMMARY}", _utf8(text), f"{out}/{UNFINISHED}")
     if not is_remote(out):
         for folder in [Path(out, UNFINISHED), *Path(out).glob("beam-temp-*")]:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _utf8(text: str) -> bytes:
+    # A local path need not be UTF-8; what is not becomes the escape that JSON knows.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _matches(pattern: str) -> list[str]:

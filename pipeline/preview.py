@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from model_build.errors import UserError
-from pipeline import outputs
 from pipeline.job import Settings
-from pipeline.listing import ImageRef, PassedOver, Source, group_key, list_source
+from pipeline.listing import MASKS, ImageRef, PassedOver, Source, group_key, list_source
 from pipeline.rejects import Reject
-from pipeline.tasks import plan_tasks
+from pipeline.tasks import keyed_masks, keyed_overlays, plan_tasks
 
 
 def check_input(sources: list[Source], settings: Settings) -> None:
@@ -39,30 +38,29 @@ def dry_run(sources: list[Source], settings: Settings, say: Callable[[str], None
     Raises:
         UserError: the sources cannot be listed.
     """
-    images, rejects, passed_over = [], 0, 0
+    images: dict[str, ImageRef] = {}
+    rejects = passed_over = 0
     for found in _list(sources, settings):
         if isinstance(found, ImageRef):
-            images.append(found)
+            images[found.name] = found
         elif isinstance(found, Reject):
             rejects += 1
             say(f"{found.image}: rejected: {found.detail}")
         else:
             passed_over += 1
     groups: dict[str, list[ImageRef]] = defaultdict(list)
-    for image in sorted(images)[: settings.limit]:
-        groups[group_key(image.name)].append(image)
-    masks = list(outputs.written(settings.out, outputs.MASKS, ".png"))
-    overlays = outputs.written(settings.out, outputs.OVERLAYS, ".jpg") if settings.overlays else []
+    for name in sorted(images)[: settings.limit]:
+        groups[group_key(name)].append(images[name])
     earlier: dict[str, Iterable] = {
-        "masks": masks,
-        "overlays": [overlay.name.removesuffix(".jpg") + ".png" for overlay in overlays],
+        "masks": [mask for _, mask in keyed_masks(settings.out)],
+        "overlays": [mask_name for _, mask_name in keyed_overlays(settings.out)],
     }
     done = 0
     for group in groups.values():
         for task in plan_tasks({"images": group, **earlier}, settings.since, settings.overlays):
             done += task.done
             state = "up to date" if task.done else "to do"
-            say(f"{task.image.path} -> {outputs.MASKS}/{task.mask_name}: {state}")
+            say(f"{task.image.path} -> {MASKS}/{task.mask_name}: {state}")
     count = sum(map(len, groups.values()))
     say(
         f"{count} images: {count - done} to do, {done} up to date; {rejects} rejected; "

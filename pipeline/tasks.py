@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pipeline.listing import ImageRef, assign_mask_names, group_key
-from pipeline.outputs import MASKS, OVERLAYS, written
+from pipeline.listing import MASKS, OVERLAYS, ImageRef, assign_mask_names, group_key
+from pipeline.outputs import written
 from pipeline.progress import COUNTS
 
 
@@ -33,23 +33,16 @@ def key_image(image: ImageRef) -> tuple[str, ImageRef]:
 
 
 def keyed_masks(out: str) -> Iterator[tuple[str, ImageRef]]:
-    """The masks an earlier run has left, under the keys of the images they may be of."""
+    """The masks an earlier run has left, under the key of the images they may be of."""
     for mask in written(out, MASKS, ".png"):
-        for key in keys_of_mask(mask.name):
-            yield key, mask
+        yield group_key(mask.name), mask
 
 
 def keyed_overlays(out: str) -> Iterator[tuple[str, str]]:
-    """Names of the masks that have an overlay, under the same keys."""
+    """Names of the masks that have an overlay, under the same key."""
     for overlay in written(out, OVERLAYS, ".jpg"):
         mask_name = f"{overlay.name.removesuffix('.jpg')}.png"
-        for key in keys_of_mask(mask_name):
-            yield key, mask_name
-
-
-def keys_of_mask(mask_name: str) -> set[str]:
-    """Keys of the images that may own a mask: ``a.raw.png`` is of ``a.raw.jpg`` or of ``a.raw``."""
-    return {group_key(mask_name), group_key(mask_name.removesuffix(".png"))}
+        yield group_key(mask_name), mask_name
 
 
 def overlay_name(mask_name: str) -> str:

@@ -7,18 +7,29 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """A saved-model folder: random weights, but a network with every part."""
+    """A saved-model folder: random weights and a small body, but a network with every part."""
     import keras
 
-    from model_build import artifact
+    from model_build import artifact, backbones
     from model_build.fcn import fcn
     from model_build.labels import VOC
 
+    def body(include_top, weights, input_shape):
+        layers = keras.layers
+        inputs = keras.Input(input_shape)
+        x = layers.Conv2D(8, 8, 8, padding="same", activation="relu")(inputs)
+        x = layers.DepthwiseConv2D(3, padding="same")(x)
+        x = layers.Conv2D(32, 4, 4, padding="same", activation="relu")(x)
+        return keras.Model(inputs, layers.BatchNormalization()(x))
+
     keras.utils.set_random_seed(3)
-    model, normalisation = fcn(len(VOC), "resnet18")
+    normalisation = backbones.Normalisation("RGB", (1 / 64,) * 3, (-2.0,) * 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "_find", lambda name: (body, normalisation))
+        model, _ = fcn(len(VOC), "small")
     folder = tmp_path_factory.mktemp("model")
     description = artifact.Description(
-        backbone="resnet18",
+        backbone="small",
         labels=VOC,
         normalisation=normalisation.to_json(),
         stride=32,

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -215,7 +216,8 @@ def test_overwrite_cut_off_does_not_leave_masks_of_the_old_kind(segment, photos,
 
     with monkeypatch.context() as patch:
         patch.setattr(job, "run", stop)
-        segment(photos, "--long-side", "64", "--overwrite", status=130)
+        with pytest.raises(click.Abort):
+            segment(photos, "--long-side", "64", "--overwrite")
     segment(photos, "--long-side", "64")
     assert json.loads((out / "summary.json").read_text())["kept"] == 0
     _, fresh = segment(photos, "--long-side", "64", out="fresh")
@@ -256,6 +258,14 @@ def test_overlays_are_written_and_added_later(segment, photos):
     ]
     result, _ = segment(photos, "--overlays")
     assert "nothing to do" in result.output
+
+
+def test_an_overlay_goes_with_its_mask(segment, photos):
+    _, out = segment(photos, "--overlays")
+    segment(photos, "--long-side", "64", "--overwrite")
+    assert not list(out.glob("overlays/**/*.jpg"))
+    segment(photos, "--long-side", "64", "--overlays")
+    assert len(list(out.glob("overlays/**/*.jpg"))) == 5
 
 
 def test_limit_takes_the_first_by_name(segment, photos):

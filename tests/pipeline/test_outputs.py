@@ -205,7 +205,7 @@ def test_a_remote_output_is_claimed(mem):
 
 def test_an_output_of_an_unknown_scheme_is_the_users_error():
     with pytest.raises(UserError, match="nosuch://b/out"):
-        standing_since("nosuch://b/out", OPTIONS, False)
+        parse_output("nosuch://b/out")
 
 
 # Staging

@@ -133,14 +133,6 @@ def test_a_dry_run_with_overlays(tmp_path, touch):
     ]
 
 
-def test_an_overlay_older_than_the_options_no_longer_holds(tmp_path, touch):
-    # Such a one is left when a run with other options and without --overlays replaced the masks.
-    touch(tmp_path, "in/a.jpg", mtime=100)
-    touch(tmp_path, "out/overlays/a.jpg", mtime=200)
-    touch(tmp_path, "out/masks/a.png", mtime=400)
-    assert dry_run(tmp_path, overlays=True, since=300.0)[0].endswith(": to do")
-
-
 def test_limit_takes_the_first_by_name(tmp_path, touch):
     touch(tmp_path, "in/c.jpg", "in/a.jpg", "in/x/b.jpg")
     assert dry_run(tmp_path, limit=2) == [
