@@ -74,6 +74,8 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 
 def _set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
+    if level == "warning":  # what engine was picked is worth a line in any run
+        logging.getLogger("pipeline").setLevel(logging.INFO)
     # Beam warns that a run replaces the shards of the run before it: that is what it is for.
     logging.getLogger("apache_beam.io.filebasedsink").setLevel(logging.ERROR)
     # Beam says so wherever an optional package of its own is missing; nothing here needs it.

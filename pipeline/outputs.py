@@ -89,7 +89,8 @@ def parse_output(text: str) -> str:
         )
     if is_remote(text):
         try:
-            FileSystems.get_filesystem(text)
+            if FileSystems.get_filesystem(text).has_dirs():
+                raise ValueError("only local disk and object stores can be written to")
         except ValueError as error:
             raise UserError(f"{text}: cannot be an output folder: {error}") from None
         return text.rstrip("/")

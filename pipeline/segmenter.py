@@ -24,10 +24,10 @@ class Segmenter:
         network: from :func:`model_build.artifact.load`.
         engine: ``"xla"`` compiles the whole network, ``"graph"`` nothing. ``"auto"`` follows a
             fixed rule, so that all workers of a job choose alike: on an accelerator all is
-            compiled; on a CPU the upsampling and argmax are, which gain threefold, and the body is
-            not, which loses up to tenfold (depthwise convolutions).
+            compiled; on a CPU the upsampling and argmax are, which gain by it, and the body is
+            not, which loses, above all in depthwise convolutions (``benchmarks/engines.py``).
         batch_size: images a call; None takes 8 on an accelerator and 1 on a CPU, where larger
-            batches gain nothing but must be filled up.
+            batches gain little and the last of each shape must be filled up.
     """
 
     def __init__(self, network: Network, engine: str = "auto", batch_size: int | None = None):
