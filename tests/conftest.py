@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_build.quiet import import_tensorflow
+
+import_tensorflow()
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
