@@ -1,5 +1,6 @@
 """What is not Python code: the Makefile's commands and the source distribution."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 
 def make(*arguments):
     command = ["make", "--no-print-directory", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # `make test ARGS=…` hands its own variables down; they are not this make's.
+    clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
 
 
 def dataflow_command(*arguments):
