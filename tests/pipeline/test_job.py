@@ -88,6 +88,38 @@ def test_mask_equals_the_argmax_of_the_keras_model(segment, tiny_model, tmp_path
         np.testing.assert_array_equal(np.asarray(mask), expected)
 
 
+def test_a_local_run_uses_no_network(segment, photos, monkeypatch):
+    import socket
+
+    def refuse(*arguments, **options):
+        raise AssertionError(f"network: {arguments}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    _, out = segment(photos)
+    assert len(masks(out)) == 5
+
+
+def test_a_job_that_fails_is_one_line_and_status_1(
+    photos, tiny_model, tmp_path, monkeypatch, capsys
+):
+    from pipeline import cli, job
+
+    def fail(*arguments):
+        raise RuntimeError("Traceback of a worker\n  here\nOSError: No space left on device")
+
+    monkeypatch.setattr(job, "run", fail)
+    command = ["fcn-beam", "segment", str(photos), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", [*command, "--model", tiny_model])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        "fcn-beam: the job failed: OSError: No space left on device "
+        "(--log-level debug tells where)\n"
+    )
+
+
 def test_second_run_does_nothing_and_says_so(segment, photos):
     first, out = segment(photos)
     before = {path: path.stat().st_mtime_ns for path in out.glob("masks/**/*.png")}
