@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_build.errors import UserError
+from model_build.errors import UserError, first_line
 from model_build.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def describe(folder: str) -> Description:
         value = json.loads(_read(where))
     except OSError as error:
         raise UserError(
-            f"{folder}: is no saved model: {DESCRIPTION} cannot be read ({_line(error)}); "
+            f"{folder}: is no saved model: {DESCRIPTION} cannot be read ({first_line(error)}); "
             "name a folder that `fcn-beam train` wrote"
         ) from None
     except ValueError:
@@ -214,7 +214,7 @@ def load(folder: str) -> Network:
             body, head = _functions(str(Path(local) / NETWORK), found)
         except Exception as error:
             raise UserError(
-                f"{_join(folder, NETWORK)}: TensorFlow cannot load it: {_line(error)}"
+                f"{_join(folder, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
             ) from None
     channels = head.structured_outputs.shape[-1]
     if channels != len(description.labels):
@@ -267,12 +267,8 @@ def _read(path: str) -> bytes:
         with FileSystems.open(path) as file:
             return file.read()
     except (BeamIOError, ValueError) as error:
-        raise OSError(_line(error)) from None
+        raise OSError(first_line(error)) from None
 
 
 def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 
-from model_build.errors import UserError
+from model_build.errors import UserError, first_line
 
 STRIDE = 32
 
@@ -77,7 +77,7 @@ def backbone(name: str, weights: str = "none") -> tuple[keras.Model, Normalisati
     except Exception as error:
         what = "its ImageNet weights" if weights == "imagenet" else "it"
         raise UserError(
-            f"backbone {name}: Keras could not load {what} for any input size: {_line(error)}"
+            f"backbone {name}: Keras could not load {what} for any input size: {first_line(error)}"
             + ("; pass a local file with --backbone-weights FILE" if weights == "imagenet" else "")
         ) from None
     if len(shape) != 4 or tuple(shape[1:3]) != (8, 8):
@@ -92,7 +92,7 @@ def backbone(name: str, weights: str = "none") -> tuple[keras.Model, Normalisati
                 model.load_weights(weights)
         except Exception as error:
             raise UserError(
-                f"{weights}: cannot be loaded as weights of {name} without its head: {_line(error)}"
+                f"{weights}: cannot be loaded as weights of a headless {name}: {first_line(error)}"
             ) from None
     return model, normalisation
 
@@ -191,8 +191,3 @@ def _plain(name: str) -> str:
 def _triple(values: np.ndarray) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's error: what a user can use of it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ import numpy as np
 
 from model_build import artifact, voc
 from model_build.backbones import STRIDE
-from model_build.errors import UserError
+from model_build.errors import UserError, first_line
 from model_build.fcn import BACKBONE, LOGITS, fcn
 from model_build.labels import VOID
 
@@ -328,6 +328,6 @@ def _restore(model: keras.Model, path: Path) -> None:
             variable.assign(value)
     except Exception as error:
         raise UserError(
-            f"{path}: does not fit this command ({str(error).splitlines()[0]}); resume with the "
+            f"{path}: does not fit this command ({first_line(error)}); resume with the "
             "options the training was started with"
         ) from None

@@ -76,6 +76,9 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
     if level == "warning":  # what engine was picked is worth a line in any run
         logging.getLogger("pipeline").setLevel(logging.INFO)
+    if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
+        for name in ("common", "worker"):
+            logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
     # Beam warns that a run replaces the shards of the run before it: that is what it is for.
     logging.getLogger("apache_beam.io.filebasedsink").setLevel(logging.ERROR)
     # Beam says so wherever an optional package of its own is missing; nothing here needs it.

@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from model_build.errors import UserError
+from model_build.errors import UserError, first_line
 from pipeline.rejects import Reject
 
 IMAGE_EXTENSIONS = frozenset(
@@ -100,7 +100,7 @@ def parse_source(text: str) -> Source:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{text}: cannot be looked up: {_line(error)}") from None
+        raise UserError(f"{text}: cannot be looked up: {first_line(error)}") from None
     if magic:
         return Source("glob", text, _glob_folder(text))
     return Source("folder", text.rstrip("/"), text.rstrip("/"))
@@ -209,7 +209,7 @@ def _parse_list(where: str) -> Source:
         folder = common_folder(_folder_of(line) for line in _lines(where))
         empty = next(iter(_lines(where)), None) is None
     except Exception as error:
-        raise UserError(f"{where}: the list cannot be read: {_line(error)}") from None
+        raise UserError(f"{where}: the list cannot be read: {first_line(error)}") from None
     if empty:
         raise UserError(f"{where}: the list is empty; put one path or URI on a line")
     return Source("list", where, folder)
@@ -330,7 +330,3 @@ def _real_folder(folder: str) -> str:
 def _printable(text: str) -> str:
     """The text with bytes that are not UTF-8 written as ``\\udcXX``; equal where there are none."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from model_build.errors import first_line
+
 STAGES = ("list", "read", "decode", "infer", "write")
 
 
@@ -25,9 +27,7 @@ class Reject(NamedTuple):
 
 def rejected(image: str, stage: str, error: BaseException) -> Reject:
     """A :class:`Reject` for an exception; only the first line of its message is kept."""
-    lines = str(error).strip().splitlines()
-    detail = lines[0][:500] if lines else type(error).__name__
-    return Reject(image, stage, type(error).__name__, detail)
+    return Reject(image, stage, type(error).__name__, first_line(error)[:500])
 
 
 def allowed_rejects(limit: str | None, images: int) -> float:

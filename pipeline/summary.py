@@ -99,7 +99,7 @@ def table(summary: dict[str, Any], stages: dict[str, float]) -> str:
         ("masks", f"{summary['masks']}" + (f" ({kept} kept from an earlier run)" if kept else "")),
         ("rejected", f"{summary['rejected']}"),
         *((f"  {cause}", f"{count}") for cause, count in causes.items()),
-        ("passed over", f"{summary['skipped']} files that are no images"),
+        ("passed over", f"{summary['skipped']}"),
         ("time", f"{summary['seconds']:.1f} s, {summary['images_per_second']:.2f} images/s"),
         ("  spent on", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items())),
         ("share of pixels", ""),
