@@ -92,7 +92,8 @@ def backbone(name: str, weights: str = "none") -> tuple[keras.Model, Normalisati
                 model.load_weights(weights)
         except Exception as error:
             raise UserError(
-                f"{weights}: cannot be loaded as weights of a headless {name}: {first_line(error)}"
+                f"{weights}: cannot be loaded as weights of {name} without its head: "
+                f"{first_line(error)}"
             ) from None
     return model, normalisation
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,8 @@ def _noting_interrupts() -> Iterator[threading.Event]:
 
 def main() -> None:
     """Runs a command; what a user can mend is one line and status 2, what fails is status 1."""
+    # Libraries address these to developers: an old Python, a renamed argument.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         status = fcn_beam.main(standalone_mode=False)
     except click.ClickException as error:
