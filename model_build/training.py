@@ -221,11 +221,19 @@ def train(
         KeyboardInterrupt: after the state has been saved.
     """
     root = Path(output)
+    checkpoint = latest_checkpoint(root)
+    if checkpoint and not resume:
+        raise UserError(
+            f"{root}: holds a training that ended after {checkpoint[1]} epochs; "
+            "add --resume to go on with it, or choose another --output"
+        )
+    if resume and not checkpoint:
+        raise UserError(f"{root}: holds no checkpoint to resume; leave --resume out")
+    if any(side <= 0 or side % STRIDE for side in crop):
+        raise UserError(f"--crop {crop[0]}x{crop[1]}: sides must be multiples of {STRIDE}")
     labels = voc.read_label_set(data)
     every = voc.read_split(data, train_split, labels)
     validation = voc.read_split(data, val_split, labels)
-    if any(side <= 0 or side % STRIDE for side in crop):
-        raise UserError(f"--crop {crop[0]}x{crop[1]}: sides must be multiples of {STRIDE}")
     pairs = every if pad_small else voc.drop_small(every, crop)
     if not pairs:
         raise UserError(
@@ -239,16 +247,7 @@ def train(
     if unknown := sum(pair.unknown for pair in every + validation):
         say(f"{data}: {unknown} mask pixels have a colour that is no label's: void")
 
-    checkpoint = latest_checkpoint(root)
-    if checkpoint and not resume:
-        raise UserError(
-            f"{root}: holds a training that ended after {checkpoint[1]} epochs; "
-            "add --resume to go on with it, or choose another --output"
-        )
-    if resume and not checkpoint:
-        raise UserError(f"{root}: holds no checkpoint to resume; leave --resume out")
     root.mkdir(parents=True, exist_ok=True)
-
     keras.utils.set_random_seed(seed)
     done = checkpoint[1] if checkpoint else 0
     dataset, steps = voc.training_crops(

@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     _BeamArgumentParser,
 )
+from apache_beam.runners.runner import create_runner
 
 LOCAL_RUNNER = "FnApiRunner"
 
@@ -69,9 +70,16 @@ def choose_runner(options: PipelineOptions, workers: int) -> bool:
 
     Returns:
         Whether the run is local.
+
+    Raises:
+        click.UsageError: Beam has no such runner.
     """
     standard = options.view_as(StandardOptions)
     if (standard.runner or "DirectRunner").lower() not in ("direct", "directrunner", "fnapirunner"):
+        try:
+            create_runner(standard.runner)
+        except (ImportError, ValueError) as error:
+            raise click.UsageError(f"--runner {standard.runner}: {error}") from None
         return False
     standard.runner = LOCAL_RUNNER
     if workers > 1:

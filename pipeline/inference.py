@@ -25,9 +25,10 @@ PIXELS_PER_COUNT = 1_000_000
 
 
 class Photo(NamedTuple):
-    """A decoded image and where it came from and goes to."""
+    """A decoded image and where it came from and goes to; ``name`` is its path below the root."""
 
     path: str
+    name: str
     mask_name: str
     image: DecodedImage
 

@@ -209,7 +209,7 @@ class ReadAndDecode(beam.DoFn):
             COUNTS.add(rejects=1)
             yield beam.pvalue.TaggedOutput("rejected", rejected(path, stage, error))
             return
-        yield Photo(path, task.mask_name, image)
+        yield Photo(path, task.image.name, task.mask_name, image)
 
     def discard(self, mask_name: str) -> None:
         """Removes a mask that holds no longer, and its overlay.
@@ -230,9 +230,8 @@ class ReadAndDecode(beam.DoFn):
                 if system.last_updated(task.image.path) > task.mask_mtime:
                     return None
             data = outputs.read_file(mask_path(self.settings.out, task.mask_name))
-            return mask_row(
-                task.image.path, task.mask_name, decode_mask(data, self.labels), self.labels
-            )
+            class_map = decode_mask(data, self.labels, task.image.name)
+            return mask_row(task.image.path, task.mask_name, class_map, self.labels)
         except Exception:  # whatever is wrong with the mask, doing it again mends it
             return None
 
@@ -257,7 +256,7 @@ class WriteMask(beam.DoFn):
                     path = f"{out}/{OVERLAYS}/{overlay_name(photo.mask_name)}"
                     outputs.write_file(path, overlay, scratch)
                 # The mask comes last: where it stands, everything of its image does.
-                mask = encode_mask(class_map, self.labels)
+                mask = encode_mask(class_map, self.labels, photo.name)
                 outputs.write_file(mask_path(out, photo.mask_name), mask, scratch)
                 row = mask_row(photo.path, photo.mask_name, class_map, self.labels)
         except Exception as error:

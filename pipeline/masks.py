@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from model_build.labels import LabelSet, label2image
 
@@ -13,23 +14,34 @@ from model_build.labels import LabelSet, label2image
 PNG_LEVEL = 3
 
 
-def encode_mask(class_map: np.ndarray, labels: LabelSet) -> bytes:
-    """A class map, uint8 ``[h, w]``, as a PNG of mode P with the label set's palette."""
+def encode_mask(class_map: np.ndarray, labels: LabelSet, source: str = "") -> bytes:
+    """A class map as a PNG of mode P with the label set's palette.
+
+    Args:
+        class_map: uint8 ``[h, w]``.
+        source: name of the photo, kept in the PNG's text: names of masks can pass from one photo
+            to another when photos are added, and a mask must tell whose it is.
+    """
     image = Image.fromarray(class_map)
     image.putpalette(labels.palette)  # turns mode L into P; the pixels stay
-    return _save(image, "PNG", compress_level=PNG_LEVEL)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("Source", source)
+    return _save(image, "PNG", compress_level=PNG_LEVEL, pnginfo=text)
 
 
-def decode_mask(data: bytes, labels: LabelSet) -> np.ndarray:
+def decode_mask(data: bytes, labels: LabelSet, source: str = "") -> np.ndarray:
     """The way back from :func:`encode_mask`.
 
     Raises:
-        ValueError: the file is no palette PNG, or holds an id that is no label's.
+        ValueError: the file is no palette PNG, holds an id that is no label's, or is of another
+            photo than ``source``.
         OSError: the file is damaged.
     """
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         if image.mode != "P":
             raise ValueError(f"a mask has mode P, but this file has {image.mode}")
+        if (found := image.info.get("Source", "")) != source:
+            raise ValueError(f"is the mask of {found!r}, not of {source!r}")
         class_map = np.asarray(image)
     if class_map.max() >= len(labels):
         raise ValueError(f"holds id {class_map.max()}, but there are {len(labels)} labels")
@@ -57,7 +69,7 @@ def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) 
     return _save(Image.fromarray(np.where(painted, blended, pixels)), "JPEG", quality=90)
 
 
-def _save(image: Image.Image, kind: str, **options: int) -> bytes:
+def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -117,8 +117,12 @@ def _show_bar(finished: threading.Event, interval: float) -> None:
 
 def _show_lines(finished: threading.Event, interval: float) -> None:
     first: tuple[float, int] | None = None
-    while not finished.wait(interval):
+    due = time.monotonic() + interval
+    while not finished.wait(min(interval, 0.2)):
         first, rate = _rate(first)
+        if time.monotonic() < due:
+            continue
+        due += interval
         left = f"{(COUNTS.listed - COUNTS.done) / rate:.0f} s left" if rate else "starting"
         print(
             f"{COUNTS.done}/{COUNTS.listed} images, {rate:.1f} images/s, {left}, "

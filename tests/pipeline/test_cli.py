@@ -36,6 +36,7 @@ def test_help_imports_nothing_heavy():
         (["segment", "photos", "--output", "out", "--overlay"], "did you mean --overlays"),
         (["segment", "photos", "--output", "out", "--regoin", "x"], "did you mean --region"),
         (["segment", "photos"], "--output"),
+        (["segment", "photos", "--output", "out", "--runner", "None"], "--runner None"),
         (["segment", "--output", "out"], "no INPUT"),
         (["segment", "nowhere", "--output", "out"], "nowhere: no such file or folder"),
         (["segment", "photos", "--output", "out", "--long-side", "0"], "native"),
@@ -126,4 +127,5 @@ def test_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
     assert len(list(out.glob("masks/**/*.png"))) < 405

@@ -12,7 +12,7 @@ from pipeline.inference import (
 
 def photo(name, height, width, source=None):
     pixels = np.full((height, width, 3), 7, np.uint8)
-    return Photo(name, f"{name}.png", DecodedImage(pixels, *(source or (height, width))))
+    return Photo(name, name, f"{name}.png", DecodedImage(pixels, *(source or (height, width))))
 
 
 class Brightness:

@@ -282,6 +282,27 @@ def test_clashing_names_keep_their_extensions_and_resume(segment, tmp_path):
     assert "nothing to do" in result.output
 
 
+def test_a_mask_name_that_passes_to_another_photo_is_done_again(segment, tmp_path):
+    source = tmp_path / "clash"
+    source.mkdir()
+    Image.new("RGB", (40, 30), "gray").save(source / "a.jpg")
+    Image.new("RGB", (70, 50), "gray").save(source / "a.jpg.png")
+    segment(source)
+    Image.new("RGB", (20, 20), "gray").save(source / "a.png")
+    _, out = segment(source)
+    sizes = {Path(row["image"]).name: (row["width"], row["height"]) for row in rows(out)}
+    assert sizes == {"a.jpg": (40, 30), "a.jpg.png": (70, 50), "a.png": (20, 20)}
+
+
+def test_a_foreign_mask_is_done_again(segment, photos):
+    _, out = segment(photos)
+    expected = masks(out)
+    foreign = Image.new("P", (10, 10))
+    foreign.save(out / "masks/a/0.png")
+    segment(photos)
+    assert masks(out) == expected
+
+
 def test_overlays_are_written_and_added_later(segment, photos):
     _, out = segment(photos)
     segment(photos, "--overlays")
