@@ -1,5 +1,10 @@
 """The one exception a user can cause, and how others are told."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can mend: one line that names the file, the cause and the remedy.
@@ -12,3 +17,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown word: ``"; did you mean train?"``, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -5,7 +5,6 @@ Beam drops options it does not know, silently; here they are refused.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 import click
@@ -16,6 +15,8 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 from apache_beam.runners.runner import create_runner
+
+from model_build.errors import did_you_mean
 
 LOCAL_RUNNER = "FnApiRunner"
 
@@ -52,8 +53,7 @@ def split_arguments(
             continue
         option, equals, _ = argument.partition("=")
         if option not in known:
-            near = difflib.get_close_matches(option, [*own_options, *known], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(option, [*own_options, *known])
             raise click.UsageError(f"no such option {option}{hint}")
         flags.append(argument)
         if not equals and known[option].nargs != 0 and rest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import logging
 import math
@@ -13,13 +12,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from model_build.errors import UserError
+from model_build.errors import UserError, did_you_mean
 
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {"segment": "pipeline.cli", "train": "model_build.cli", "info": "model_build.cli"}
@@ -41,7 +40,7 @@ class Commands(click.Group):
 
     def resolve_command(self, context, args):
         if args and args[0] not in COMMANDS:
-            raise click.UsageError(f"no such command {args[0]!r}{_suggestion(args[0], COMMANDS)}")
+            raise click.UsageError(f"no such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(context, args)
 
 
@@ -279,8 +278,3 @@ def main() -> None:
 def _complain(message: str, status: int) -> int:
     click.echo(f"fcn-beam: {message}", err=True)
     return status
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from model_build.errors import UserError
 from pipeline.job import Settings
@@ -48,20 +47,23 @@ def dry_run(sources: list[Source], settings: Settings, say: Callable[[str], None
             say(f"{found.image}: rejected: {found.detail}")
         else:
             passed_over += 1
-    groups: dict[str, list[ImageRef]] = defaultdict(list)
+    groups: dict[str, dict[str, list]] = {}
     for name in sorted(images)[: settings.limit]:
-        groups[group_key(name)].append(images[name])
-    earlier: dict[str, Iterable] = {
-        "masks": [mask for _, mask in keyed_masks(settings.out)],
-        "overlays": [mask_name for _, mask_name in keyed_overlays(settings.out)],
-    }
-    done = 0
+        empty: dict[str, list] = {"images": [], "masks": [], "overlays": []}
+        groups.setdefault(group_key(name), empty)["images"].append(images[name])
+    for key, mask in keyed_masks(settings.out):
+        if key in groups:
+            groups[key]["masks"].append(mask)
+    for key, mask_name in keyed_overlays(settings.out) if settings.overlays else ():
+        if key in groups:
+            groups[key]["overlays"].append(mask_name)
+    count = done = 0
     for group in groups.values():
-        for task in plan_tasks({"images": group, **earlier}, settings.since, settings.overlays):
+        for task in plan_tasks(group, settings.since, settings.overlays):
+            count += 1
             done += task.done
             state = "up to date" if task.done else "to do"
             say(f"{task.image.path} -> {MASKS}/{task.mask_name}: {state}")
-    count = sum(map(len, groups.values()))
     say(
         f"{count} images: {count - done} to do, {done} up to date; {rejects} rejected; "
         f"{passed_over} files passed over"

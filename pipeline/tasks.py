@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from pipeline.listing import MASKS, OVERLAYS, ImageRef, assign_mask_names, group_key
@@ -51,7 +51,7 @@ def overlay_name(mask_name: str) -> str:
 
 
 def plan_tasks(
-    found: dict[str, Iterable], since: float = 0.0, overlays: bool = False
+    found: Mapping[str, Iterable], since: float = 0.0, overlays: bool = False
 ) -> Iterator[Task]:
     """The tasks of one group.
 
