@@ -21,7 +21,13 @@ import click
 from model_build.errors import UserError, did_you_mean
 
 # Where each command lives. The network's own commands are only named here, not imported.
-COMMANDS = {"segment": "pipeline.cli", "train": "model_build.cli", "info": "model_build.cli"}
+COMMANDS = {
+    "segment": "pipeline.cli",
+    "evaluate": "pipeline.evaluate_cli",
+    "train": "model_build.cli",
+    "info": "model_build.cli",
+    "data": "model_build.data_cli",
+}
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "models" / "default")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_PIXELS = 178_000_000  # twice what Pillow warns of

@@ -1,4 +1,10 @@
+import contextlib
+import hashlib
+import io
 import json
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import keras
 import numpy as np
@@ -63,6 +69,119 @@ def make_voc():
 @pytest.fixture
 def voc_folder(make_voc, tmp_path):
     return make_voc(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def make_paired():
+    """A function that writes pairs, by name, into the folders ``images`` and ``masks``."""
+
+    def make(root, names, *, suffix=".png"):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "masks").mkdir(exist_ok=True)
+        rng = np.random.default_rng(0)
+        for name in names:
+            image, ids = _scene(rng, 24, 32)
+            for folder in ("images", "masks"):
+                (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(root / "images" / f"{name}{suffix}")
+            _palette_png(root / "masks" / f"{name}.png", ids)
+        (root / "labels.json").write_text(json.dumps(TOY.to_json()))
+        return root
+
+    return make
+
+
+class _Files(BaseHTTPRequestHandler):
+    """Serves one file as its server's attributes tell; see :func:`serve`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server = self.server
+        asked = self.headers["Range"]
+        server.asked.append(asked)
+        status = server.statuses.pop(0) if server.statuses else 200
+        if status != 200:
+            self.send_error(status)
+            return
+        start = int(asked[len("bytes=") : -1]) if asked and server.ranges else 0
+        size = len(server.content)
+        self.send_response(206 if asked and server.ranges else 200)
+        if asked and server.ranges:
+            first = start + server.shift
+            self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        if server.length:
+            self.send_header("Content-Length", str(size - start))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        cut = server.cuts.pop(0) if server.cuts else None
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(server.content[start:][:cut])
+        if cut is not None and server.hang:
+            server.released.wait()
+        self.close_connection = True
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """A function that serves a file over HTTP on this machine, with faults.
+
+    ``cuts``: bytes after which a response ends, one a request; later ones are whole. ``hang``: they
+    then fall silent instead. ``statuses``: of the first requests. ``ranges=False``: they are
+    ignored. ``shift``: ranges are wrong by so much. ``length=False``: no Content-Length.
+    The server tells ``url`` and, for each request, the Range ``asked`` for.
+    """
+    monkeypatch.setenv("no_proxy", "*")
+    servers = []
+
+    def start(content, *, cuts=(), statuses=(), ranges=True, shift=0, length=True, hang=False):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+        server.content, server.cuts, server.statuses = content, list(cuts), list(statuses)
+        server.ranges, server.shift, server.length, server.hang = ranges, shift, length, hang
+        server.asked, server.released = [], threading.Event()
+        server.url = f"http://127.0.0.1:{server.server_port}/data/voc.tar"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def voc_tar(make_voc, tmp_path_factory):
+    """The bytes of a small tar of the shape of VOC's."""
+    root = make_voc(tmp_path_factory.mktemp("tar") / "VOC2012")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(root, "VOCdevkit/VOC2012")
+    return packed.getvalue()
+
+
+@pytest.fixture
+def make_source(monkeypatch):
+    """A function that tells what a download must be; attempts follow at once upon each other."""
+    from model_build import download
+
+    monkeypatch.setattr(download, "PAUSES", (0.0,) * 3)
+
+    def make(url, content, **changes):
+        fields = {
+            "url": url,
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "folder": "VOCdevkit/VOC2012",
+            "unpacked": len(content),
+        }
+        return download.Source(**{**fields, **changes})
+
+    return make
 
 
 def _tiny(include_top, weights, input_shape):

@@ -1,0 +1,302 @@
+"""Fetch an archive over HTTP, however often the connection breaks, and unpack it safely."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import re
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from model_build.bar import Advance, bar
+from model_build.errors import UserError, first_line
+
+TIMEOUT = 30.0  # seconds without a byte
+PAUSES = (1.0, 3.0, 10.0, 30.0)  # seconds before each further attempt
+BLOCK = 1 << 20  # bytes
+MARK = "ImageSets/Segmentation/train.txt"  # in every whole folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive: where it is, what it must be, and what it holds.
+
+    Attributes:
+        url: of the tar.
+        size: of the tar in bytes.
+        sha256: of the tar, in hexadecimal.
+        folder: the folder in the tar that is wanted, in VOC layout.
+        unpacked: bytes of disk it takes, about.
+    """
+
+    url: str
+    size: int
+    sha256: str
+    folder: str
+    unpacked: int
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+# The sha256 is KerasCV's and that of torchvision's prototype datasets. Others know the same file by
+# its md5, 6cd6e144f989b92b3379bac3b3de84fd (torchvision), or by its sha1,
+# 4e443f8a2eca6b1dac8a6c57641b67dd40621a49 (Dive into Deep Learning).
+VOC2012 = Source(
+    url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    size=1_999_639_040,
+    sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+    folder="VOCdevkit/VOC2012",
+    unpacked=2_100_000_000,
+)
+
+
+def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path:
+    """Downloads and unpacks an archive; what an earlier call has done is not done again.
+
+    Args:
+        dest: the folder to hold the archive and what it holds; made if missing.
+        say: gets lines for the user.
+
+    Returns:
+        The unpacked folder, ``dest / source.folder``. It appears only when it is whole.
+
+    Raises:
+        UserError: no room, no connection, or an archive that is not the one expected.
+        KeyboardInterrupt: what is downloaded so far is kept.
+    """
+    root = Path(dest)
+    folder, archive = root / source.folder, root / source.file
+    if folder.exists():
+        if not (folder / MARK).exists():
+            raise UserError(f"{folder}: exists, but without {MARK}; move it away and try again")
+        say(f"{folder}: is there already; nothing to download")
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _check_room(source, archive)
+        fetch(source, archive, say)
+        _unpack_folder(source, archive, folder)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written: {error.strerror or error}") from None
+    say(f"{folder}: unpacked; {archive} is not needed any more")
+    return folder
+
+
+def _part(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.part")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_room(source: Source, archive: Path) -> None:
+    held = source.size if archive.exists() else _size(_part(archive))
+    needed = max(source.size - held, 0) + source.unpacked
+    free = shutil.disk_usage(archive.parent).free
+    if free < needed:
+        raise UserError(
+            f"{archive.parent}: {needed / 1e9:.1f} GB needed (archive and contents), but "
+            f"{free / 1e9:.1f} GB free; make room or name another folder"
+        )
+
+
+class _Broken(Exception):
+    """An attempt came to nothing; unless it is ``final``, another one may not."""
+
+    def __init__(self, message: str, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
+    """Downloads an archive and checks it. ``ARCHIVE.part`` holds what has come so far.
+
+    Raises:
+        UserError: no connection, after a few attempts; or the archive is not the one expected.
+    """
+    if archive.exists():
+        digest = hashlib.sha256()
+        with bar(f"check {source.file}", of_bytes=True) as advance:
+            _hash(archive, digest, lambda done: advance(done, source.size))
+        if digest.hexdigest() != source.sha256:
+            raise UserError(f"{archive}: is not the file of {source.url}; move it away first")
+        return
+    part = _part(archive)
+    if _size(part) > source.size:
+        part.unlink()
+    with bar(f"download {source.file}", of_bytes=True) as advance:
+        checksum = _persist(source, part, advance, say)
+    if checksum != source.sha256:
+        part.unlink()
+        raise UserError(
+            f"{part}: removed, as its checksum is wrong (sha256 {checksum}, expected "
+            f"{source.sha256}); run the same command again to download it anew"
+        )
+    part.rename(archive)
+
+
+def _persist(source: Source, part: Path, advance: Advance, say: Callable[[str], None]) -> str:
+    """Attempts until the whole is in ``part``; returns its sha256."""
+    pauses = iter(PAUSES)
+    while True:
+        try:
+            return _attempt(source, part, advance)
+        except _Broken as broken:
+            here = f"{_size(part):,} of {source.size:,} bytes are here"
+            pause = None if broken.final else next(pauses, None)
+            if pause is None:
+                raise UserError(
+                    f"{source.url}: {broken}; {here}; run the same command again to go on, or "
+                    f"put the whole file there yourself as {part.with_suffix('')}"
+                ) from None
+            say(f"{source.url}: {broken}; {here}; trying again in {pause:g} s")
+            time.sleep(pause)
+
+
+def _attempt(source: Source, part: Path, advance: Advance) -> str:
+    """Goes on from what is in ``part`` to the end; returns the sha256 of the whole."""
+    digest = hashlib.sha256()
+    done = _size(part)
+    if done:
+        _hash(part, digest, lambda read: None)
+    if done == source.size:
+        return digest.hexdigest()
+    with _request(source, done) as response:
+        if response.status != 206:  # also a server that knows no ranges: it starts anew
+            digest, done = hashlib.sha256(), 0
+        total = _total(response, done)
+        if total not in (None, source.size):
+            raise _Broken(f"the file there is another one, of {total:,} bytes", final=True)
+        with open(part, "ab") as file:
+            file.truncate(done)
+            # A byte more than is missing is asked for: a file that goes on is another file.
+            while block := _read(response, min(BLOCK, source.size - done + 1)):
+                file.write(block)
+                digest.update(block)
+                done += len(block)
+                advance(done, source.size)
+    if done < source.size:
+        raise _Broken("the connection broke")
+    return digest.hexdigest()
+
+
+def _request(source: Source, start: int) -> http.client.HTTPResponse:
+    headers = {"User-Agent": "fcn-beam"}  # some servers turn away urllib's own
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with _as_broken():
+        try:
+            return urllib.request.urlopen(
+                urllib.request.Request(source.url, headers=headers), timeout=TIMEOUT
+            )
+        except urllib.error.HTTPError as error:
+            error.close()
+            passing = error.code in (408, 429) or error.code >= 500
+            answer = f"the server answers {error.code} {error.reason}"
+            raise _Broken(answer, final=not passing) from None
+
+
+def _read(response: http.client.HTTPResponse, count: int) -> bytes:
+    with _as_broken():
+        return response.read1(count)  # what has come already: nothing of it gets lost
+
+
+@contextlib.contextmanager
+def _as_broken() -> Iterator[None]:
+    """Tells what the network does from what the disk does: both raise OSError."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)  # urllib wraps what happened
+        raise _Broken(first_line(reason if isinstance(reason, Exception) else error)) from None
+
+
+def _total(response: http.client.HTTPResponse, start: int) -> int | None:
+    """The size of the whole file by the headers of a response, None if they do not tell."""
+    if response.status == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
+        if not match or int(match[1]) != start:
+            raise _Broken("the server sends another part than was asked for")
+        return int(match[2])
+    length = response.headers["Content-Length"]
+    return int(length) if length else None
+
+
+def _hash(path: Path, digest: hashlib._Hash, advance: Callable[[int], None]) -> None:
+    done = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            advance(done)
+
+
+def _unpack_folder(source: Source, archive: Path, folder: Path) -> None:
+    """Unpacks beside the archive first, so that ``folder`` is either whole or not there."""
+    staging = archive.with_name(f"{archive.name}.unpacking")
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    try:
+        unpack(archive, staging)
+        unpacked = staging / source.folder
+        if not (unpacked / MARK).exists():
+            raise UserError(f"{archive}: holds no {source.folder}/{MARK}; it is another archive")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(unpacked, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Unpacks a tar into ``root``; nothing is ever written outside of it.
+
+    ``tarfile``'s own filter is missing from older Pythons. Only plain files and folders are made:
+    a hard link becomes a copy, so no link can lead a later file astray.
+
+    Raises:
+        UserError: the tar is damaged, or holds an absolute path, one with ``..``, a symbolic link,
+            a device, or a hard link to what is not in it. What was unpacked before it stays.
+    """
+    with bar(f"unpack {archive.name}", of_bytes=True) as advance:
+        total = archive.stat().st_size
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                for member in tar:
+                    target = _inside(archive, member, root)
+                    if member.isdir():
+                        target.mkdir(parents=True, exist_ok=True)
+                    else:
+                        _copy(archive, tar, member, target)
+                    advance(member.offset_data + member.size, total)
+        except tarfile.TarError as error:
+            raise UserError(f"{archive}: cannot be unpacked: {first_line(error)}") from None
+
+
+def _inside(archive: Path, member: tarfile.TarInfo, root: Path) -> Path:
+    path = PurePath(member.name)
+    if path.anchor or ".." in path.parts or "\0" in member.name:
+        raise UserError(f"{archive}: refused: {member.name!r} in it leads outside")
+    if not (member.isreg() or member.isdir() or member.islnk()):
+        raise UserError(f"{archive}: refused: {member.name!r} in it is a link or a device")
+    return root / path
+
+
+def _copy(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    try:
+        content = tar.extractfile(member)
+    except KeyError:
+        content = None
+    if content is None:
+        raise UserError(f"{archive}: refused: {member.name!r} in it is a link that leads outside")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with content, open(target, "wb") as file:
+        shutil.copyfileobj(content, file)
