@@ -178,6 +178,24 @@ class WriteJsonLines(beam.PTransform):
         return rows | "ToJson" >> beam.Map(json.dumps) | "Write" >> write
 
 
+def read_photo(
+    path: str, name: str, mask_name: str, *, long_side: int | None, max_pixels: int
+) -> Photo | Reject:
+    """Reads and decodes one image; see :func:`pipeline.images.decode`. Never raises."""
+    stage = "read"
+    try:
+        with stage_timer("read"):
+            data = outputs.read_file(path, MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes")
+        stage = "decode"
+        with stage_timer("decode"):
+            image = decode(data, long_side=long_side, max_pixels=max_pixels)
+    except Exception as error:
+        return rejected(path, stage, error)
+    return Photo(path, name, mask_name, image)
+
+
 class ReadAndDecode(beam.DoFn):
     """Tasks → :class:`Photo`; histogram rows of masks that still hold; rejects."""
 
@@ -190,26 +208,23 @@ class ReadAndDecode(beam.DoFn):
             yield beam.pvalue.TaggedOutput("kept", row)
             return
         path = task.image.path
-        stage = "read"
         try:
             if task.mask_mtime is not None:
                 self.discard(task.mask_name)
-            with stage_timer("read"):
-                data = outputs.read_file(path, MAX_BYTES + 1)
-            if len(data) > MAX_BYTES:
-                raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes")
-            stage = "decode"
-            with stage_timer("decode"):
-                image = decode(
-                    data,
-                    long_side=self.settings.long_side,
-                    max_pixels=self.settings.max_pixels,
-                )
+            photo = read_photo(
+                path,
+                task.image.name,
+                task.mask_name,
+                long_side=self.settings.long_side,
+                max_pixels=self.settings.max_pixels,
+            )
         except Exception as error:
+            photo = rejected(path, "read", error)
+        if isinstance(photo, Reject):
             COUNTS.add(rejects=1)
-            yield beam.pvalue.TaggedOutput("rejected", rejected(path, stage, error))
+            yield beam.pvalue.TaggedOutput("rejected", photo)
             return
-        yield Photo(path, task.image.name, task.mask_name, image)
+        yield photo
 
     def discard(self, mask_name: str) -> None:
         """Removes a mask that holds no longer, and its overlay.
