@@ -104,10 +104,10 @@ def _export(model: keras.Model, half: bool) -> tf.Module:
     import keras
     import tensorflow as tf
 
-    from model_build.fcn import LOGITS, SCORES
+    from model_build.fcn import LOGITS
 
     head = model.get_layer(LOGITS)
-    body = keras.Model(model.input, model.get_layer(SCORES).output)
+    body = keras.Model(model.input, head.input)
 
     def store(layer) -> list[tf.Variable]:
         values = [tf.convert_to_tensor(weight) for weight in layer.weights]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 
+from model_build import strides
 from model_build.errors import UserError, first_line
 
 STRIDE = 32
@@ -96,6 +97,59 @@ def backbone(name: str, weights: str = "none") -> tuple[keras.Model, Normalisati
                 f"{first_line(error)}"
             ) from None
     return model, normalisation
+
+
+def pyramid(
+    name: str,
+    weights: str = "none",
+    *,
+    finest: int = STRIDE,
+    coarsest: int = STRIDE,
+    expanded: bool = True,
+) -> tuple[keras.Model, dict[int, float], Normalisation]:
+    """A backbone that gives the features of several strides.
+
+    Args:
+        name, weights: see :func:`backbone`.
+        finest: 8, 16 or 32, the stride of the finest features wanted.
+        coarsest: 8, 16 or 32, the stride at which the last features are wanted; where that is
+            finer than the backbone's own, it is dilated (:func:`model_build.strides.dilate`).
+        expanded: whether the last features come after the expanding 1×1 convolution that some
+            backbones end with, or before it (:func:`model_build.strides.before_expansion`).
+
+    Returns:
+        A model from normalised float32 ``[n, h, w, 3]`` to a list of features, coarsest first,
+        each at half the stride of the one before; the centre of the first cell of each, in
+        pixels, by stride (:func:`model_build.strides.grid_centers`); and the normalisation.
+
+    Raises:
+        UserError: as :func:`backbone`; or a stride the backbone does not offer.
+    """
+    plain, normalisation = backbone(name, weights)
+    dilated = strides.dilate(plain, coarsest)
+    shape = dilated.compute_output_shape((1, strides.PROBE, strides.PROBE, 3))
+    if tuple(shape[1:3]) != (strides.PROBE // coarsest,) * 2:
+        raise UserError(
+            f"backbone {name}: it cannot be dilated to stride {coarsest}; use --output-stride "
+            f"{STRIDE}, or another backbone such as resnet50 or mobilenet_v2"
+        )
+    layers = strides.feature_layers(plain)
+    wanted = [stride for stride in (16, 8) if finest <= stride < coarsest]
+    for stride in wanted:
+        if stride not in layers:
+            offered = ", ".join(str(stride) for stride in sorted(layers))
+            raise UserError(
+                f"backbone {name}: it has no features at stride {stride}; it offers {offered}: "
+                "choose other --skips or another backbone"
+            )
+    centers = strides.grid_centers(dilated)
+    last = dilated.output._keras_history.operation.name
+    names = {coarsest: last if expanded else strides.before_expansion(dilated)}
+    names |= {stride: layers[stride] for stride in wanted}
+    output_of = {layer.name: layer.output for layer in dilated.operations}
+    outputs = [output_of[layer] for layer in names.values()]
+    model = keras.Model(dilated.input, outputs, name=plain.name)
+    return model, {stride: centers[layer] for stride, layer in names.items()}, normalisation
 
 
 def _find(name: str) -> tuple[Callable[..., keras.Model], Normalisation]:

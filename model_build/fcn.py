@@ -1,21 +1,27 @@
-"""FCN-32s: a fully convolutional network (Long, Shelhamer & Darrell 2015).
+"""FCN-32s, -16s and -8s: fully convolutional networks (Long, Shelhamer & Darrell 2015).
 
-An ImageNet backbone without its head, a 1×1 convolution from its features to class scores, and a
-transposed convolution, initialised as bilinear interpolation, back to the size of the input.
+An ImageNet backbone without its head, 1×1 convolutions from its features to class scores, and
+bilinear interpolation, as a transposed convolution where it is to be learned, back to the size of
+the input.
 """
 
 from __future__ import annotations
+
+import math
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from model_build.backbones import STRIDE, Normalisation, backbone
+from model_build.backbones import STRIDE, Normalisation, pyramid
 
 BACKBONE, SCORES, LOGITS = "backbone", "scores", "logits"  # names of the network's parts
+HIDDEN = 256  # channels of the hidden layer, as in the head of DeepLabv3
 
 
-def bilinear_kernel(in_channels: int, out_channels: int, kernel_size: int) -> np.ndarray:
+def bilinear_kernel(
+    in_channels: int, out_channels: int, kernel_size: int, shift: float = 0.0
+) -> np.ndarray:
     """The kernel that makes a transposed convolution interpolate bilinearly.
 
     With stride ``s`` and kernel ``2s`` every channel is upsampled by itself (section 3.3 of the
@@ -25,14 +31,15 @@ def bilinear_kernel(in_channels: int, out_channels: int, kernel_size: int) -> np
         in_channels: channels of the input.
         out_channels: channels of the output; channel i comes from input i, those beyond are zero.
         kernel_size: odd or even, at least 1.
+        shift: moves what is interpolated down and right by so many output pixels, at most 0.5.
 
     Returns:
         float32 ``[kernel_size, kernel_size, out_channels, in_channels]``, as
         ``keras.layers.Conv2DTranspose`` lays it out.
     """
     factor = (kernel_size + 1) // 2
-    center = factor - 1 if kernel_size % 2 else factor - 0.5
-    ramp = 1 - np.abs(np.arange(kernel_size) - center) / factor
+    center = (factor - 1 if kernel_size % 2 else factor - 0.5) + shift
+    ramp = np.maximum(0, 1 - np.abs(np.arange(kernel_size) - center) / factor)
     kernel = np.zeros((kernel_size, kernel_size, out_channels, in_channels), np.float32)
     for channel in range(min(in_channels, out_channels)):
         kernel[:, :, channel, channel] = np.outer(ramp, ramp)
@@ -41,15 +48,18 @@ def bilinear_kernel(in_channels: int, out_channels: int, kernel_size: int) -> np
 
 @keras.saving.register_keras_serializable("fcn_beam")
 class Upsampling(keras.layers.Layer):
-    """``Conv2DTranspose(filters, 2 * stride, stride, "same", use_bias=False)``, run another way.
+    """A transposed convolution, kernel twice its stride, that starts as bilinear interpolation.
 
-    Its kernel has that layer's shape and meaning, and starts as bilinear interpolation. It runs as
-    a 2×2 convolution to ``stride²·filters`` channels, depth-to-space and a crop: the same sums, but
-    dense matrix products, where XLA on a CPU runs a strided transposed convolution naively.
+    It is ``Conv2DTranspose(filters, 2 * stride, stride, "same", use_bias=False)`` of an input that
+    goes on beyond its border as it is there. It runs as a 2×2 convolution to ``stride²·filters``
+    channels, depth-to-space and a crop: the same sums, but dense matrix products, where XLA on a
+    CPU runs a strided transposed convolution naively.
 
     Args:
         filters: int, number of output channels.
         stride: int, the factor.
+        shift: how far, in output pixels, the grid of the input lies down and right of where the
+            cells of a size-``stride`` tiling have their centres.
 
     Example:
 
@@ -57,40 +67,103 @@ class Upsampling(keras.layers.Layer):
     TensorShape([1, 320, 480, 21])
     """
 
-    def __init__(self, filters: int, stride: int, **kwargs):
+    def __init__(self, filters: int, stride: int, shift: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
         self.stride = stride
+        self.shift = shift
+        # Of an odd stride the kernel's centre is half a pixel off the tiling's.
+        offset = shift - stride % 2 / 2
+        # Whole pixels move the crop, the rest of a pixel the kernel.
+        whole = round(offset)
+        self._rest = offset - whole
+        start = stride // 2 - whole
+        self._frame = max(math.ceil(1 - start / stride), math.ceil(start / stride), 1)
+        self._start = start + (self._frame - 1) * stride
 
     def build(self, input_shape):
-        size = 2 * self.stride
+        size, rest = 2 * self.stride, self._rest
         self.kernel = self.add_weight(
             name="kernel",
             shape=(size, size, self.filters, input_shape[-1]),
-            initializer=lambda shape, dtype: bilinear_kernel(shape[3], shape[2], shape[0]),
+            initializer=lambda shape, dtype: bilinear_kernel(shape[3], shape[2], shape[0], rest),
         )
 
     def call(self, inputs):
         s, channels = self.stride, self.kernel.shape[3]
+        height, width = tf.shape(inputs)[1] * s, tf.shape(inputs)[2] * s
+        framed = inputs
+        for _ in range(self._frame):
+            framed = tf.pad(framed, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         # Output pixel j·s + r is x[j]·K[r] + x[j-1]·K[s+r]; the convolution meets x[j-1] first.
         taps = tf.reshape(self.kernel, (2, s, 2, s, self.filters, channels))
         taps = tf.transpose(taps[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
         taps = tf.reshape(taps, (2, 2, channels, s * s * self.filters))
-        blocks = tf.nn.conv2d(inputs, taps, 1, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        blocks = tf.nn.conv2d(framed, taps, 1, "VALID")
         pixels = tf.nn.depth_to_space(blocks, s) if s > 1 else blocks
-        height, width = tf.shape(inputs)[1] * s, tf.shape(inputs)[2] * s
-        start = s // 2
+        start = self._start
         outputs = pixels[:, start : start + height, start : start + width]
         outputs.set_shape(self.compute_output_shape(inputs.shape))
         return outputs
 
     def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        height, width = (side and side * self.stride for side in (height, width))
-        return (batch, height, width, self.filters)
+        return (*_enlarged(input_shape, self.stride), self.filters)
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
+        own = {"filters": self.filters, "stride": self.stride, "shift": self.shift}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("fcn_beam")
+class Interpolation(keras.layers.Layer):
+    """What :class:`Upsampling` starts as, without weights: each channel for itself.
+
+    Two products with matrices that hold the tent function: at 21 channels an order of magnitude
+    less work than the transposed convolution.
+
+    Args:
+        stride: int, the factor.
+        shift: as in :class:`Upsampling`.
+
+    Example:
+
+    >>> Interpolation(2)(np.array([0.0, 1.0], "float32").reshape(1, 1, 2, 1))[0, 0, :, 0].numpy()
+    array([0.  , 0.25, 0.75, 1.  ], dtype=float32)
+    """
+
+    def __init__(self, stride: int, shift: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
+        self.shift = shift
+
+    def call(self, inputs):
+        batch, height, width, channels = (tf.shape(inputs)[axis] for axis in range(4))
+        rows = tf.linalg.matmul(self._tents(width), inputs)
+        flat = tf.reshape(rows, (batch, height, width * self.stride * channels))
+        pixels = tf.linalg.matmul(self._tents(height), flat)
+        shape = (batch, height * self.stride, width * self.stride, channels)
+        outputs = tf.reshape(pixels, shape)
+        outputs.set_shape(self.compute_output_shape(inputs.shape))
+        return outputs
+
+    def _tents(self, cells: tf.Tensor) -> tf.Tensor:
+        """``[cells * stride, cells]``: how much of each cell goes into each pixel."""
+        grid = tf.cast(tf.range(cells), self.compute_dtype)
+        pixels = tf.cast(tf.range(cells * self.stride), self.compute_dtype)
+        where = (pixels - self.shift - (self.stride - 1) / 2) / self.stride
+        where = tf.clip_by_value(where, grid[0], grid[-1])
+        return tf.maximum(1 - tf.abs(where[:, None] - grid), 0)
+
+    def compute_output_shape(self, input_shape):
+        return (*_enlarged(input_shape, self.stride), input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "stride": self.stride, "shift": self.shift}
+
+
+def _enlarged(shape: tuple, factor: int) -> tuple:
+    batch, height, width, _ = shape
+    return (batch, *(side and side * factor for side in (height, width)))
 
 
 @keras.saving.register_keras_serializable("fcn_beam")
@@ -111,34 +184,81 @@ class PadToStride(keras.layers.Layer):
 
 
 def fcn(
-    num_classes: int, backbone_name: str = "resnet50", backbone_weights: str = "none"
+    num_classes: int,
+    backbone_name: str = "resnet50",
+    backbone_weights: str = "none",
+    *,
+    skips: int = 32,
+    output_stride: int = 32,
+    learn_upsampling: bool = False,
+    context: bool = False,
 ) -> tuple[keras.Model, Normalisation]:
-    """Builds an FCN-32s.
+    """Builds an FCN-32s, FCN-16s or FCN-8s.
 
     Args:
         num_classes: int, channels of the output.
         backbone_name: see :func:`model_build.backbones.backbone`.
         backbone_weights: ``"none"``, ``"imagenet"`` or a weights file.
+        skips: 32, 16 or 8: the finest stride whose features are scored. Scores of coarser
+            features are enlarged to twice their size, learnably, and scores of the features there,
+            which start at zero, are added (section 4 of the paper).
+        output_stride: 32, 16 or 8: the stride of the backbone's last features; below 32 its last
+            stages are dilated.
+        learn_upsampling: whether the last step, to the size of the image, is a transposed
+            convolution or plain interpolation (the paper, section 4: either does).
+        context: score the last features through a hidden layer that also sees their mean over the
+            image: the image pooling of Chen et al. 2017, section 3.3. It takes the place of the
+            expanding 1×1 convolution that some backbones end with for classification.
 
     Returns:
         A model from uint8 RGB ``[n, h, w, 3]`` of any size to float32 logits
         ``[n, ⌈h/32⌉·32, ⌈w/32⌉·32, num_classes]``, and the normalisation that is part of it.
 
     Raises:
-        UserError: as :func:`model_build.backbones.backbone` does.
+        UserError: as :func:`model_build.backbones.backbone` does; or the backbone has no features
+            at a stride that is asked for.
 
     Example:
 
-    >>> model, _ = fcn(21, "mobilenet_v2")
+    >>> model, _ = fcn(21, "mobilenet_v2", skips=8)
     >>> model(np.zeros((1, 320, 480, 3), "uint8")).shape
     TensorShape([1, 320, 480, 21])
     """
-    features, normalisation = backbone(backbone_name, backbone_weights)
+    features, centers, normalisation = pyramid(
+        backbone_name,
+        backbone_weights,
+        finest=min(skips, output_stride),
+        coarsest=output_stride,
+        expanded=not context,
+    )
     features.name = BACKBONE
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     padded = PadToStride(name="pad", dtype="uint8")(images)
+    coarse, *finer = features(normalisation(padded))
+    if context:
+        mean = keras.layers.GlobalAveragePooling2D(keepdims=True, name="mean")(coarse)
+        local = keras.layers.Conv2D(HIDDEN, 1, name="local")(coarse)
+        distant = keras.layers.Conv2D(HIDDEN, 1, use_bias=False, name="context")(mean)
+        coarse = keras.layers.ReLU(name="hidden")(keras.layers.Add(name="seen")([local, distant]))
     scores = keras.layers.Conv2D(
         num_classes, 1, kernel_initializer="glorot_uniform", dtype="float32", name=SCORES
-    )(features(normalisation(padded)))
-    logits = Upsampling(num_classes, STRIDE, dtype="float32", name=LOGITS)(scores)
-    return keras.Model(images, logits, name=f"fcn32s_{backbone_name}"), normalisation
+    )(coarse)
+    stride = output_stride
+    for feature in finer:
+        half = stride // 2
+        shift = (centers[stride] - centers[half]) / half - 0.5
+        enlarged = Upsampling(num_classes, 2, shift, dtype="float32", name=f"enlarged{half}")(
+            scores
+        )
+        added = keras.layers.Conv2D(
+            num_classes, 1, kernel_initializer="zeros", dtype="float32", name=f"{SCORES}{half}"
+        )(feature)
+        scores = keras.layers.Add(dtype="float32", name=f"fused{half}")([enlarged, added])
+        stride = half
+    shift = centers[stride] - (stride - 1) / 2
+    if learn_upsampling:
+        enlarge = Upsampling(num_classes, stride, shift, dtype="float32", name=LOGITS)
+    else:
+        enlarge = Interpolation(stride, shift, dtype="float32", name=LOGITS)
+    name = f"fcn{stride}s_{backbone_name}"
+    return keras.Model(images, enlarge(scores), name=name), normalisation

@@ -5,7 +5,16 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_build.fcn import LOGITS, SCORES, Upsampling, bilinear_kernel, fcn
+from model_build import backbones
+from model_build.fcn import (
+    BACKBONE,
+    LOGITS,
+    SCORES,
+    Interpolation,
+    Upsampling,
+    bilinear_kernel,
+    fcn,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +28,21 @@ def resnet_fcn():
 
 
 def transposed(filters, stride, channels, kernel):
+    """Keras's transposed convolution of an input that goes on beyond its border."""
     size = kernel.shape[0]
     layer = keras.layers.Conv2DTranspose(filters, size, stride, padding="same", use_bias=False)
     layer.build((None, None, None, channels))
     layer.set_weights([kernel])
-    return layer
+
+    def call(inputs):
+        padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        return layer(padded)[:, stride:-stride, stride:-stride]
+
+    return call, layer
 
 
-def upsampling(filters, stride, channels, kernel=None):
-    layer = Upsampling(filters, stride)
+def upsampling(filters, stride, channels, kernel=None, shift=0.0):
+    layer = Upsampling(filters, stride, shift)
     layer.build((None, None, None, channels))
     if kernel is not None:
         layer.set_weights([kernel])
@@ -76,26 +91,66 @@ def test_bilinear_kernel_is_symmetric(size):
 
 
 @given(
-    height=st.integers(3, 12),
-    width=st.integers(3, 12),
+    stride=st.integers(1, 16),
+    cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    halves=st.integers(-40, 40),
     seed=st.integers(0, 2**16),
-    custom=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_interpolation_is_what_upsampling_starts_as(stride, cells, halves, seed):
+    inputs = np.random.default_rng(seed).normal(size=(2, *cells, 2)).astype(np.float32)
+    shift = halves / 2
+    started = upsampling(2, stride, 2, shift=shift)(inputs)
+    interpolated = Interpolation(stride, shift)(inputs)
+    assert interpolated.shape == (2, cells[0] * stride, cells[1] * stride, 2)
+    np.testing.assert_allclose(started, interpolated, atol=1e-5)
+
+
+@given(
+    stride=st.integers(1, 16),
+    cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    seed=st.integers(0, 2**16),
 )
 @settings(max_examples=25, deadline=None)
-def test_doubling_equals_bilinear_resizing_away_from_the_border(height, width, seed, custom):
-    image = np.random.default_rng(seed).random((1, height, width, 3)).astype(np.float32)
-    layer = upsampling(3, 2, 3) if custom else transposed(3, 2, 3, kernel=bilinear_kernel(3, 3, 4))
-    resized = tf.image.resize(image, (2 * height, 2 * width), "bilinear")
-    np.testing.assert_allclose(
-        np.array(layer(image))[:, 1:-1, 1:-1], resized[:, 1:-1, 1:-1], atol=1e-5
-    )
+def test_interpolation_is_bilinear_resizing(stride, cells, seed):
+    inputs = np.random.default_rng(seed).normal(size=(1, *cells, 3)).astype(np.float32)
+    resized = tf.image.resize(inputs, (cells[0] * stride, cells[1] * stride), "bilinear")
+    np.testing.assert_allclose(Interpolation(stride)(inputs), resized, atol=1e-4)
 
 
-def test_upsampling_by_32_starts_as_bilinear_resizing():
-    image = np.random.default_rng(0).random((1, 4, 3, 2)).astype(np.float32)
-    resized = tf.image.resize(image, (128, 96), "bilinear")
-    doubled = np.array(upsampling(2, 32, 2)(image))
-    np.testing.assert_allclose(doubled[:, 16:-16, 16:-16], resized[:, 16:-16, 16:-16], atol=1e-5)
+@given(
+    stride=st.integers(1, 32),
+    cells=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    shift=st.floats(-40, 40),
+    learned=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_enlarging_keeps_a_constant_up_to_the_borders(stride, cells, shift, learned):
+    layer = upsampling(1, stride, 1, shift=shift) if learned else Interpolation(stride, shift)
+    outputs = layer(np.full((1, *cells, 1), 3, np.float32))
+    np.testing.assert_allclose(outputs, 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["interpolation", "upsampling"])
+@pytest.mark.parametrize("shift", [0, 0.5, -0.5, 3.5, -3.5, 12, -12])
+def test_enlarging_moves_by_the_shift(learned, shift):
+    stride = 8
+    layer = upsampling(1, stride, 1, shift=shift) if learned else Interpolation(stride, shift)
+    impulse = np.zeros((1, 7, 1, 1), np.float32)
+    impulse[0, 3] = 1
+    column = np.array(layer(impulse))[0, :, 0, 0]
+    center = np.arange(7 * stride) @ column / column.sum()
+    assert center == pytest.approx(3 * stride + (stride - 1) / 2 + shift, abs=1e-4)
+
+
+def test_interpolation_is_the_same_compiled_and_in_a_graph():
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    layer = Interpolation(32, 15.5)
+    for compiled in (False, True):
+        call = tf.function(
+            layer, jit_compile=compiled, input_signature=[tf.TensorSpec((None, None, None, 5))]
+        )
+        np.testing.assert_allclose(call(inputs), layer(inputs), atol=1e-5)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "xla"])
@@ -108,7 +163,8 @@ def test_upsampling_equals_conv2d_transpose(stride, compiled):
     call = tf.function(layer, jit_compile=True) if compiled else layer
     outputs = call(tf.constant(inputs))
     assert outputs.shape == (2, 3 * stride, 4 * stride, 3)
-    np.testing.assert_allclose(outputs, transposed(3, stride, 2, kernel)(inputs), atol=1e-5)
+    expected, _ = transposed(3, stride, 2, kernel)
+    np.testing.assert_allclose(outputs, expected(inputs), atol=1e-5)
 
 
 @given(
@@ -124,8 +180,8 @@ def test_upsampling_equals_conv2d_transpose_at_any_shape(stride, filters, channe
     kernel = rng.normal(size=(2 * stride, 2 * stride, filters, channels)).astype(np.float32)
     inputs = rng.normal(size=(1, height, width, channels)).astype(np.float32)
     outputs = upsampling(filters, stride, channels, kernel)(inputs)
-    expected = transposed(filters, stride, channels, kernel)(inputs)
-    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    expected, _ = transposed(filters, stride, channels, kernel)
+    np.testing.assert_allclose(outputs, expected(inputs), atol=1e-5)
 
 
 def test_upsampling_has_the_gradient_of_conv2d_transpose():
@@ -134,22 +190,25 @@ def test_upsampling_has_the_gradient_of_conv2d_transpose():
     inputs = tf.constant(rng.normal(size=(1, 3, 4, 2)).astype(np.float32))
     target = rng.normal(size=(1, 12, 16, 3)).astype(np.float32)
     gradients = []
-    for layer in (upsampling(3, 4, 2, kernel), transposed(3, 4, 2, kernel)):
+    ours = upsampling(3, 4, 2, kernel)
+    for call, layer in ((ours, ours), transposed(3, 4, 2, kernel)):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(layer(inputs) * target)
+            loss = tf.reduce_sum(call(inputs) * target)
         gradients.append(tape.gradient(loss, layer.trainable_variables[0].value))
     np.testing.assert_allclose(*gradients, atol=1e-4)
 
 
-def test_upsampling_is_saved_and_loaded(tmp_path):
+@pytest.mark.parametrize("shift", [0.0, 1.5, -7.0])
+@pytest.mark.parametrize("kind", [Upsampling, Interpolation])
+def test_layers_that_enlarge_are_saved_and_loaded(tmp_path, kind, shift):
     rng = np.random.default_rng(0)
     inputs = keras.Input((None, None, 2))
-    layer = Upsampling(3, 4, name="up")
+    layer = Upsampling(3, 4, shift, name="up") if kind is Upsampling else kind(4, shift, name="up")
     model = keras.Model(inputs, layer(inputs))
-    layer.set_weights([rng.normal(size=(8, 8, 3, 2))])
+    layer.set_weights([rng.normal(size=weight.shape) for weight in layer.get_weights()])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded.get_layer("up"), Upsampling)
+    assert isinstance(loaded.get_layer("up"), kind)
     image = rng.normal(size=(1, 5, 4, 2)).astype(np.float32)
     np.testing.assert_allclose(loaded(image), model(image), atol=1e-6)
 
@@ -187,8 +246,6 @@ def test_normalisation_is_part_of_the_graph(mobilenet_fcn):
 
 
 def test_a_bgr_normalisation_is_part_of_the_graph(monkeypatch, use_tiny_backbone):
-    from model_build import backbones
-
     _, bgr = backbones._find("resnet50")
     use_tiny_backbone(monkeypatch)
     tiny = backbones._find("tiny")[0]
@@ -201,11 +258,108 @@ def test_a_bgr_normalisation_is_part_of_the_graph(monkeypatch, use_tiny_backbone
     np.testing.assert_allclose(normalised, expected, atol=1e-3)
 
 
-def test_the_head_is_a_1x1_convolution_and_a_bilinear_upsampling_by_32(mobilenet_fcn):
+def test_the_head_is_a_1x1_convolution_and_an_interpolation_by_32(mobilenet_fcn):
     model, _ = mobilenet_fcn
     kernel, bias = model.get_layer(SCORES).get_weights()
     assert kernel.shape == (1, 1, 1280, 3)
     assert np.abs(kernel).max() <= np.sqrt(6 / (1280 + 3))
     assert not bias.any()
-    (upsampling_kernel,) = model.get_layer(LOGITS).get_weights()
-    np.testing.assert_array_equal(upsampling_kernel, bilinear_kernel(3, 3, 64))
+    enlarge = model.get_layer(LOGITS)
+    assert isinstance(enlarge, Interpolation)
+    assert (enlarge.stride, enlarge.shift, enlarge.get_weights()) == (32, 15.5, [])
+
+
+# Strides and skips
+
+
+def small(include_top, weights, input_shape):
+    """A backbone with features at every stride, and with a shift of its own at each."""
+    layers = keras.layers
+    x = inputs = keras.Input(input_shape)
+    for stage, kernel in enumerate((3, 3, 5, 2, 3)):
+        x = layers.Conv2D(4 + stage, kernel, 2, padding="same", name=f"down{stage}")(x)
+        x = layers.BatchNormalization(name=f"bn{stage}")(x)
+        x = layers.ReLU(name=f"relu{stage}")(x)
+        x = layers.Conv2D(4 + stage, 3, padding="same", activation="relu", name=f"conv{stage}")(x)
+    return keras.Model(inputs, x, name="small")
+
+
+@pytest.fixture
+def small_backbone(monkeypatch):
+    normalisation = backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)
+    monkeypatch.setattr(backbones, "_find", lambda name: (small, normalisation))
+
+
+@pytest.mark.parametrize("learn_upsampling", [False, True], ids=["fixed", "learned"])
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+@pytest.mark.parametrize("skips", [32, 16, 8])
+def test_every_stride_and_skip_gives_logits_of_the_images_size(
+    small_backbone, skips, output_stride, learn_upsampling
+):
+    model, _ = fcn(
+        3, "small", skips=skips, output_stride=output_stride, learn_upsampling=learn_upsampling
+    )
+    assert model(np.zeros((2, 33, 71, 3), np.uint8)).shape == (2, 64, 96, 3)
+    names = {layer.name for layer in model.layers}
+    scored = [stride for stride in (16, 8) if skips <= stride < output_stride]
+    for stride in (16, 8):
+        assert (f"scores{stride}" in names) == (stride in scored)
+    finest = min(skips, output_stride)
+    enlarge = model.get_layer(LOGITS)
+    assert enlarge.stride == finest
+    assert len(enlarge.get_weights()) == learn_upsampling
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"skips": 8, "learn_upsampling": True},
+        {"skips": 8, "output_stride": 16},
+        {"output_stride": 8, "context": True},
+    ],
+    ids=lambda options: "-".join(f"{key}={value}" for key, value in options.items()) or "plain",
+)
+def test_a_network_is_saved_and_loaded(small_backbone, tmp_path, options):
+    model, _ = fcn(3, "small", **options)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.1, 0.5, weight.shape) for weight in model.get_weights()])
+    image = rng.integers(0, 256, (1, 50, 70, 3), np.uint8)
+    logits = np.array(model(image))
+    assert logits.std() > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(image), logits, rtol=1e-4)
+
+
+@pytest.mark.parametrize("skips", [16, 8])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_skips_start_as_the_fcn_32s(request, name, skips):
+    """Scores of finer features start at zero, and a chain of interpolations is one interpolation,
+    as the centres of coarse cells are centres of fine cells too."""
+    plain, _ = request.getfixturevalue("mobilenet_fcn" if "mobilenet" in name else "resnet_fcn")
+    finer, _ = fcn(3, name, skips=skips)
+    for layer in (BACKBONE, SCORES):
+        finer.get_layer(layer).set_weights(plain.get_layer(layer).get_weights())
+    image = np.random.default_rng(0).integers(0, 256, (1, 96, 100, 3), np.uint8)
+    expected = np.array(plain(image))
+    spread = np.abs(expected).max()
+    assert spread > 0
+    np.testing.assert_allclose(finer(image) / spread, expected / spread, atol=1e-5)
+
+
+def test_a_skip_adds_the_scores_of_its_features(small_backbone):
+    model, _ = fcn(3, "small", skips=16)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    before = np.array(model(image))
+    scores16 = model.get_layer("scores16")
+    kernel, bias = scores16.get_weights()
+    assert not kernel.any()
+    assert not bias.any()
+    rng = np.random.default_rng(1)
+    scores16.set_weights([rng.normal(size=kernel.shape), bias])
+    added = keras.Model(model.input, scores16.output)(image)
+    assert added.shape == (1, 4, 6, 3)
+    shift = model.get_layer(LOGITS).shift
+    expected = before + Interpolation(16, shift)(added)
+    np.testing.assert_allclose(model(image), expected, rtol=1e-4, atol=1e-5)

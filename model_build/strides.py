@@ -1,0 +1,164 @@
+"""Where a backbone's features lie: their strides, their sampling grids, and dilation for stride."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+PROBE = 256  # pixels a side of the image whose shapes are followed through a backbone
+
+
+def feature_layers(model: keras.Model) -> dict[int, str]:
+    """The layers whose outputs serve as features, by stride.
+
+    For each stride that is the last layer in the order of computation whose output has just that
+    resolution: what the next stage starts from. A plain ``a + b`` between layers counts as one.
+
+    Args:
+        model: a backbone as :mod:`keras.applications` builds it, of any input size.
+
+    Returns:
+        stride in pixels → name of the layer.
+    """
+    layers = {}
+    for name, (height, width) in _sizes(model).items():
+        if height == width and height in (PROBE // stride for stride in (2, 4, 8, 16, 32)):
+            layers[PROBE // height] = name
+    return layers
+
+
+def grid_centers(model: keras.Model) -> dict[str, float]:
+    """Where the first cell of each layer's output looks in an image with sides divisible by 32.
+
+    The centre of its receptive field, along either axis, as a pixel index. A cell that stands for
+    the pixels 0 to ``stride - 1`` would have its centre at ``(stride - 1) / 2``; strided
+    convolutions with odd kernels look at the first or the last of these instead, depending on how
+    they pad: (1, 1) or, as TensorFlow does on even sizes, (0, 1).
+
+    Returns:
+        name of the layer → centre in pixels; what has no position, as a mean over the image, is
+        left out.
+    """
+    sizes = _sizes(model)
+    centers: dict[str, float] = {}
+    for layer in model.operations:
+        if layer.name not in sizes:
+            continue
+        sources = [source.name for source in _sources(layer) if source.name in centers]
+        if not sources:
+            centers[layer.name] = 0.0
+            continue
+        # Where branches meet, any with a longer way says what the features look at.
+        source = max(sources, key=lambda name: abs(centers[name]))
+        kernel, stride, dilation, padding = _geometry(layer)
+        step = _stride(sizes[source])
+        if isinstance(layer, keras.layers.ZeroPadding2D):
+            cells = -float(layer.padding[0][0])
+        elif kernel == 1 and stride == 1:
+            # A layer of another kind that lowers the resolution is taken to do so evenly.
+            cells = (_stride(sizes[layer.name]) / step - 1) / 2
+        else:
+            reach = (kernel - 1) * dilation
+            used = (sizes[layer.name][0] - 1) * stride + reach + 1
+            ahead = max(used - sizes[source][0], 0) // 2 if padding == "same" else 0
+            cells = reach / 2 - ahead
+        centers[layer.name] = centers[source] + step * cells
+    return centers
+
+
+def dilate(model: keras.Model, output_stride: int) -> keras.Model:
+    """A copy whose last stages keep a finer resolution and dilate their kernels instead.
+
+    A layer that would take the stride beyond ``output_stride`` takes no step, and the kernels
+    after it are spread by the factor that was left out: every weight meets the pixels it met
+    before, only more often (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1).
+
+    Args:
+        model: a backbone with features at stride 32.
+        output_stride: 8, 16 or 32 pixels.
+
+    Returns:
+        A model with the same weights. Its shapes are for the caller to check: a backbone that
+        pools or crops in ways of its own may not come out at ``output_stride``.
+    """
+    if output_stride == 32:
+        return model
+    sizes = _sizes(model)
+    strides = {name: _stride(size) for name, size in sizes.items()}
+    padding: dict[str, int] = {}  # new paddings of the ZeroPadding2D layers before valid kernels
+    changes: dict[str, dict[str, Any]] = {}
+    for layer in model.operations:
+        kernel, stride, _, _ = _geometry(layer)
+        if kernel == 1 and stride == 1:
+            continue
+        (source,) = _sources(layer)
+        dilation = max(1, strides[source.name] // output_stride)
+        keeps = strides[source.name] * stride > output_stride
+        if dilation == 1 and not (keeps and stride > 1):
+            continue
+        change: dict[str, Any] = {"strides": 1} if keeps else {}
+        if hasattr(layer, "dilation_rate"):
+            change["dilation_rate"] = dilation
+        else:
+            change["padding"] = "same"  # pooling cannot dilate, but must keep the size
+        changes[layer.name] = change
+        if isinstance(source, keras.layers.ZeroPadding2D):
+            padding[source.name] = (kernel - 1) * dilation // 2
+    for name, width in padding.items():
+        changes[name] = {"padding": width}
+
+    def changed(layer: keras.Operation) -> keras.Operation:
+        return type(layer).from_config(layer.get_config() | changes.get(layer.name, {}))
+
+    copy = keras.models.clone_model(model, clone_function=changed)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def before_expansion(model: keras.Model) -> str:
+    """The layer whose output the last 1×1 convolution expands; the last layer where none does.
+
+    MobileNets and EfficientNets end with such a convolution, which belongs to the classifier:
+    networks for segmentation leave it out (Sandler et al. 2018, section 6.3).
+    """
+    last = layer = model.output._keras_history.operation
+    while len(_sources(layer)) == 1:
+        (source,) = _sources(layer)
+        if isinstance(layer, keras.layers.Conv2D):
+            expands = _geometry(layer)[:2] == (1, 1) and layer.filters > source.output.shape[-1]
+            return (source if expands else last).name
+        layer = source
+    return last.name
+
+
+def _sizes(model: keras.Model) -> dict[str, tuple[int, int]]:
+    """(height, width) of what has a position in a probe image, in the order of computation."""
+    layers = [layer for layer in model.operations if len(layer.output.shape) == 4]
+    every = keras.Model(model.input, [layer.output for layer in layers])
+    shapes = every.compute_output_shape((1, PROBE, PROBE, 3))
+    sizes = {layer.name: shape[1:3] for layer, shape in zip(layers, shapes, strict=True)}
+    return {name: size for name, size in sizes.items() if size != (1, 1)}
+
+
+def _stride(size: tuple[int, int]) -> int:
+    """The stride of a layer whose output is that large, a little padding notwithstanding."""
+    return 2 ** round(math.log2(PROBE / size[0]))
+
+
+def _sources(layer: keras.Operation) -> list[keras.Operation]:
+    return [
+        tensor._keras_history.operation
+        for node in layer._inbound_nodes[:1]
+        for tensor in node.input_tensors
+    ]
+
+
+def _geometry(layer: keras.Operation) -> tuple[int, int, int, str]:
+    """(kernel, stride, dilation, padding) along one axis; (1, 1, 1, "valid") without a kernel."""
+    kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+    if kernel is None:
+        return 1, 1, 1, "valid"
+    dilation = getattr(layer, "dilation_rate", (1, 1))
+    return kernel[0], layer.strides[0], dilation[0], layer.padding
