@@ -78,7 +78,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
     return value
 
 
-def _set_up_logging(level: str) -> None:
+def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
     if level == "warning":  # what engine was picked is worth a line in any run
         logging.getLogger("pipeline").setLevel(logging.INFO)
@@ -173,7 +173,7 @@ def segment(
     INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs;
     any of them local or remote (gs://, s3://). The same command again goes on where it stopped.
     """
-    _set_up_logging(log_level)
+    set_up_logging(log_level)
     from apache_beam.io.filesystems import FileSystems
 
     from model_build.artifact import describe, load
@@ -224,12 +224,12 @@ def segment(
         import_tensorflow()
         load(model)
     try:
-        with _noting_interrupts() as interrupted:
+        with noting_interrupts() as interrupted:
             summary, stages = job.run(sources, settings, description, beam_options)
     except BaseException:
         if not interrupted.is_set():
             raise
-        return _complain(
+        return complain(
             "interrupted; every mask written is whole: the same command goes on from there", 130
         )
     click.echo(table(summary, stages))
@@ -237,14 +237,14 @@ def segment(
         click.echo("nothing to do: every mask was there already")
     click.echo(f"results: {output}")
     if not summary["masks"]:
-        return _complain(f"no image got a mask; {settings.out}/rejected-*.jsonl tells why", 3)
+        return complain(f"no image got a mask; {settings.out}/rejected-*.jsonl tells why", 3)
     if summary["rejected"] > allowed_rejects(max_rejected, summary["images"]):
-        return _complain(f"more than {max_rejected} images were rejected", 3)
+        return complain(f"more than {max_rejected} images were rejected", 3)
     return 0
 
 
 @contextlib.contextmanager
-def _noting_interrupts() -> Iterator[threading.Event]:
+def noting_interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C sets: Beam may pass a KeyboardInterrupt on as an error of the job."""
     interrupted = threading.Event()
 
@@ -266,21 +266,21 @@ def main() -> None:
     try:
         status = fcn_beam.main(standalone_mode=False)
     except click.ClickException as error:
-        status = _complain(error.format_message(), 2)
+        status = complain(error.format_message(), 2)
     except UserError as error:
-        status = _complain(str(error), 2)
+        status = complain(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        status = _complain("interrupted", 130)
+        status = complain("interrupted", 130)
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         # Beam passes on what a worker raised as text: its traceback, then the cause.
         cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         message = f"the job failed: {cause[0].strip()} (--log-level debug tells where)"
-        status = _complain(message, 1)
+        status = complain(message, 1)
     sys.exit(status)
 
 
-def _complain(message: str, status: int) -> int:
+def complain(message: str, status: int) -> int:
     click.echo(f"fcn-beam: {message}", err=True)
     return status

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from model_build.errors import UserError
-from pipeline.cli import _complain, _noting_interrupts, _set_up_logging, segment
+from pipeline.cli import complain, noting_interrupts, set_up_logging, segment
 
 if TYPE_CHECKING:
     from model_build.dataset import Layout
@@ -69,7 +69,7 @@ def evaluate(
     The masks are those that --model makes, as `segment` would with the same options, or stand in
     --masks. The data folder is in PASCAL VOC layout or holds the folders images and masks.
     """
-    _set_up_logging(log_level)
+    set_up_logging(log_level)
     if (model is None) == (masks is None):
         raise click.UsageError("name what to score: either --model or --masks")
     for name in OF_MODELS if masks is not None else ():
@@ -104,7 +104,7 @@ def evaluate(
         check_folder(masks, names)
         source = {"masks": masks} | _origin(masks, where, labels)
         predict = ReadMasks(masks, labels)
-    with _noting_interrupts() as interrupted:
+    with noting_interrupts() as interrupted:
         try:
             found = evaluation.evaluate(names, predict, where, labels, beam_options)
         except BaseException:
@@ -125,7 +125,7 @@ def evaluate(
             raise UserError(f"{json_file}: cannot be written: {error.strerror}") from None
     if result["scores"]:
         return 0
-    return _complain(complaint(result, len(names), skip_missing), 1)
+    return complain(complaint(result, len(names), skip_missing), 1)
 
 
 def _names(data: str, split: str) -> list[str]:

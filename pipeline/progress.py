@@ -99,7 +99,7 @@ def _show_bar(finished: threading.Event, interval: float) -> None:
         TextColumn("{task.fields[rejects]} rejected"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("segment", total=None, rate=0.0, rejects=0)
+        task = bar.add_task("images", total=None, rate=0.0, rejects=0)
         first: tuple[float, int] | None = None
         while True:
             stopped = finished.wait(0.2)
