@@ -31,16 +31,63 @@ def _crop(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--batch-size", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Likewise.")
 @click.option("--weight-decay", type=click.FloatRange(0), help="Likewise.")
+@click.option("--backbone-rate", type=click.FloatRange(0), help="Likewise.")
+@click.option("--schedule", type=click.Choice(["constant", "cosine", "poly"]), help="Likewise.")
+@click.option("--accumulate", type=click.IntRange(1), help="Likewise.")
+@click.option("--class-balance", type=click.FloatRange(0, 1), help="Likewise.")
 @click.option("--backbone", default="resnet50", show_default=True, help="Or mobilenet_v2, …")
 @click.option(
     "--backbone-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE"
 )
+@click.option(
+    "--skips",
+    type=click.Choice(["32s", "16s", "8s"]),
+    default="32s",
+    show_default=True,
+    callback=lambda context, parameter, value: int(value[:-1]),
+    help="FCN-32s, or one that also scores finer features.",
+)
+@click.option(
+    "--output-stride",
+    type=click.Choice(["32", "16", "8"]),
+    default="32",
+    show_default=True,
+    callback=lambda context, parameter, value: int(value),
+    help="Below 32 the backbone's last stages dilate: finer, dearer.",
+)
+@click.option(
+    "--learn-upsampling/--fixed-upsampling",
+    default=False,
+    help="Whether the last upsampling is learned.  [default: fixed, bilinear]",
+)
+@click.option("--context", is_flag=True, help="Score each place together with the whole image.")
 @click.option("--freeze-backbone", is_flag=True, help="Train the new layers only.")
 @click.option("--train-split", default="train", show_default=True)
 @click.option("--val-split", default="val", show_default=True)
 @click.option("--crop", default="320x480", show_default=True, callback=_crop, metavar="HxW")
 @click.option("--pad-small", is_flag=True, help="Pad images smaller than the crop; default: drop.")
 @click.option("--half", is_flag=True, help="Store the kernels as float16: half the size.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Stop after so many epochs without a better mIoU.",
+)
+@click.option(
+    "--engine",
+    "engine_choice",
+    type=click.Choice(["auto", "xla", "graph"]),
+    default="auto",
+    show_default=True,
+    help="auto: XLA on a GPU.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="auto: mixed_float16 on GPUs that gain by it.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
 def train(data: str, recipe: str, backbone: str, **options: Any) -> None:
@@ -50,12 +97,14 @@ def train(data: str, recipe: str, backbone: str, **options: Any) -> None:
     import_tensorflow()
     from model_build.training import RECIPES, train
 
-    fields = ("epochs", "batch_size", "learning_rate", "weight_decay")
+    fields = {field.name for field in dataclasses.fields(RECIPES[recipe])} & set(options)
     changes = {field: options.pop(field) for field in fields}
     chosen = dataclasses.replace(
         RECIPES[recipe], **{field: value for field, value in changes.items() if value is not None}
     )
-    description = train(data, recipe=chosen, backbone_name=backbone, say=click.echo, **options)
+    parts = ("backbone_weights", "skips", "output_stride", "learn_upsampling", "context")
+    architecture = {"backbone_name": backbone} | {part: options.pop(part) for part in parts}
+    description = train(data, recipe=chosen, architecture=architecture, say=click.echo, **options)
     scores = description.training
     click.echo(
         f"{options['output']}: saved; {scores['val_images']} validation images: pixel accuracy "

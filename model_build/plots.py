@@ -80,7 +80,9 @@ def history_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
         if best is not None:
             value = _number(rows[best], f"val_{column}")
             title = f"{title}: {value:.3f} in validation, epoch {epochs[best]}"
-            axes.axvline(epochs[best], color=BEST, linestyle=":", zorder=1, label="best validation mIoU")
+            axes.axvline(
+                epochs[best], color=BEST, linestyle=":", zorder=1, label="best validation mIoU"
+            )
             ring = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.5}
             axes.plot(epochs[best], value, "o", color=BEST, **ring)
         axes.set(title=title, xlabel="epoch")

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from model_build.errors import UserError
-from pipeline.cli import complain, noting_interrupts, set_up_logging, segment
+from pipeline.cli import complain, noting_interrupts, segment, set_up_logging
 
 if TYPE_CHECKING:
     from model_build.dataset import Layout

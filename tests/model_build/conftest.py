@@ -1,10 +1,16 @@
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
+import textwrap
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -195,13 +201,16 @@ def _tiny(include_top, weights, input_shape):
     return keras.Model(inputs, x, name="tiny")
 
 
+def _find_tiny(name):
+    return _tiny, backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)
+
+
 @pytest.fixture(scope="session")
 def use_tiny_backbone():
     """A function that makes every backbone name of a monkeypatch mean two small convolutions."""
 
     def use(monkeypatch):
-        normalisation = backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)
-        monkeypatch.setattr(backbones, "_find", lambda name: (_tiny, normalisation))
+        monkeypatch.setattr(backbones, "_find", _find_tiny)
 
     return use
 
@@ -209,3 +218,159 @@ def use_tiny_backbone():
 @pytest.fixture
 def tiny_backbone(monkeypatch, use_tiny_backbone):
     use_tiny_backbone(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def toy_data(make_voc, tmp_path_factory):
+    """Six photos to train on and two to score on, none smaller than 64 × 64."""
+    return make_voc(tmp_path_factory.mktemp("toy") / "data", train=6, val=2)
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """A recipe of two epochs, of three steps each on the toy data."""
+    from model_build.recipes import RECIPES
+
+    return dataclasses.replace(RECIPES["default"], epochs=2, batch_size=2, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="session")
+def run_training(toy_data, quick, use_tiny_backbone):
+    """A function that trains the tiny network: what ``train`` returns, and the lines it said."""
+    from model_build import training
+
+    def run(output, *, data=toy_data, weights="none", pictures=False, **options):
+        lines = []
+        options = {"recipe": quick, "crop": (64, 64), "say": lines.append} | options
+        architecture = {"backbone_name": "tiny", "backbone_weights": weights}
+        with pytest.MonkeyPatch.context() as patch:
+            use_tiny_backbone(patch)
+            if not pictures:  # they take as long as all the steps
+                patch.setattr(training, "_draw", lambda *arguments: None)
+            description = training.train(
+                str(data), str(output), architecture=architecture, **options
+            )
+        return SimpleNamespace(description=description, lines=lines, output=output)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(run_training, tmp_path_factory):
+    """The quick training, from its start to its end."""
+    return run_training(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def long_training(run_training, quick, tmp_path_factory):
+    """A training of six epochs, enough to learn something."""
+    output = tmp_path_factory.mktemp("long") / "deep" / "model"
+    return run_training(output, recipe=dataclasses.replace(quick, epochs=6), pictures=True)
+
+
+@pytest.fixture(scope="session")
+def read_checkpoint():
+    """A function that loads a network as it was after so many epochs."""
+
+    def read(output, epochs):
+        return keras.models.load_model(output / "checkpoints" / f"epoch-{epochs:03d}.keras")
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def score_saved(toy_data, toy_labels):
+    """A function that scores a saved-model folder on the toy data."""
+    from model_build import artifact, crops, dataset, training
+    from model_build.scores import scores
+
+    def score(output):
+        network = artifact.load(str(output))
+
+        def classify(images):
+            return keras.ops.argmax(network.head(network.body(images)), -1)
+
+        pairs = dataset.read_split(toy_data, "val", toy_labels)
+        return scores(training.validate(classify, crops.whole_images(pairs), len(toy_labels)))
+
+    return score
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """A function that compares the weights of two networks."""
+
+    def compare(first, second, **tolerance):
+        for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, **({"rtol": 1e-3, "atol": 1e-4} | tolerance))
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def assert_same_history():
+    """A function that compares what two trainings wrote into ``history.csv``."""
+    from model_build.checkpoints import read_history
+
+    def compare(first, second):
+        for a, b in zip(read_history(first), read_history(second), strict=True):
+            numbers = [{key: float(value) for key, value in row.items()} for row in (a, b)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
+
+    return compare
+
+
+# What is killed, starved or given other devices is a process of its own.
+_SCRIPT = """
+import dataclasses, json, runpy, sys
+from model_build.quiet import import_tensorflow
+import_tensorflow()
+import tensorflow as tf
+from model_build import backbones, checkpoints, training
+from pipeline.cli import main
+backbones._find = runpy.run_path({conftest!r})["_find_tiny"]
+{before}
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["fcn-beam", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
+
+
+@pytest.fixture
+def start_commands():
+    """A function that starts a process, which runs commands of ``fcn-beam`` on the tiny backbone.
+
+    It begins with code of the test's own, and ends with the first command that fails.
+    """
+    started = []
+
+    def start(*commands, before=""):
+        script = _SCRIPT.format(conftest=__file__, before=textwrap.dedent(before))
+        arguments = json.dumps([list(map(str, command)) for command in commands])
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, arguments],
+            cwd=Path(backbones.__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def train_options(toy_data):
+    """The options of the command that mean the quick training, but for ``--output``."""
+    return (
+        *("train", toy_data, "--backbone", "tiny", "--backbone-weights", "none", "--crop", "64x64"),
+        *("--epochs", 2, "--batch-size", 2, "--learning-rate", 1e-2),
+    )

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from model_build import artifact, cli
+from model_build import artifact, cli, training
 from model_build.errors import UserError
+from model_build.recipes import RECIPES
 
 
 def invoke(command, *arguments):
@@ -23,9 +24,31 @@ def trained(make_voc, tmp_path_factory):
     result = invoke(
         cli.train, data, "--output", output, "--backbone", "mobilenet_v2",
         "--backbone-weights", "none", "--crop", "64x64", "--epochs", 1, "--batch-size", 2,
-        "--learning-rate", 0.002, "--seed", 3,
+        "--learning-rate", 0.002, "--seed", 3, "--skips", "8s", "--output-stride", 16,
+        "--learn-upsampling", "--context", "--schedule", "poly", "--accumulate", 2,
+        "--class-balance", 0.25, "--backbone-rate", 0.2, "--patience", 1, "--engine", "graph",
+        "--precision", "float32",
     )  # fmt: skip
     return SimpleNamespace(data=data, output=output, result=result)
+
+
+@pytest.fixture
+def passed_on(monkeypatch):
+    """A function that tells what the command passes on to the training for some options."""
+
+    def call(*options):
+        class Seen(Exception):
+            pass
+
+        def train(data, **arguments):
+            raise Seen(arguments)
+
+        monkeypatch.setattr(training, "train", train)
+        result = invoke(cli.train, "data", "--output", "out", *options)
+        assert isinstance(result.exception, Seen), result.exception
+        return result.exception.args[0]
+
+    return call
 
 
 def test_train_writes_a_saved_model_and_reports_its_scores(trained):
@@ -45,6 +68,16 @@ def test_options_replace_those_of_the_recipe(trained):
     assert (recipe["epochs"], recipe["batch_size"]) == (1, 2)
     assert recipe["learning_rate"] == 0.002
     assert (recipe["optimizer"], recipe["weight_decay"]) == ("adamw", 0.01)
+    assert (recipe["schedule"], recipe["accumulate"]) == ("poly", 2)
+    assert (recipe["class_balance"], recipe["backbone_rate"]) == (0.25, 0.2)
+    assert report["architecture"] == {
+        "backbone_name": "mobilenet_v2",
+        "backbone_weights": "none",
+        "skips": 8,
+        "output_stride": 16,
+        "learn_upsampling": True,
+        "context": True,
+    }
     assert report["crop"] == [64, 64]
     assert report["seed"] == 3
     with open(trained.output / "history.csv", newline="") as file:
@@ -108,6 +141,15 @@ def test_a_crop_that_is_no_multiple_of_32_is_refused(voc_folder, tmp_path, crop)
         ("--batch-size", "0"),
         ("--learning-rate", "0"),
         ("--weight-decay", "-1"),
+        ("--backbone-rate", "-0.1"),
+        ("--schedule", "linear"),
+        ("--accumulate", "0"),
+        ("--class-balance", "1.5"),
+        ("--skips", "8"),
+        ("--output-stride", "4"),
+        ("--patience", "0"),
+        ("--engine", "fast"),
+        ("--precision", "int8"),
         ("--recipe", "best"),
         ("--seed", "x"),
     ],
@@ -118,6 +160,46 @@ def test_values_out_of_range_are_usage_errors(tmp_path, options):
     )
     assert result.exit_code == 2
     assert options[0] in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"skips": 32, "output_stride": 32, "learn_upsampling": False, "context": False}),
+        (("--skips", "16s", "--output-stride", "8"), {"skips": 16, "output_stride": 8}),
+        (("--learn-upsampling", "--context"), {"learn_upsampling": True, "context": True}),
+        (("--fixed-upsampling",), {"learn_upsampling": False}),
+    ],
+)
+def test_options_of_the_architecture(passed_on, options, expected):
+    architecture = passed_on(*options)["architecture"]
+    assert {key: architecture[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"engine_choice": "auto", "precision": "auto", "patience": None, "resume": False}),
+        (("--engine", "xla", "--patience", "3"), {"engine_choice": "xla", "patience": 3}),
+        (("--precision", "mixed_bfloat16", "--resume"), {"precision": "mixed_bfloat16"}),
+    ],
+)
+def test_options_of_the_training(passed_on, options, expected):
+    arguments = passed_on(*options)
+    assert {key: arguments[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["default", "d2l"])
+def test_without_options_a_recipe_is_as_it_stands(passed_on, name):
+    assert passed_on("--recipe", name)["recipe"] == RECIPES[name]
+
+
+def test_a_backbone_rate_is_refused_where_it_would_do_nothing(voc_folder, tmp_path):
+    options = ("--recipe", "d2l", "--backbone-rate", 0.5, "--crop", "64x64")
+    architecture = ("--backbone", "mobilenet_v2", "--backbone-weights", "none")
+    result = invoke(cli.train, voc_folder, "--output", tmp_path / "out", *options, *architecture)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--backbone-rate 0.5: ")
 
 
 def test_output_is_required(tmp_path):

@@ -1,0 +1,93 @@
+"""Images a second of training: the input alone, the network's step alone, and both together.
+
+    python benchmarks/training.py DATA [--backbone mobilenet_v2] [--steps 20] [--rounds 3]
+
+The step is measured by precision and engine too; ``--engine auto`` and ``--precision auto`` of
+``fcn-beam train`` rest on that. The variants alternate; medians are printed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+VARIANTS = {
+    "step, graph, float32": (False, "float32"),
+    "step, graph, bfloat16": (False, "mixed_bfloat16"),
+    "step, XLA, float32": (True, "float32"),
+}
+
+
+@click.command()
+@click.argument("data")
+@click.option("--backbone", default="mobilenet_v2", show_default=True)
+@click.option("--split", default="train", show_default=True)
+@click.option("--steps", default=8, show_default=True, help="Steps a round.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--xla", is_flag=True, help="Measure XLA too; on a CPU that takes minutes.")
+def main(data: str, backbone: str, split: str, steps: int, rounds: int, xla: bool) -> None:
+    """Measure training."""
+    from model_build.quiet import import_tensorflow
+
+    import_tensorflow()
+    import keras
+
+    from model_build import crops, dataset
+    from model_build.fcn import fcn
+    from model_build.recipes import RECIPES
+    from model_build.training import compile_model
+
+    recipe, crop = RECIPES["default"], (320, 480)
+    labels = dataset.read_label_set(data)
+    pairs = dataset.read_split(data, split, labels)
+    batches, _ = crops.training_crops(
+        pairs,
+        crop=crop,
+        batch_size=recipe.batch_size,
+        scales=recipe.scales,
+        flip=recipe.flip,
+        epochs=range(1000),
+    )
+    stream = iter(batches)
+    images, ids = next(stream)
+
+    def network(jit: bool, policy: str) -> Any:
+        keras.config.set_dtype_policy(policy)
+        model, _ = fcn(len(labels), backbone)
+        keras.config.set_dtype_policy("float32")
+        compile_model(model, recipe, steps, jit=jit)
+        return model
+
+    variants: dict[str, Callable[[], Any]] = {"input": lambda: next(stream)}
+    for name, (jit, policy) in VARIANTS.items():
+        if xla or not jit:
+            model = network(jit, policy)
+            variants[name] = lambda model=model: model.train_on_batch(images, ids)
+    both = network(False, "float32")
+    variants["input and step, graph, float32"] = lambda: both.train_on_batch(*next(stream))
+
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    for round_number in range(rounds + 1):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            for _ in range(steps if round_number else 1):  # the first round compiles
+                run()
+            if round_number:
+                seconds = time.perf_counter() - start
+                rates[name].append(steps * recipe.batch_size / seconds)
+    click.echo(
+        f"{backbone}, crops of {crop[0]}x{crop[1]}, batches of {recipe.batch_size}, "
+        f"{os.cpu_count()} CPUs ({platform.machine()}), {rounds} rounds of {steps} steps, medians"
+    )
+    for name, values in rates.items():
+        click.echo(f"{name:<32}{statistics.median(values):6.1f} images/s")
+
+
+if __name__ == "__main__":
+    main()
