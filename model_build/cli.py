@@ -16,6 +16,20 @@ def _crop(context: click.Context, parameter: click.Parameter, value: str) -> tup
     return height, width
 
 
+def _scales(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        low, high = (float(scale) for scale in value.split("-"))
+        if 0 < low <= high < float("inf"):
+            return low, high
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{value!r} is not LOW-HIGH, such as 0.75-1.5")
+
+
 @click.command()
 @click.argument("data")
 @click.option("--output", required=True, metavar="DIR", help="The saved-model folder to write.")
@@ -34,6 +48,7 @@ def _crop(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--backbone-rate", type=click.FloatRange(0), help="Likewise.")
 @click.option("--schedule", type=click.Choice(["constant", "cosine", "poly"]), help="Likewise.")
 @click.option("--accumulate", type=click.IntRange(1), help="Likewise.")
+@click.option("--scales", metavar="LOW-HIGH", callback=_scales, help="Likewise.")
 @click.option("--class-balance", type=click.FloatRange(0, 1), help="Likewise.")
 @click.option("--backbone", default="resnet50", show_default=True, help="Or mobilenet_v2, …")
 @click.option(

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from model_build.backbones import STRIDE, Normalisation, pyramid
+from model_build.errors import UserError
 
 BACKBONE, SCORES, LOGITS = "backbone", "scores", "logits"  # names of the network's parts
 HIDDEN = 256  # channels of the hidden layer, as in the head of DeepLabv3
@@ -215,8 +216,8 @@ def fcn(
         ``[n, ⌈h/32⌉·32, ⌈w/32⌉·32, num_classes]``, and the normalisation that is part of it.
 
     Raises:
-        UserError: as :func:`model_build.backbones.backbone` does; or the backbone has no features
-            at a stride that is asked for.
+        UserError: as :func:`model_build.backbones.backbone` does; the backbone has no features at
+            a stride that is asked for; or the skips are none, as the output stride is that fine.
 
     Example:
 
@@ -224,6 +225,11 @@ def fcn(
     >>> model(np.zeros((1, 320, 480, 3), "uint8")).shape
     TensorShape([1, 320, 480, 21])
     """
+    if output_stride <= skips < STRIDE:
+        raise UserError(
+            f"--skips {skips}s: adds nothing to --output-stride {output_stride}, which is that "
+            "fine already; leave one of them out"
+        )
     features, centers, normalisation = pyramid(
         backbone_name,
         backbone_weights,

@@ -26,8 +26,8 @@ def trained(make_voc, tmp_path_factory):
         "--backbone-weights", "none", "--crop", "64x64", "--epochs", 1, "--batch-size", 2,
         "--learning-rate", 0.002, "--seed", 3, "--skips", "8s", "--output-stride", 16,
         "--learn-upsampling", "--context", "--schedule", "poly", "--accumulate", 2,
-        "--class-balance", 0.25, "--backbone-rate", 0.2, "--patience", 1, "--engine", "graph",
-        "--precision", "float32",
+        "--class-balance", 0.25, "--scales", "0.9-1.25", "--backbone-rate", 0.2,
+        "--patience", 1, "--engine", "graph", "--precision", "float32",
     )  # fmt: skip
     return SimpleNamespace(data=data, output=output, result=result)
 
@@ -70,6 +70,7 @@ def test_options_replace_those_of_the_recipe(trained):
     assert (recipe["optimizer"], recipe["weight_decay"]) == ("adamw", 0.01)
     assert (recipe["schedule"], recipe["accumulate"]) == ("poly", 2)
     assert (recipe["class_balance"], recipe["backbone_rate"]) == (0.25, 0.2)
+    assert recipe["scales"] == [0.9, 1.25]
     assert report["architecture"] == {
         "backbone_name": "mobilenet_v2",
         "backbone_weights": "none",
@@ -145,6 +146,10 @@ def test_a_crop_that_is_no_multiple_of_32_is_refused(voc_folder, tmp_path, crop)
         ("--schedule", "linear"),
         ("--accumulate", "0"),
         ("--class-balance", "1.5"),
+        ("--scales", "0.5"),
+        ("--scales", "1.5-0.5"),
+        ("--scales", "0-1"),
+        ("--scales", "1-inf"),
         ("--skips", "8"),
         ("--output-stride", "4"),
         ("--patience", "0"),

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_build import backbones
+from model_build.errors import UserError
 from model_build.fcn import (
     BACKBONE,
     LOGITS,
@@ -291,8 +292,9 @@ def small_backbone(monkeypatch):
 
 
 @pytest.mark.parametrize("learn_upsampling", [False, True], ids=["fixed", "learned"])
-@pytest.mark.parametrize("output_stride", [32, 16, 8])
-@pytest.mark.parametrize("skips", [32, 16, 8])
+@pytest.mark.parametrize(
+    ("output_stride", "skips"), [(32, 32), (32, 16), (32, 8), (16, 32), (16, 8), (8, 32)]
+)
 def test_every_stride_and_skip_gives_logits_of_the_images_size(
     small_backbone, skips, output_stride, learn_upsampling
 ):
@@ -308,6 +310,12 @@ def test_every_stride_and_skip_gives_logits_of_the_images_size(
     enlarge = model.get_layer(LOGITS)
     assert enlarge.stride == finest
     assert len(enlarge.get_weights()) == learn_upsampling
+
+
+@pytest.mark.parametrize(("output_stride", "skips"), [(16, 16), (8, 16), (8, 8)])
+def test_skips_that_add_nothing_are_refused(small_backbone, output_stride, skips):
+    with pytest.raises(UserError, match=f"--skips {skips}s: adds nothing"):
+        fcn(3, "small", skips=skips, output_stride=output_stride)
 
 
 @pytest.mark.parametrize(
