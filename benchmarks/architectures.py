@@ -42,7 +42,9 @@ NOT_ALIGNED = "FCN-32s, grids not aligned"
 @click.option("--backbone-weights", default="imagenet", show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--crop", default="352x480", show_default=True)
-@click.option("--only", multiple=True, help="Architectures by name; may be given several times.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(ARCHITECTURES)), help="Not all; repeatable."
+)
 @click.option("--rounds", default=7, show_default=True)
 def main(
     data: str,

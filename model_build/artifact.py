@@ -4,7 +4,8 @@
 
     MODEL/model.json      labels, palette, normalisation, stride, long side, metrics, fingerprint
     MODEL/saved_model/    a TensorFlow SavedModel with two functions:
-                              body    uint8 RGB [n, h, w, 3]     → scores [n, h/stride, w/stride, c]
+                              body    uint8 RGB [n, h, w, 3]     → scores [n, h/s, w/s, c], where s
+                                                                   is the finest stride scored
                               head    scores                     → float32 logits [n, h, w, c]
 
 It loads without the code that trained it. The network is saved in two parts because on a CPU the
@@ -41,10 +42,11 @@ class Description:
         backbone: name of the backbone.
         labels: the label set; the network has one output channel a label.
         normalisation: channels, scale and offset; informative, as it is part of the saved graph.
-        stride: input sides must be multiples of it, in pixels.
+        stride: input sides must be multiples of it, in pixels: the backbone's, however fine the
+            scores are.
         long_side: the longest side, in pixels, of the images the network was trained at.
         parameters: number of weights.
-        training: split, recipe and metrics, as the trainer reports them.
+        training: data, recipe and metrics, as the trainer reports them.
         fingerprint: sha256 over the files of the SavedModel.
     """
 

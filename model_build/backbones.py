@@ -126,8 +126,11 @@ def pyramid(
         UserError: as :func:`backbone`; or a stride the backbone does not offer.
     """
     plain, normalisation = backbone(name, weights)
-    dilated = strides.dilate(plain, coarsest)
-    shape = dilated.compute_output_shape((1, strides.PROBE, strides.PROBE, 3))
+    try:
+        dilated = strides.dilate(plain, coarsest)
+        shape = dilated.compute_output_shape((1, strides.PROBE, strides.PROBE, 3))
+    except ValueError:  # branches that no longer fit
+        shape = ()
     if tuple(shape[1:3]) != (strides.PROBE // coarsest,) * 2:
         raise UserError(
             f"backbone {name}: it cannot be dilated to stride {coarsest}; use --output-stride "

@@ -39,7 +39,8 @@ def best(output: Path) -> tuple[Path, int]:
         UserError: there is none.
     """
     found = _found(output)
-    epoch = _best_epoch(read_history(output))
+    # A row may be there of an epoch that was cut off before its checkpoint.
+    epoch = _best_epoch(read_history(output)[: max(found, default=0)])
     if epoch not in found:
         raise UserError(
             f"{output / 'checkpoints'}: holds no checkpoint of epoch {epoch}, the best one by "
@@ -62,7 +63,7 @@ def save(model: keras.Model, output: Path, epochs: int) -> Path:
     best_epoch = _best_epoch(read_history(output))
     for epoch, old in _found(output).items():
         if epoch not in (epochs, best_epoch):
-            old.unlink()
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -76,13 +77,21 @@ def restore(model: keras.Model, path: Path) -> None:
     """
     try:
         saved = keras.models.load_model(path)
+    except Exception as error:
+        raise UserError(
+            f"{path}: cannot be loaded ({first_line(error)}); train again into another --output"
+        ) from None
+    ours, theirs = model.optimizer.variables, saved.optimizer.variables
+    try:
+        if saved.name != model.name:  # dilation and skips that start at zero keep all shapes
+            raise ValueError(f"it is of {saved.name}, not {model.name}")
+        if len(ours) != len(theirs):
+            raise ValueError("other layers were trained, or with another optimizer")
         model.set_weights(saved.get_weights())
-        for variable, value in zip(
-            model.optimizer.variables, saved.optimizer.variables, strict=True
-        ):
+        for variable, value in zip(ours, theirs, strict=True):
             if variable.name != "learning_rate":
                 variable.assign(value)
-    except Exception as error:
+    except ValueError as error:
         raise UserError(
             f"{path}: does not fit this command ({first_line(error)}); resume with the "
             "options the training was started with"

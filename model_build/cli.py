@@ -43,13 +43,19 @@ def _scales(
 )
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(1), help="Instead of the recipe's.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Likewise.")
-@click.option("--weight-decay", type=click.FloatRange(0), help="Likewise.")
-@click.option("--backbone-rate", type=click.FloatRange(0), help="Likewise.")
-@click.option("--schedule", type=click.Choice(["constant", "cosine", "poly"]), help="Likewise.")
-@click.option("--accumulate", type=click.IntRange(1), help="Likewise.")
-@click.option("--scales", metavar="LOW-HIGH", callback=_scales, help="Likewise.")
-@click.option("--class-balance", type=click.FloatRange(0, 1), help="Likewise.")
+@click.option("--accumulate", type=click.IntRange(1), help="Batches averaged into one update.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Of new layers.")
+@click.option(
+    "--backbone-rate", type=click.FloatRange(0), help="Factor on it for pretrained layers."
+)
+@click.option("--schedule", type=click.Choice(["constant", "cosine", "poly"]), help="Of the rate.")
+@click.option("--weight-decay", type=click.FloatRange(0), help="Times the rate.")
+@click.option("--scales", metavar="LOW-HIGH", callback=_scales, help="Of the random resizing.")
+@click.option(
+    "--class-balance",
+    type=click.FloatRange(0, 1),
+    help="How much more pixels of rare classes weigh: 0 not at all, 1 in proportion.",
+)
 @click.option("--backbone", default="resnet50", show_default=True, help="Or mobilenet_v2, …")
 @click.option(
     "--backbone-weights", default="imagenet", show_default=True, metavar="imagenet|none|FILE"
@@ -106,7 +112,7 @@ def _scales(
 @click.option("--seed", default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
 def train(data: str, recipe: str, backbone: str, **options: Any) -> None:
-    """Train an FCN on DATA, a folder in PASCAL VOC layout."""
+    """Train an FCN on DATA, a folder in PASCAL VOC layout or of paired images and masks."""
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
@@ -145,11 +151,17 @@ def info(model: str) -> None:
         "normalisation": f"{normalisation['channels']} × {_short(normalisation['scale'])} "
         f"+ {_short(normalisation['offset'])}",
         "labels": f"{len(description.labels)}: " + ", ".join(description.labels.names),
-        **{key.replace("_", " "): value for key, value in description.training.items()},
+        **{key.replace("_", " "): _shown(value) for key, value in description.training.items()},
         "fingerprint": description.fingerprint,
     }
     for key, value in rows.items():
         click.echo(f"{key:<20}{value}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_shown(v)}" for key, v in value.items())
+    return " × ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _short(values: list[float]) -> str:

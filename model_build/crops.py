@@ -55,6 +55,7 @@ def training_crops(
         if scales != (1.0, 1.0):
             scale = tf.random.stateless_uniform([], seeds[0], *scales)
             size = tf.cast(tf.round(tf.cast(tf.shape(ids), tf.float32) * scale), tf.int32)
+            size = tf.maximum(size, 1)
             image = tf.image.resize(image, size, antialias=True)
             image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
             ids = tf.image.resize(ids[..., None], size, "nearest")[..., 0]

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from model_build.errors import UserError
+from model_build.errors import UserError, did_you_mean
 from model_build.labels import VOC, VOID, LabelSet, image2label, read_labels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -80,13 +80,17 @@ class Layout:
         candidates = (self.root / self.images / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES)
         return next((path for path in candidates if path.exists()), None)
 
+    def expected(self, name: str) -> Path:
+        """Where the photo of a name would be, if there were one."""
+        return self.root / self.images / f"{name}{IMAGE_SUFFIXES[0]}"
+
     def photos(self) -> list[str]:
         """The names of all photos, listed or not, in order."""
         root = self.root / self.images
         return sorted(
             path.relative_to(root).with_suffix("").as_posix()
             for path in root.rglob("*")
-            if path.suffix in IMAGE_SUFFIXES and not path.name.startswith(".")
+            if path.suffix in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
 
 
@@ -123,9 +127,10 @@ def names(data: str | Path, split: str) -> list[str]:
         try:
             lines = listing.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
+            known = splits(data)
             raise UserError(
-                f"{listing}: cannot be read: {error.strerror}; {where.root} must be in PASCAL VOC "
-                "layout, or hold the folders images and masks"
+                f"{listing}: cannot be read: {error.strerror}; the splits are {', '.join(known)}"
+                + did_you_mean(split.removesuffix(".txt"), known)
             ) from None
         except ValueError:
             raise UserError(
@@ -134,7 +139,9 @@ def names(data: str | Path, split: str) -> list[str]:
         found = [line.strip() for line in lines if line.strip()]
         source = listing
     if not found:
-        raise UserError(f"{source}: lists no image for the split {split}")
+        raise UserError(
+            f"{source}: holds no image for the split {split}; list them in {listing}, a NAME a line"
+        )
     return found
 
 
@@ -198,7 +205,10 @@ def read_mask(path: str, labels: LabelSet) -> tuple[np.ndarray, int]:
             elif image.mode in ("RGB", "RGBA"):
                 return image2label(np.array(image.convert("RGB")), labels)
             else:
-                raise UserError(f"{path}: a mask is palette, grey or RGB, but is {image.mode}")
+                raise UserError(
+                    f"{path}: a mask is palette, grey or RGB, but this is {image.mode}; save it as "
+                    "an 8-bit PNG"
+                )
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read as a mask: {error}") from None
     wrong = np.unique(ids[(ids >= len(labels)) & (ids != VOID)])
@@ -244,8 +254,8 @@ def check_pair(where: Layout, name: str, labels: LabelSet) -> tuple[Pair | None,
     size = ids = None
     try:
         if image is None:
-            missing = where.root / where.images / f"{name}{IMAGE_SUFFIXES[0]}"
-            raise UserError(f"{missing}: missing, but the split lists it")
+            hint = "; names are listed without suffix" if name.endswith(IMAGE_SUFFIXES) else ""
+            raise UserError(f"{where.expected(name)}: missing, but the split lists it{hint}")
         size = read_size(str(image))
     except UserError as error:
         problems.append(error)

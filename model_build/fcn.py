@@ -266,5 +266,5 @@ def fcn(
         enlarge = Upsampling(num_classes, stride, shift, dtype="float32", name=LOGITS)
     else:
         enlarge = Interpolation(stride, shift, dtype="float32", name=LOGITS)
-    name = f"fcn{stride}s_{backbone_name}"
+    name = f"fcn{stride}s_os{output_stride}{'_context' * context}_{backbone_name}"
     return keras.Model(images, enlarge(scores), name=name), normalisation

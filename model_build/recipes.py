@@ -25,7 +25,8 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: crops a step.
         accumulate: steps whose gradients are averaged into one update.
-        freeze_batch_norm: keep the backbone's statistics, where batches are too small to estimate.
+        freeze_batch_norm: keep the backbone's batch norms as they are, where batches are too small
+            to estimate statistics.
         scales: range of the random resizing before the crop.
         flip: mirror half of the crops.
         class_balance: 0 to 1; a pixel counts in the loss by its class' share of the training

@@ -14,7 +14,7 @@ import tensorflow as tf
 from model_build import artifact, checkpoints, crops, dataset
 from model_build.backbones import STRIDE
 from model_build.devices import check_replicas, dtype_policy, engine, strategy
-from model_build.errors import UserError
+from model_build.errors import UserError, first_line
 from model_build.fcn import BACKBONE, LOGITS, fcn
 from model_build.labels import VOID, LabelSet
 from model_build.objective import CrossEntropy, PixelAccuracy, class_weights
@@ -37,6 +37,9 @@ def compile_model(
     The optimizer's state is made here too, so that it is there to be saved or restored.
 
     Args:
+        model: the network.
+        recipe: how to train it.
+        freeze_backbone: leave all of the backbone as it is.
         steps: batches an epoch, for the schedule.
         weights: of the classes in the loss; all 1 by default.
         jit: compile the step with XLA.
@@ -72,27 +75,40 @@ class Data:
 
 def read_data(
     data: str,
-    train_split: str,
-    val_split: str,
+    splits: tuple[str, str],
     crop: tuple[int, int],
     pad_small: bool,
     say: Callable[[str], None],
 ) -> Data:
-    """Reads and checks both splits, and says what was found; arguments as of :func:`train`."""
+    """Reads and checks both splits, and says what was found.
+
+    Args:
+        data, crop, pad_small, say: see :func:`train`.
+        splits: names of those to train on and to validate on.
+
+    Raises:
+        UserError: a pair cannot serve, no image is large enough, one is in both splits, or all
+            pixels of a split are void.
+    """
     labels = dataset.read_label_set(data)
-    every = dataset.read_split(data, train_split, labels)
-    validation = dataset.read_split(data, val_split, labels)
+    every, validation = (dataset.read_split(data, split, labels) for split in splits)
     pairs = every if pad_small else crops.drop_small(every, crop)
     if not pairs:
         raise UserError(
             f"{data}: all {len(every)} training images are smaller than the crop of "
             f"{crop[0]}×{crop[1]}; pad them with --pad-small or choose a smaller --crop"
         )
+    both = {pair.image for pair in every} & {pair.image for pair in validation}
+    if both and splits[0] != splits[1]:
+        raise UserError(
+            f"{min(both)}: is in both {splits[0]} and {splits[1]}, as are {len(both)} images in "
+            "all; take them out of one"
+        )
     say(
         f"{data}: {len(pairs)} training images ({len(every) - len(pairs)} dropped as smaller than "
         f"the crop), {len(validation)} validation images, {len(labels)} labels"
     )
-    for split, found in ((train_split, pairs), (val_split, validation)):
+    for split, found in zip(splits, (pairs, validation), strict=True):
         if all((pair.read_ids() == VOID).all() for pair in found):
             raise UserError(
                 f"{data}: all pixels of the split {split} are void ({VOID}): there is nothing to "
@@ -130,12 +146,16 @@ def train(
         data: see :mod:`model_build.dataset`.
         output: the saved-model folder; also gets what :mod:`model_build.checkpoints` and
             :mod:`model_build.plots` name, and ``tensorboard/``.
+        recipe: how to train.
         architecture: arguments of :func:`model_build.fcn.fcn`.
+        freeze_backbone: train the new layers only.
+        train_split, val_split: names of the splits to train and to validate on.
         crop: (height, width) of the training crops in pixels, multiples of 32.
         pad_small: pad images smaller than the crop instead of dropping them.
         half: store the kernels as float16; the scores reported are those of the rounded network.
         patience: stop after so many epochs without a better validation mIoU.
-        engine_choice, precision: see :func:`engine`.
+        engine_choice, precision: see :func:`model_build.devices.engine`.
+        seed: of the new layers' weights, the order and the crops.
         resume: go on from the last checkpoint in ``output``.
         say: gets lines for the user.
 
@@ -154,15 +174,26 @@ def train(
                 "add --resume to go on with it, or choose another --output"
             )
         checkpoint = None
+    if not checkpoint and (root / artifact.DESCRIPTION).exists():
+        raise UserError(f"{root}: holds a model already; choose another --output")
     if any(side <= 0 or side % STRIDE for side in crop):
         raise UserError(f"--crop {crop[0]}x{crop[1]}: sides must be multiples of {STRIDE}")
     where = strategy()
     replicas = where.num_replicas_in_sync
     jit, policy = engine(engine_choice, precision, replicas)
-    read = read_data(data, train_split, val_split, crop, pad_small, say)
-    check_replicas(recipe, len(read.pairs), replicas)
-
+    network = {"backbone_name": "resnet50", "backbone_weights": "none"} | dict(architecture or {})
+    weightless = network | {"backbone_weights": "none"}
     keras.utils.set_random_seed(seed)
+    with where.scope(), dtype_policy(policy):
+        # Made before all data is read, so that options that cannot serve are told early.
+        labels = dataset.read_label_set(data)
+        for split in (train_split, val_split):
+            dataset.names(data, split)
+        model, normalisation = fcn(len(labels), **weightless if checkpoint else network)
+    read = read_data(data, (train_split, val_split), crop, pad_small, say)
+    check_replicas(recipe, len(read.pairs), replicas)
+    say(f"computing in {policy} with {'XLA' if jit else 'graphs'} on {replicas} device(s)")
+
     done = checkpoint[1] if checkpoint else 0
     batches, steps = crops.training_crops(
         read.pairs,
@@ -174,11 +205,8 @@ def train(
         epochs=range(done, recipe.epochs),
     )
     validation = crops.whole_images(read.validation, multiple=STRIDE)
-    network = {"backbone_name": "resnet50", "backbone_weights": "none"} | dict(architecture or {})
-    weightless = network | {"backbone_weights": "none"}
-    with where.scope(), dtype_policy(policy):
-        model, normalisation = fcn(len(read.labels), **weightless if checkpoint else network)
-        weights = class_weights(read.pairs, len(read.labels), recipe.class_balance)
+    with where.scope():
+        weights = class_weights(read.pairs, len(labels), recipe.class_balance)
         compile_model(model, recipe, steps, freeze_backbone, weights, jit)
         if checkpoint:
             checkpoints.restore(model, checkpoint[0])
@@ -207,13 +235,17 @@ def train(
             )
     except KeyboardInterrupt:
         # The epoch that was begun is run again as a whole, so what it has learnt is not kept.
-        kept = checkpoints.latest(root)
-        say(f"{kept[0] if kept else root}: saved; run the same command with --resume to go on")
+        path, _ = checkpoints.latest(root) or (root, 0)
+        say(f"{path}: saved; run the same command with --resume to go on")
         raise
+    except tf.errors.ResourceExhaustedError:
+        raise UserError(
+            "out of memory; choose a smaller --crop or --batch-size (--accumulate makes up for it)"
+        ) from None
 
     path, epoch = checkpoints.best(root)
     # Built anew: in float32, whatever the training computed in.
-    model, _ = fcn(len(read.labels), **weightless)
+    model, _ = fcn(len(labels), **weightless)
     model.set_weights(keras.models.load_model(path, compile=False).get_weights())
     if half:
         for weight in model.weights:
@@ -221,16 +253,21 @@ def train(
                 weight.assign(np.array(weight).astype(np.float16))
     images = tf.TensorSpec([None, None, None, 3], tf.uint8)
     classify = tf.function(lambda images: tf.argmax(model(images), -1), [images])
-    matrix = validate(classify, validation, len(read.labels))
-    _draw(root, read, matrix, classify)
+    matrix = validate(classify, validation, len(labels))
     score = scores(matrix)
     training = {
-        "data": Path(data).name,
+        "data": Path(data).resolve().name,
+        "train_split": train_split,
+        "val_split": val_split,
         "images": len(read.pairs),
         "recipe": asdict(recipe),
         "architecture": network | {"backbone_weights": Path(network["backbone_weights"]).name},
         "crop": list(crop),
+        "pad_small": pad_small,
         "freeze_backbone": freeze_backbone,
+        "half": half,
+        "precision": policy,
+        "replicas": replicas,
         "seed": seed,
         "epoch": epoch,
         "val_images": len(read.validation),
@@ -239,14 +276,22 @@ def train(
     }
     description = artifact.Description(
         backbone=network["backbone_name"],
-        labels=read.labels,
+        labels=labels,
         normalisation=normalisation.to_json(),
         stride=STRIDE,
         long_side=max(max(pair.height, pair.width) for pair in read.pairs),
         parameters=0,
         training=training,
     )
-    return artifact.save(root, model, description, half=half)
+    try:
+        written = artifact.save(root, model, description, half=half)
+        _draw(root, read, matrix, classify)
+    except OSError as error:
+        raise UserError(
+            f"{root}: cannot be written: {error.strerror or first_line(error)}; mend that and run "
+            "the same command with --resume"
+        ) from None
+    return written
 
 
 def validate(classify: Callable, batches: tf.data.Dataset, classes: int) -> np.ndarray:
@@ -262,6 +307,7 @@ def validate(classify: Callable, batches: tf.data.Dataset, classes: int) -> np.n
 
 
 def _draw(root: Path, read: Data, matrix: np.ndarray, classify: Callable) -> None:
+    """Writes the three pictures; ``matrix`` and ``classify`` are those of :func:`validate`."""
     from model_build import plots
 
     samples = []

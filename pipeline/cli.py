@@ -28,6 +28,7 @@ COMMANDS = {
     "info": "model_build.cli",
     "data": "model_build.data_cli",
 }
+JOBS = ("segment", "evaluate")
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "models" / "default")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_PIXELS = 178_000_000  # twice what Pillow warns of
@@ -276,7 +277,9 @@ def main() -> None:
             raise
         # Beam passes on what a worker raised as text: its traceback, then the cause.
         cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        message = f"the job failed: {cause[0].strip()} (--log-level debug tells where)"
+        message = f"the job failed: {cause[0].strip()}"
+        if sys.argv[1] in JOBS:
+            message += " (--log-level debug tells where)"
         status = complain(message, 1)
     sys.exit(status)
 

@@ -14,7 +14,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.ml.inference.base import RunInference
 
-from model_build.dataset import IMAGE_SUFFIXES, Layout, read_mask
+from model_build.dataset import Layout, read_mask
 from model_build.errors import UserError, first_line
 from model_build.labels import LabelSet
 from pipeline.inference import Photo, SegmentationHandler, Segmented
@@ -78,8 +78,7 @@ def read_named_photo(
     """Reads the photo of a name as ``segment`` does."""
     path = where.image(name)
     if path is None:
-        missing = where.root / where.images / f"{name}{IMAGE_SUFFIXES[0]}"
-        return Fault(name, "prediction", True, str(missing), "no such file")
+        return Fault(name, "prediction", True, str(where.expected(name)), "no such file")
     photo = read_photo(str(path), name, f"{name}.png", long_side=long_side, max_pixels=max_pixels)
     return _no_mask(photo, name) if isinstance(photo, Reject) else photo
 

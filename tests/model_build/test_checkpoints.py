@@ -15,6 +15,8 @@ import tensorflow as tf
 from model_build import artifact, checkpoints
 from model_build.checkpoints import Keeper
 from model_build.errors import UserError
+from model_build.fcn import fcn
+from model_build.training import compile_model
 
 
 def kept(output):
@@ -324,8 +326,27 @@ def test_resume_with_other_options_is_refused_in_one_line(run_training, undistur
     assert "\n" not in str(caught.value)
 
 
+def test_resume_with_another_dilation_is_refused(quick, tmp_path):
+    plain, _ = fcn(3, "mobilenet_v2")
+    compile_model(plain, quick, 3)
+    path = checkpoints.save(plain, tmp_path, 1)
+    dilated, _ = fcn(3, "mobilenet_v2", output_stride=16)
+    compile_model(dilated, quick, 3)
+    with pytest.raises(UserError, match="it is of fcn32s_os32_mobilenet_v2, not fcn16s_os16"):
+        checkpoints.restore(dilated, path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "epoch-001.keras"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match=f"{path}: cannot be loaded"):
+        checkpoints.restore(None, path)
+
+
 def test_a_best_checkpoint_that_is_gone_is_named(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,val_miou\n1,0.5\n2,0.4\n")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch-002.keras").touch()
     with pytest.raises(UserError, match=r"no checkpoint of epoch 1, the best one"):
         checkpoints.best(tmp_path)
 

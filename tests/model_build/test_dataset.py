@@ -88,14 +88,25 @@ def test_a_missing_list_is_named(voc_folder, toy_labels):
     path = voc_folder / "ImageSets" / "Segmentation" / "test.txt"
     message = refused(voc_folder, toy_labels, "test")
     assert message.startswith(f"{path}: cannot be read: No such file")
-    assert "PASCAL VOC layout" in message
+    assert message.endswith("the splits are train, val")
+    assert refused(voc_folder, toy_labels, "val.txt").endswith("; did you mean val?")
+
+
+def test_a_folder_of_no_layout_is_told_what_to_be(tmp_path, toy_labels):
+    assert "PASCAL VOC layout" in refused(tmp_path, toy_labels)
+
+
+def test_a_listed_suffix_is_pointed_out(voc_folder, toy_labels):
+    listing = voc_folder / "ImageSets" / "Segmentation" / "train.txt"
+    listing.write_text("train_0.png\n")
+    assert refused(voc_folder, toy_labels).endswith("names are listed without suffix")
 
 
 @pytest.mark.parametrize("content", ["", "\n  \n"])
 def test_an_empty_list_is_named(voc_folder, toy_labels, content):
     path = voc_folder / "ImageSets" / "Segmentation" / "train.txt"
     path.write_text(content)
-    assert refused(voc_folder, toy_labels) == f"{path}: lists no image for the split train"
+    assert refused(voc_folder, toy_labels).startswith(f"{path}: holds no image for the split train")
 
 
 def test_a_list_that_is_no_text_is_named(voc_folder, toy_labels):
@@ -153,7 +164,7 @@ def test_a_mask_of_another_mode_is_named(voc_folder, toy_labels):
     path = voc_folder / "SegmentationClass" / "train_0.png"
     Image.fromarray(np.zeros((64, 96), np.uint16)).save(path)
     message = refused(voc_folder, toy_labels)
-    assert message.startswith(f"{path}: a mask is palette, grey or RGB, but is I;16")
+    assert message.startswith(f"{path}: a mask is palette, grey or RGB, but this is I;16")
 
 
 @pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass"])
@@ -346,7 +357,10 @@ def test_two_photos_of_one_name_are_one_name(make_paired, tmp_path):
     assert names(root, "train") == ["a"]
     with pytest.raises(UserError) as caught:
         names(root, "val")
-    assert str(caught.value) == f"{root / 'images'}: lists no image for the split val"
+    assert str(caught.value) == (
+        f"{root / 'images'}: holds no image for the split val; list them in {root / 'val.txt'}, "
+        "a NAME a line"
+    )
 
 
 def test_a_folder_without_any_split_is_refused(tmp_path):

@@ -181,6 +181,19 @@ def test_unknown_mask_colours_are_reported(run_training, voc_folder, tmp_path):
     colours[0, :7] = (1, 2, 3)
     Image.fromarray(colours).save(path)
     lines = []
-    with pytest.raises(UserError):
-        run_training(tmp_path / "out", data=voc_folder, weights="nowhere.h5", say=lines.append)
+    run_training(tmp_path / "out", data=voc_folder, say=lines.append)
     assert any("7 mask pixels have a colour that is no label's" in line for line in lines)
+
+
+def test_a_photo_in_both_splits_is_refused(run_training, voc_folder, tmp_path):
+    lists = voc_folder / "ImageSets" / "Segmentation"
+    (lists / "val.txt").write_text("val_0\ntrain_1\n")
+    with pytest.raises(UserError, match=r"train_1\.png: is in both train and val"):
+        run_training(tmp_path / "out", data=voc_folder)
+
+
+def test_a_model_without_checkpoints_is_not_overwritten(run_training, toy_data, tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a model already"):
+        run_training(tmp_path)
+    assert (tmp_path / "model.json").read_text() == "{}"
