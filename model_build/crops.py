@@ -32,7 +32,8 @@ def training_crops(
     sees what an uninterrupted one would have seen.
 
     Args:
-        crop: (height, width) in pixels; an image smaller than that is padded, its label with 255.
+        crop: (height, width) in pixels; an image smaller than that is padded with its mirror
+            image, so that its mean stays what it is, and its label with 255.
         scales: range of the random factor an image is resized by before it is cropped.
         flip: mirror half of the crops.
         epochs: numbers of the epochs to run through.
@@ -59,7 +60,7 @@ def training_crops(
             image = tf.image.resize(image, size, antialias=True)
             image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
             ids = tf.image.resize(ids[..., None], size, "nearest")[..., 0]
-        image, ids = pad_to(image, ids, tf.maximum(tf.shape(ids), crop))
+        image, ids = pad_to(image, ids, tf.maximum(tf.shape(ids), crop), mirror=True)
         room = tf.shape(ids) - crop + 1
         y, x = tf.unstack(
             tf.random.stateless_uniform([2], seeds[1], 0, tf.int32.max, tf.int32) % room
@@ -97,11 +98,23 @@ def whole_images(pairs: Sequence[Pair], *, multiple: int = 32) -> tf.data.Datase
     return dataset.map(padded, tf.data.AUTOTUNE, deterministic=True).batch(1).prefetch(2)
 
 
-def pad_to(image: tf.Tensor, ids: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pads at the bottom and right to ``size``: the image with its edge, the ids with 255."""
+def pad_to(
+    image: tf.Tensor, ids: tf.Tensor, size: tf.Tensor, mirror: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pads at the bottom and right.
+
+    Args:
+        image: uint8 ``[h, w, 3]``, padded with its edge or, ``mirror``, with its mirror image,
+            as often as it takes.
+        ids: uint8 ``[h, w]``, padded with 255.
+        size: int32 ``[2]``, (height, width).
+    """
     height, width = tf.unstack(tf.shape(ids))
-    image = tf.gather(image, tf.minimum(tf.range(size[0]), height - 1), axis=0)
-    image = tf.gather(image, tf.minimum(tf.range(size[1]), width - 1), axis=1)
+    for axis, side in ((0, height), (1, width)):
+        pixels = tf.range(size[axis])
+        if mirror:
+            pixels = tf.minimum(pixels % (2 * side), 2 * side - 1 - pixels % (2 * side))
+        image = tf.gather(image, tf.minimum(pixels, side - 1), axis=axis)
     ids = tf.pad(ids, [[0, size[0] - height], [0, size[1] - width]], constant_values=VOID)
     return image, ids
 

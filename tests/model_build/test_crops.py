@@ -132,11 +132,12 @@ def test_about_half_of_the_crops_are_mirrored(make_pair):
     assert 15 < mirrored(True) < 45
 
 
-def test_small_images_are_padded_with_their_edge_and_void(make_pair):
+def test_small_images_are_padded_with_their_mirror_image_and_void(make_pair):
     image = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
     pair = make_pair(image, np.ones((20, 50), np.uint8))
     ((images, ids),), _ = batches_of([pair])
-    np.testing.assert_array_equal(images[0], np.pad(image, ((0, 12), (0, 14), (0, 0)), mode="edge"))
+    mirrored = np.pad(image, ((0, 12), (0, 14), (0, 0)), mode="symmetric")
+    np.testing.assert_array_equal(images[0], mirrored)
     assert (ids[0, :20, :50] == 1).all()
     assert (ids[0, 20:] == 255).all()
     assert (ids[0, :, 50:] == 255).all()
@@ -221,13 +222,16 @@ def test_python_is_called_for_each_epoch_not_for_each_image(pairs, monkeypatch):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.tuples(st.integers(1, 9), st.integers(1, 9)), st.tuples(st.integers(0, 5), st.integers(0, 5))
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(0, 30), st.integers(0, 30)),
+    st.booleans(),
 )
-def test_padding_keeps_what_is_there(size, more):
+def test_padding_keeps_what_is_there(size, more, mirror):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     ids = rng.integers(0, 3, size, dtype=np.uint8)
-    padded = crops.pad_to(image, ids, np.add(size, more).astype(np.int32))
+    padded = crops.pad_to(image, ids, np.add(size, more).astype(np.int32), mirror)
     edges = [(0, extra) for extra in more]
-    np.testing.assert_array_equal(padded[0], np.pad(image, [*edges, (0, 0)], mode="edge"))
+    mode = "symmetric" if mirror else "edge"
+    np.testing.assert_array_equal(padded[0], np.pad(image, [*edges, (0, 0)], mode=mode))
     np.testing.assert_array_equal(padded[1], np.pad(ids, edges, constant_values=255))
