@@ -1,6 +1,6 @@
 """Images a second of training: the input alone, the network's step alone, and both together.
 
-    python benchmarks/training.py DATA [--backbone mobilenet_v2] [--steps 20] [--rounds 3]
+    python benchmarks/training.py DATA [--backbone mobilenet_v2] [--steps 12] [--rounds 3]
 
 The step is measured by precision and engine too; ``--engine auto`` and ``--precision auto`` of
 ``fcn-beam train`` rest on that. The variants alternate; medians are printed.
@@ -36,9 +36,8 @@ def main(data: str, backbone: str, split: str, steps: int, rounds: int, xla: boo
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    import keras
-
     from model_build import crops, dataset
+    from model_build.devices import dtype_policy
     from model_build.fcn import fcn
     from model_build.recipes import RECIPES
     from model_build.training import compile_model
@@ -57,9 +56,8 @@ def main(data: str, backbone: str, split: str, steps: int, rounds: int, xla: boo
     images, ids = next(iter(batches))
 
     def network(jit: bool, policy: str) -> Any:
-        keras.config.set_dtype_policy(policy)
-        model, _ = fcn(len(labels), backbone)
-        keras.config.set_dtype_policy("float32")
+        with dtype_policy(policy):
+            model, _ = fcn(len(labels), backbone)
         compile_model(model, recipe, steps, jit=jit)
         return model
 

@@ -75,6 +75,7 @@ class Data:
 
 def read_data(
     data: str,
+    labels: LabelSet,
     splits: tuple[str, str],
     crop: tuple[int, int],
     pad_small: bool,
@@ -84,13 +85,13 @@ def read_data(
 
     Args:
         data, crop, pad_small, say: see :func:`train`.
+        labels: of the folder.
         splits: names of those to train on and to validate on.
 
     Raises:
         UserError: a pair cannot serve, no image is large enough, one is in both splits, or all
             pixels of a split are void.
     """
-    labels = dataset.read_label_set(data)
     every, validation = (dataset.read_split(data, split, labels) for split in splits)
     pairs = every if pad_small else crops.drop_small(every, crop)
     if not pairs:
@@ -190,7 +191,7 @@ def train(
         for split in (train_split, val_split):
             dataset.names(data, split)
         model, normalisation = fcn(len(labels), **weightless if checkpoint else network)
-    read = read_data(data, (train_split, val_split), crop, pad_small, say)
+    read = read_data(data, labels, (train_split, val_split), crop, pad_small, say)
     check_replicas(recipe, len(read.pairs), replicas)
     say(f"computing in {policy} with {'XLA' if jit else 'graphs'} on {replicas} device(s)")
 

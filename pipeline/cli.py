@@ -225,11 +225,9 @@ def segment(
         import_tensorflow()
         load(model)
     try:
-        with noting_interrupts() as interrupted:
+        with telling_interrupts():
             summary, stages = job.run(sources, settings, description, beam_options)
-    except BaseException:
-        if not interrupted.is_set():
-            raise
+    except KeyboardInterrupt:
         return complain(
             "interrupted; every mask written is whole: the same command goes on from there", 130
         )
@@ -245,8 +243,8 @@ def segment(
 
 
 @contextlib.contextmanager
-def noting_interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets: Beam may pass a KeyboardInterrupt on as an error of the job."""
+def telling_interrupts() -> Iterator[None]:
+    """Ends by a KeyboardInterrupt on Ctrl-C: Beam may pass it on as an error of the job."""
     interrupted = threading.Event()
 
     def note(number: int, frame: Any) -> None:
@@ -255,7 +253,11 @@ def noting_interrupts() -> Iterator[threading.Event]:
 
     before = signal.signal(signal.SIGINT, note)
     try:
-        yield interrupted
+        yield
+    except BaseException:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 

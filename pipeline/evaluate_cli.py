@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from model_build.errors import UserError
-from pipeline.cli import complain, noting_interrupts, segment, set_up_logging
+from pipeline.cli import complain, segment, set_up_logging, telling_interrupts
 
 if TYPE_CHECKING:
     from model_build.dataset import Layout
@@ -104,13 +104,8 @@ def evaluate(
         check_folder(masks, names)
         source = {"masks": masks} | _origin(masks, where, labels)
         predict = ReadMasks(masks, labels)
-    with noting_interrupts() as interrupted:
-        try:
-            found = evaluation.evaluate(names, predict, where, labels, beam_options)
-        except BaseException:
-            if not interrupted.is_set():
-                raise
-            raise KeyboardInterrupt from None
+    with telling_interrupts():
+        found = evaluation.evaluate(names, predict, where, labels, beam_options)
     result = {"data": data, "split": split, "source": source}
     result |= report(found, labels, skip_missing)
     text = json.dumps(result, indent=1)
