@@ -6,18 +6,10 @@ import shlex
 
 import click
 
-from model_build.errors import did_you_mean
+from model_build.errors import SuggestingGroup
 
 
-class _Suggesting(click.Group):
-    def resolve_command(self, context, args):
-        if args and args[0] not in self.commands:
-            known = did_you_mean(args[0], self.commands)
-            raise click.UsageError(f"no such command 'data {args[0]}'{known}")
-        return super().resolve_command(context, args)
-
-
-@click.group(cls=_Suggesting)
+@click.group(cls=SuggestingGroup)
 def data() -> None:
     """Fetch and check folders to train on."""
 

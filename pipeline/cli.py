@@ -14,11 +14,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_build.errors import UserError, did_you_mean
+from model_build.errors import SuggestingGroup, UserError
+
+if TYPE_CHECKING:
+    from model_build.artifact import Description
 
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {
@@ -34,8 +37,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_PIXELS = 178_000_000  # twice what Pillow warns of
 
 
-class Commands(click.Group):
-    """Commands that are imported when they run, and suggested when they are mistyped."""
+class Commands(SuggestingGroup):
+    """Commands that are imported when they run."""
 
     def list_commands(self, context):
         return list(COMMANDS)
@@ -44,11 +47,6 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         return getattr(importlib.import_module(COMMANDS[name]), name)
-
-    def resolve_command(self, context, args):
-        if args and args[0] not in COMMANDS:
-            raise click.UsageError(f"no such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
-        return super().resolve_command(context, args)
 
 
 @click.group(cls=Commands)
@@ -67,6 +65,17 @@ def _long_side(context: click.Context, parameter: click.Parameter, value: str | 
     if side < 1:
         raise click.BadParameter(f"{value!r} is neither a number of pixels nor 'native'")
     return side
+
+
+def network_side(long_side: int | str | None, model: Description) -> int | None:
+    """What ``--long-side`` means: the longest side in pixels that a model sees, None for any.
+
+    Args:
+        long_side: the option: pixels, ``"native"``, or None for the side it was trained at.
+    """
+    if long_side is None:
+        return model.long_side
+    return None if long_side == "native" else int(long_side)
 
 
 def _max_rejected(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
@@ -193,12 +202,11 @@ def segment(
     FileSystems.set_options(beam_options)  # credentials and endpoints count before the job, too
     description = describe(model)
     sources = [parse_source(text) for text in inputs]
-    long_side = description.long_side if long_side is None else long_side
     settings = job.Settings(
         out=outputs.parse_output(output),
         root=common_folder(source.folder for source in sources),
         model=model,
-        long_side=None if long_side == "native" else int(long_side),
+        long_side=network_side(long_side, description),
         started=time.time(),
         **options,
     )

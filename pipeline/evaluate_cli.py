@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from model_build.errors import UserError
-from pipeline.cli import complain, segment, set_up_logging, telling_interrupts
+from pipeline.cli import complain, network_side, segment, set_up_logging, telling_interrupts
 
 if TYPE_CHECKING:
     from model_build.dataset import Layout
@@ -157,13 +157,12 @@ def _prediction(
     # A damaged model is to be told in one line, not by a worker in thirty.
     import_tensorflow()
     load(model)
-    long_side = description.long_side if long_side is None else long_side
-    pixels = None if long_side == "native" else int(long_side)
+    pixels = network_side(long_side, description)
     handler = SegmentationHandler(model, engine, batch_size)
     return PredictMasks(where, handler, pixels, max_pixels), {
         "model": model,
         "fingerprint": description.fingerprint,
-        "long_side": long_side,
+        "long_side": pixels or "native",
         "engine": engine,
         "batch_size": batch_size,
     }

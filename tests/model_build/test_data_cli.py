@@ -119,7 +119,7 @@ def test_the_exit_status_is_that_of_the_command(voc_folder):
 def test_a_mistyped_command_is_suggested(word, end):
     result = invoke(word, "somewhere")
     assert isinstance(result.exception, click.UsageError)
-    assert result.exception.message == f"no such command 'data {word}'{end}"
+    assert result.exception.message == f"no such command {word!r}{end}"
 
 
 def test_help_imports_nothing_heavy():
