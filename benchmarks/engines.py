@@ -1,6 +1,6 @@
-"""Milliseconds an image of the network alone, by engine and batch size, on random pixels.
+"""Milliseconds an image of networks alone, by engine and batch size, on random pixels.
 
-    python benchmarks/engines.py [--model DIR] [--size 384x512] [--rounds 7]
+    python benchmarks/engines.py [--model DIR …] [--engine NAME …] [--size 384x512] [--rounds 7]
 
 The variants alternate; medians are printed. The rule behind ``--engine auto`` rests on them.
 """
@@ -21,43 +21,46 @@ IMAGES = 8  # a round
 
 
 @click.command()
-@click.option("--model", default=DEFAULT_MODEL)
+@click.option("--model", "models", multiple=True, default=[DEFAULT_MODEL], help="Repeatable.")
+@click.option("--engine", "engines", multiple=True, default=("auto", "xla", "graph"))
 @click.option("--size", default="384x512", show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--batch-sizes", default="1,8", show_default=True)
-def main(model: str, size: str, rounds: int, batch_sizes: str) -> None:
-    """Measure the engines."""
+def main(
+    models: tuple[str, ...], engines: tuple[str, ...], size: str, rounds: int, batch_sizes: str
+) -> None:
+    """Measure networks and engines."""
     from model_build.artifact import load
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from pipeline.segmenter import ENGINES, Segmenter
+    from pipeline.segmenter import Segmenter
 
-    network = load(model)
     height, width = map(int, size.split("x"))
     images = np.random.default_rng(0).integers(0, 255, (IMAGES, height, width, 3), np.uint8)
+    networks = {model: load(model) for model in models}
     variants = {
-        (engine, batch): Segmenter(network, engine, batch)
-        for engine in ENGINES
+        (model, engine, batch): Segmenter(network, engine, batch)
+        for model, network in networks.items()
+        for engine in engines
         for batch in map(int, batch_sizes.split(","))
     }
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in variants}
+    times: dict[tuple[str, str, int], list[float]] = {key: [] for key in variants}
     for round_number in range(rounds + 1):
-        for (engine, batch), segmenter in variants.items():
+        for key, segmenter in variants.items():
             start = time.perf_counter()
-            for first in range(0, IMAGES, batch):
-                segmenter(images[first : first + batch])
+            for first in range(0, IMAGES, segmenter.batch_size):
+                segmenter(images[first : first + segmenter.batch_size])
             if round_number:  # the first round compiles
-                elapsed = time.perf_counter() - start
-                times[engine, batch].append(1000 * elapsed / IMAGES)
+                times[key].append(1000 * (time.perf_counter() - start) / IMAGES)
     click.echo(
-        f"{network.description.backbone}, {size}, {os.cpu_count()} CPUs ({platform.machine()}), "
-        f"{rounds} rounds, medians"
+        f"ms an image of {size}, medians of {rounds} rounds, {os.cpu_count()} CPUs "
+        f"({platform.machine()})"
     )
-    for (engine, batch), values in times.items():
+    for (model, engine, batch), values in times.items():
         click.echo(
-            f"{engine:<6} ({variants[engine, batch].description}), batch {batch}: "
-            f"{statistics.median(values):.1f} ms an image"
+            f"{statistics.median(values):7.1f}  {model}, {engine} "
+            f"({variants[model, engine, batch].description}), batch {batch}"
         )
 
 
