@@ -1,6 +1,6 @@
 """Accuracy and time an image of several architectures, trained alike; prints a Markdown table.
 
-    python benchmarks/architectures.py DATA --output DIR --backbone-weights FILE [--epochs 10]
+    python benchmarks/architectures.py DATA --output DIR --backbone-weights FILE [--epochs 6]
 
 Each architecture is trained into a folder of its own under DIR, as ``fcn-beam train`` does; what
 is finished there is not trained again. Scores are those of the validation split; the times are
@@ -20,13 +20,14 @@ from typing import Any
 import click
 import numpy as np
 
+# Arguments of model_build.fcn.fcn and fields of model_build.recipes.Recipe.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "FCN-32s": {},
     "FCN-32s, learned upsampling": {"learn_upsampling": True},
     "FCN-32s, grids not aligned": {},
+    "FCN-32s, all pixels weigh alike": {"class_balance": 0.0},
     "FCN-16s": {"skips": 16},
     "FCN-8s": {"skips": 8},
-    "FCN-8s, context": {"skips": 8, "context": True},
     "output stride 16": {"output_stride": 16},
     "output stride 16, FCN-8s": {"output_stride": 16, "skips": 8},
     "output stride 16, FCN-8s, context": {"output_stride": 16, "skips": 8, "context": True},
@@ -40,7 +41,7 @@ NOT_ALIGNED = "FCN-32s, grids not aligned"
 @click.option("--output", required=True)
 @click.option("--backbone", default="mobilenet_v2", show_default=True)
 @click.option("--backbone-weights", default="imagenet", show_default=True)
-@click.option("--epochs", default=10, show_default=True)
+@click.option("--epochs", default=6, show_default=True)
 @click.option("--crop", default="352x480", show_default=True)
 @click.option(
     "--only", multiple=True, type=click.Choice(list(ARCHITECTURES)), help="Not all; repeatable."
@@ -62,11 +63,11 @@ def main(
 
     import_tensorflow()
     from model_build import strides
-    from model_build.recipes import RECIPES
+    from model_build.recipes import RECIPES, Recipe
     from model_build.training import train
     from pipeline.segmenter import Segmenter
 
-    recipe = dataclasses.replace(RECIPES["default"], epochs=epochs)
+    of_recipe = {field.name for field in dataclasses.fields(Recipe)}
     height, width = map(int, crop.split("x"))
     centers = strides.grid_centers
     folders = {}
@@ -76,12 +77,15 @@ def main(
         if (folder / "model.json").exists():
             continue
         strides.grid_centers = _tiled if name == NOT_ALIGNED else centers
+        options = ARCHITECTURES[name]
+        changes = {key: value for key, value in options.items() if key in of_recipe}
+        architecture = {key: value for key, value in options.items() if key not in of_recipe}
         train(
             data,
             str(folder),
-            recipe=recipe,
+            recipe=dataclasses.replace(RECIPES["default"], epochs=epochs, **changes),
             architecture={"backbone_name": backbone, "backbone_weights": backbone_weights}
-            | ARCHITECTURES[name],
+            | architecture,
             crop=(height, width),
             pad_small=True,
             resume=(folder / "checkpoints").exists(),
