@@ -312,7 +312,8 @@ def _draw(root: Path, read: Data, matrix: np.ndarray, classify: Callable) -> Non
     from model_build import plots
 
     samples = []
-    shown = read.validation[:SAMPLES]
+    # From all over the split: neighbours may be frames of one film.
+    shown = read.validation[:: max(1, len(read.validation) // SAMPLES)][:SAMPLES]
     for pair, (images, _) in zip(shown, crops.whole_images(shown, multiple=STRIDE), strict=True):
         seen = slice(pair.height), slice(pair.width)
         photo, prediction = images.numpy()[0][seen], classify(images).numpy()[0][seen]
