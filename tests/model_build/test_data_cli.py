@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from model_build import data_cli, download
 from model_build.errors import UserError
+from pipeline.cli import fcn_beam
 
 ROOT = Path(data_cli.__file__).parents[1]
 
@@ -117,9 +118,10 @@ def test_the_exit_status_is_that_of_the_command(voc_folder):
     [("chek", "; did you mean check?"), ("voc", "; did you mean voc2012?"), ("xyz", "")],
 )
 def test_a_mistyped_command_is_suggested(word, end):
-    result = invoke(word, "somewhere")
+    arguments = ["data", word, "somewhere"]
+    result = CliRunner().invoke(fcn_beam, arguments, standalone_mode=False)
     assert isinstance(result.exception, click.UsageError)
-    assert result.exception.message == f"no such command {word!r}{end}"
+    assert result.exception.message == f"no such command 'data {word}'{end}"
 
 
 def test_help_imports_nothing_heavy():
