@@ -18,11 +18,12 @@ import numpy as np
 from pipeline.cli import DEFAULT_MODEL
 
 IMAGES = 8  # a round
+ENGINES = ("auto", "xla", "graph")
 
 
 @click.command()
 @click.option("--model", "models", multiple=True, default=[DEFAULT_MODEL], help="Repeatable.")
-@click.option("--engine", "engines", multiple=True, default=("auto", "xla", "graph"))
+@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), default=ENGINES)
 @click.option("--size", default="384x512", show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--batch-sizes", default="1,8", show_default=True)
