@@ -15,10 +15,9 @@ import time
 import click
 import numpy as np
 
-from pipeline.cli import DEFAULT_MODEL
+from pipeline.cli import DEFAULT_MODEL, ENGINES
 
 IMAGES = 8  # a round
-ENGINES = ("auto", "xla", "graph")
 
 
 @click.command()

@@ -33,6 +33,7 @@ COMMANDS = {
 }
 JOBS = ("segment", "evaluate")
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "models" / "default")
+ENGINES = ("auto", "xla", "graph")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_PIXELS = 178_000_000  # twice what Pillow warns of
 
@@ -144,7 +145,7 @@ def set_up_logging(level: str) -> None:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "xla", "graph"]),
+    type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
     help="How the network is run.",

@@ -11,8 +11,6 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from model_build.artifact import Network
 
-ENGINES = ("auto", "xla", "graph")
-
 
 class Segmenter:
     """Runs same-sized images through a network, always at one batch size.

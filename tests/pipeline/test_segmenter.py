@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from model_build import artifact, fcn  # noqa: F401  (registers the upsampling layer)
-from pipeline.segmenter import ENGINES, Segmenter
+from pipeline.cli import ENGINES
+from pipeline.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
