@@ -17,7 +17,7 @@ from model_build.backbones import STRIDE, Normalisation, pyramid
 from model_build.errors import UserError
 
 BACKBONE, SCORES, LOGITS = "backbone", "scores", "logits"  # names of the network's parts
-HIDDEN = 256  # channels of the hidden layer, as in the head of DeepLabv3
+HIDDEN = 256  # channels of each hidden layer, as in the head of DeepLabv3
 
 
 def bilinear_kernel(
@@ -207,9 +207,11 @@ def fcn(
             stages are dilated.
         learn_upsampling: whether the last step, to the size of the image, is a transposed
             convolution or plain interpolation (the paper, section 4: either does).
-        context: score the last features through a hidden layer that also sees their mean over the
-            image: the image pooling of Chen et al. 2017, section 3.3. It takes the place of the
-            expanding 1×1 convolution that some backbones end with for classification.
+        context: score the last features together with their mean over the image, through two
+            hidden layers: the head of Chen et al. 2017, section 3.3, with its image pooling and
+            1×1 convolutions but without those that are dilated, as in Sandler et al. 2018, section
+            6.3. It takes the place of the expanding 1×1 convolution that some backbones end with
+            for classification.
 
     Returns:
         A model from uint8 RGB ``[n, h, w, 3]`` of any size to float32 logits
@@ -243,9 +245,14 @@ def fcn(
     coarse, *finer = features(normalisation(padded))
     if context:
         mean = keras.layers.GlobalAveragePooling2D(keepdims=True, name="mean")(coarse)
-        local = keras.layers.Conv2D(HIDDEN, 1, name="local")(coarse)
-        distant = keras.layers.Conv2D(HIDDEN, 1, use_bias=False, name="context")(mean)
-        coarse = keras.layers.ReLU(name="hidden")(keras.layers.Add(name="seen")([local, distant]))
+        local = keras.layers.Conv2D(HIDDEN, 1, activation="relu", name="local")(coarse)
+        distant = keras.layers.Conv2D(HIDDEN, 1, activation="relu", name="context")(mean)
+        # Both side by side through one convolution, but what all places share is computed once.
+        parts = [
+            keras.layers.Conv2D(HIDDEN, 1, name="from_local")(local),
+            keras.layers.Conv2D(HIDDEN, 1, use_bias=False, name="from_context")(distant),
+        ]
+        coarse = keras.layers.ReLU(name="hidden")(keras.layers.Add(name="seen")(parts))
     scores = keras.layers.Conv2D(
         num_classes, 1, kernel_initializer="glorot_uniform", dtype="float32", name=SCORES
     )(coarse)

@@ -340,6 +340,32 @@ def test_a_network_is_saved_and_loaded(small_backbone, tmp_path, options):
     np.testing.assert_allclose(loaded(image), logits, rtol=1e-4)
 
 
+def test_context_scores_each_place_together_with_the_whole_image(small_backbone):
+    """By NumPy, as Chen et al. 2017 have it: hidden layers of the features and of their mean,
+    stacked and through one more."""
+    model, _ = fcn(3, "small", context=True)
+    rng = np.random.default_rng(0)
+    layers = {layer.name: layer for layer in model.layers}
+    for name in ("local", "context", "from_local", "from_context", SCORES):
+        weights = layers[name].get_weights()
+        layers[name].set_weights([rng.normal(0, 0.3, weight.shape) for weight in weights])
+    inner = keras.Model(model.input, [layers["mean"].input, layers[SCORES].output])
+    features, scores = map(np.array, inner(rng.integers(0, 256, (2, 64, 96, 3), np.uint8)))
+
+    def dense(name, inputs):
+        kernel, bias = layers[name].get_weights()
+        return inputs @ kernel[0, 0] + bias
+
+    local = np.maximum(dense("local", features), 0)
+    context = np.maximum(dense("context", features.mean((1, 2), keepdims=True)), 0)
+    both = np.concatenate([local, np.broadcast_to(context, local.shape)], -1)
+    kernel, bias = layers["from_local"].get_weights()
+    (context_kernel,) = layers["from_context"].get_weights()
+    hidden = np.maximum(both @ np.concatenate([kernel, context_kernel], 2)[0, 0] + bias, 0)
+    assert 0.1 < (hidden > 0).mean() < 0.9
+    np.testing.assert_allclose(scores, dense(SCORES, hidden), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("skips", [16, 8])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_skips_start_as_the_fcn_32s(request, name, skips):
