@@ -61,10 +61,15 @@ def interrupted(epoch, step=None):
             if current[-1] == epoch and index == step:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "Keeper", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            yield
+    # A shell's background jobs, and what they start, ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints, "Keeper", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(path, process):
