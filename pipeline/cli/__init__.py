@@ -1,0 +1,1 @@
+"""The ``fcn-beam`` command: one module a command, which parses, calls one function and prints."""

@@ -1,0 +1,61 @@
+"""Beam's own options, told apart from INPUTs and from mistakes.
+
+Beam drops options it does not know, silently; here they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import click
+
+# Beam has no public way to ask which options there are: this is how it collects them itself.
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+from model_build.errors import did_you_mean
+
+
+class _Parser(_BeamArgumentParser):
+    def error(self, message: str):
+        raise click.UsageError(message)
+
+
+def split_arguments(
+    arguments: Sequence[str], own_options: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Splits what the command itself does not know.
+
+    Args:
+        arguments: of the command line, less the command's own options.
+        own_options: their names, for suggestions.
+
+    Returns:
+        The INPUTs, and Beam's options with their values.
+
+    Raises:
+        click.UsageError: an unknown option, or a bad value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for options in {cls.__name__: cls for cls in PipelineOptions.__subclasses__()}.values():
+        options._add_argparse_args(parser)
+    known = {name: action for action in parser._actions for name in action.option_strings}
+    inputs, flags, rest = [], [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-") or argument == "-":
+            inputs.append(argument)
+            continue
+        option, equals, _ = argument.partition("=")
+        if option not in known:
+            hint = did_you_mean(option, [*own_options, *known])
+            raise click.UsageError(f"no such option {option}{hint}")
+        flags.append(argument)
+        if not equals and known[option].nargs != 0 and rest:
+            flags.append(rest.pop(0))
+    parser.parse_known_args(flags)  # complains of bad values
+    return inputs, flags
+
+
+def own_options(command: click.Command) -> list[str]:
+    """The names of a command's own options."""
+    return [name for parameter in command.params for name in parameter.opts]

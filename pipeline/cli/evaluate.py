@@ -1,0 +1,78 @@
+"""The command ``fcn-beam evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from model_build.errors import UserError
+from pipeline.cli.main import complain
+from pipeline.cli.options import (
+    given,
+    log_level,
+    of_models,
+    set_up_logging,
+    storage_options,
+    workers,
+)
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Apache Beam's own options pass through.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
+@click.option("--model", metavar="DIR", help="Score the masks this saved model makes.")
+@click.option("--masks", metavar="DIR", help="Score the masks in this folder, such as OUT/masks.")
+@click.option("--data", required=True, metavar="DIR", help="The photos and true masks.")
+@click.option("--split", default="val", show_default=True, metavar="NAME")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    metavar="FILE",
+    help="Write the scores there, too. - prints them instead of the table.",
+)
+@click.option("--skip-missing", is_flag=True, help="Score what is there.")
+@of_models
+@workers
+@storage_options
+@log_level
+@click.pass_context
+def evaluate(
+    context: click.Context,
+    arguments: tuple[str, ...],
+    json_file: str | None,
+    log_level: str,
+    **options: Any,
+) -> int:
+    """Score predicted masks against a split's true ones.
+
+    The masks are those that --model makes, as `segment` would with the same options, or stand in
+    --masks. The data folder is in PASCAL VOC layout or holds the folders images and masks. All of
+    them may be local or remote (gs://, s3://, az://).
+    """
+    set_up_logging(log_level)
+    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
+        raise click.UsageError(f"--json {json_file}: its folder does not exist")
+    from pipeline.cli.arguments import own_options, split_arguments
+    from pipeline.jobs import evaluate
+
+    unexpected, beam_options = split_arguments(arguments, own_options(context.command))
+    if unexpected:
+        raise click.UsageError(f"unexpected argument {unexpected[0]!r}: every input is an option")
+    result = evaluate.evaluate(evaluate.Request(beam_options=beam_options, **given(options)))
+    text = json.dumps(result.report, indent=1)
+    if json_file == "-":
+        click.echo(text)
+    elif result.scores:
+        click.echo(result.table())
+    if json_file not in (None, "-"):
+        try:
+            Path(json_file).write_text(text + "\n")
+        except OSError as error:
+            raise UserError(f"{json_file}: cannot be written: {error.strerror}") from None
+    return 0 if result.scores else complain(result.complaint(), 1)

@@ -1,0 +1,46 @@
+"""The command ``fcn-beam info``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.options import storage_options
+
+
+@click.command()
+@click.argument("model")
+@storage_options
+def info(model: str, storage_options: dict[str, str]) -> None:
+    """Show what MODEL, a saved-model folder, is; the whole of it is loaded and checked."""
+    from model_build.quiet import import_tensorflow
+    from pipeline.network.models import load
+    from pipeline.storage import Files, parse_options
+
+    import_tensorflow()
+    description = load(model, Files(parse_options(storage_options))).description
+    normalisation = description.normalisation
+    rows: dict[str, Any] = {
+        "backbone": description.backbone,
+        "stride": description.stride,
+        "long side": f"{description.long_side} pixels",
+        "parameters": f"{description.parameters:,}",
+        "normalisation": f"{normalisation['channels']} × {_short(normalisation['scale'])} "
+        f"+ {_short(normalisation['offset'])}",
+        "labels": f"{len(description.labels)}: " + ", ".join(description.labels.names),
+        **{key.replace("_", " "): _shown(value) for key, value in description.training.items()},
+        "fingerprint": description.fingerprint,
+    }
+    for key, value in rows.items():
+        click.echo(f"{key:<20}{value}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_shown(v)}" for key, v in value.items())
+    return " × ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _short(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

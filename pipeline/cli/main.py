@@ -1,0 +1,68 @@
+"""The group ``fcn-beam``. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+
+import click
+
+from model_build.errors import JobError, SuggestingGroup, UserError
+
+# Where each command lives. The network's own commands are only named here, not imported.
+COMMANDS = {
+    "segment": "pipeline.cli.segment",
+    "evaluate": "pipeline.cli.evaluate",
+    "info": "pipeline.cli.info",
+    "train": "model_build.cli.train",
+    "data": "model_build.cli.data",
+}
+
+
+class Commands(SuggestingGroup):
+    """Commands that are imported when they run."""
+
+    def list_commands(self, context):
+        return list(COMMANDS)
+
+    def get_command(self, context, name):
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(COMMANDS[name]), name)
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="fcn-beam")
+def fcn_beam() -> None:
+    """Photos in, semantic segmentation masks and class histograms out."""
+
+
+def main() -> None:
+    """Runs a command; what a user can fix is one line and status 2, what fails is status 1."""
+    # Libraries address these to developers: an old Python, a renamed argument.
+    warnings.simplefilter("ignore", FutureWarning)
+    try:
+        status = fcn_beam.main(standalone_mode=False)
+    except click.ClickException as error:
+        status = complain(error.format_message(), 2)
+    except UserError as error:
+        status = complain(str(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        status = complain("interrupted", 130)
+    except Exception as error:
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            raise
+        if isinstance(error, JobError):
+            status = complain(f"{error} (--log-level debug tells where)", 1)
+        else:
+            cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            status = complain(f"failed: {cause[0].strip()}", 1)
+    sys.exit(status)
+
+
+def complain(message: str, status: int) -> int:
+    """Prints an error as the command's one line, and returns the status to exit with."""
+    click.echo(f"fcn-beam: {message}", err=True)
+    return status

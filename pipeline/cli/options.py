@@ -1,0 +1,103 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+ENGINES = ("auto", "xla", "graph")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def _long_side(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    if value is None or value == "native":
+        return value
+    try:
+        side = int(value)
+    except ValueError:
+        side = 0
+    if side < 1:
+        raise click.BadParameter(f"{value!r} is neither a number of pixels nor 'native'")
+    return side
+
+
+def _storage_options(
+    context: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
+    options = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{name!r} is not SCHEME.KEY=VALUE, such as s3.anon=true")
+        options[name] = value
+    return options
+
+
+# What decides a model's masks: said to `evaluate` as to `segment`, and meaning the same.
+_OF_MODELS = (
+    click.option(
+        "--long-side",
+        metavar="N|native",
+        callback=_long_side,
+        help="Scale larger images down to N pixels; default: as the model was trained.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Reject larger images; default: 178 million.",
+    ),
+    click.option("--engine", type=click.Choice(ENGINES), help="How the network is run."),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Images a batch; default: 8 on an accelerator, 1 on a CPU.",
+    ),
+)
+workers = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Streams of a local run; default: one a core, or one on an accelerator.",
+)
+storage_options = click.option(
+    "--storage-option",
+    "storage_options",
+    multiple=True,
+    callback=_storage_options,
+    metavar="SCHEME.KEY=VALUE",
+    help="Passed to the client of that store, as in s3.anon=true; repeatable.",
+)
+log_level = click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True
+)
+
+
+def of_models(command: Callable) -> Callable:
+    """Gives a command the options that decide what a model's masks are."""
+    for option in reversed(_OF_MODELS):
+        command = option(command)
+    return command
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; the others keep the default of the function they go to."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def set_up_logging(level: str) -> None:
+    """Sends the log to standard error, and quiets libraries that tell users what they cannot use."""
+    logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
+    if level == "warning":  # what engine was picked is worth a line in any run
+        logging.getLogger("pipeline").setLevel(logging.INFO)
+    if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
+        for name in ("common", "worker"):
+            logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
+    # Beam says so wherever an optional package of its own is missing; nothing here needs it.
+    noise = "Resource module is not available"
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: noise not in str(record.msg))

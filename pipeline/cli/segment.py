@@ -1,0 +1,91 @@
+"""The command ``fcn-beam segment``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.main import complain
+from pipeline.cli.options import (
+    given,
+    log_level,
+    of_models,
+    set_up_logging,
+    storage_options,
+    workers,
+)
+
+
+def _max_rejected(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    from pipeline.outputs.summary import allowed_rejects
+
+    try:
+        allowed_rejects(value, 0)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor a percentage") from None
+    return value
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog="Apache Beam's own options pass through: --runner DataflowRunner --project P …",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT…")
+@click.option("--output", required=True, metavar="DIR", help="Folder or URI for the results.")
+@click.option("--model", metavar="DIR", help="Saved model; default: the one that comes along.")
+@click.option("--overlays", is_flag=True, help="Also write photo and mask blended, as JPEG.")
+@click.option("--all-files", is_flag=True, help="Try files without a known image extension, too.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Only the first N images by name."
+)
+@click.option("--overwrite", is_flag=True, help="Do again what an earlier run has done.")
+@click.option("--dry-run", is_flag=True, help="List what would be done.")
+@click.option(
+    "--max-rejected",
+    metavar="N|N%",
+    callback=_max_rejected,
+    help="Exit with status 3 if more images are rejected.",
+)
+@click.option(
+    "--shared-disk",
+    is_flag=True,
+    help="With --runner: every worker sees this machine's disk under the same paths.",
+)
+@of_models
+@workers
+@storage_options
+@log_level
+@click.pass_context
+def segment(
+    context: click.Context,
+    arguments: tuple[str, ...],
+    dry_run: bool,
+    max_rejected: str | None,
+    log_level: str,
+    **options: Any,
+) -> int:
+    """Segment every image of INPUT.
+
+    INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs;
+    any of them local or remote (gs://, s3://, az://). The same command again goes on where it
+    stopped.
+    """
+    set_up_logging(log_level)
+    from pipeline.cli.arguments import own_options, split_arguments
+    from pipeline.jobs import preview, segment
+
+    inputs, beam_options = split_arguments(arguments, own_options(context.command))
+    request = segment.Request(inputs=inputs, beam_options=beam_options, **given(options))
+    if dry_run:
+        preview.dry_run(segment.plan(request), click.echo)
+        return 0
+    try:
+        summary = segment.segment(request)
+    except KeyboardInterrupt:
+        return complain(
+            "interrupted; every mask written is whole: the same command goes on from there", 130
+        )
+    text, status, reason = segment.report(summary, max_rejected)
+    click.echo(text)
+    return complain(reason, status) if status else 0

@@ -1,0 +1,1 @@
+"""Bytes ↔ pixels: photos decoded and scaled, masks and overlays encoded."""

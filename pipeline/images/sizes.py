@@ -1,0 +1,54 @@
+"""Sizes of an image on its way: scaled to fit, padded to a bucket, and back to the source's."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
+    """(height, width) with the longer side at most ``long_side``; nothing is ever enlarged."""
+    longest = max(height, width)
+    if long_side is None or longest <= long_side:
+        return height, width
+    scale = long_side / longest
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def bucket(pixels: np.ndarray, stride: int) -> tuple[int, int]:
+    """The (height, width) that ``[h, w, …]`` is padded to: the next multiples of the stride."""
+    height, width = pixels.shape[:2]
+    return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pads uint8 ``[h, w, c]`` at the bottom and right to ``size`` by repeating its edge."""
+    height, width = pixels.shape[:2]
+    if (height, width) == size:
+        return pixels
+    return np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="edge")
+
+
+def crop(class_map: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Takes the padding off a class map again.
+
+    Args:
+        class_map: uint8 ``[H, W]``, of a padded image.
+        pixels: ``[h, w, 3]``, the image before padding.
+
+    Returns:
+        uint8 ``[h, w]``.
+    """
+    return class_map[: pixels.shape[0], : pixels.shape[1]]
+
+
+def enlarge(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scales a class map to (height, width).
+
+    Returns:
+        uint8 of shape ``size``; each pixel takes the nearest class, so no new one appears.
+    """
+    if class_map.shape == size:
+        return class_map
+    nearest = Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(class_map).resize(size[::-1], nearest))

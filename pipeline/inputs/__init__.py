@@ -1,0 +1,1 @@
+"""INPUT → image references, and the names of their masks."""

@@ -1,0 +1,143 @@
+"""INPUT → image references.
+
+A name is the path below the *root*: INPUT itself if it is a folder, else the deepest folder that
+holds all of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from pipeline.inputs.names import image_extension
+from pipeline.inputs.sources import read_list
+from pipeline.records import ImageRef, PassedOver, Reject, Source
+from pipeline.storage import File, Files, Unlisted, folder_of, is_remote
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """What of an INPUT is taken, and under which names.
+
+    Attributes:
+        root: names are relative to it.
+        all_files: take every file for an image, not only those with a known extension.
+        exclude: folders that are passed over, such as what runs have written.
+        limit: only the first so many images, by name.
+    """
+
+    root: str
+    all_files: bool = False
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+
+
+def list_source(
+    source: Source, options: ListOptions, files: Files
+) -> Iterator[ImageRef | PassedOver | Reject]:
+    """Lists a source; never fails for one file.
+
+    Yields:
+        Image references, files passed over, and what could not be listed.
+
+    Raises:
+        OSError: the source itself cannot be listed.
+    """
+    written = tuple(_real(f"{folder}/") for folder in options.exclude)
+    for file in _files(source, files):
+        if isinstance(file, Unlisted):
+            yield Reject(_printable(file.path), "list", file.error, file.detail)
+            continue
+        path = file.path
+        name = name_below(path, options.root)
+        tried = options.all_files or source.kind in ("file", "list") or image_extension(path)
+        if not (tried and file.regular) or _real(path).startswith(written):
+            yield PassedOver(_printable(path))
+        elif _printable(path) != path:
+            yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
+        elif not {"", ".", ".."}.isdisjoint(name.split("/")):
+            yield Reject(path, "list", "NameError", "its name is no path below a folder; rename it")
+        else:
+            yield ImageRef(path, name, file.mtime, file.size)
+
+
+def _files(source: Source, files: Files) -> Iterator[File | Unlisted]:
+    if source.kind == "file":
+        yield File(source.where)
+    elif source.kind == "list":
+        yield from map(File, read_list(source.where, files))
+    elif source.kind == "glob":
+        yield from files.glob(source.where)
+    else:
+        yield from files.list(source.where)
+
+
+class ListImages(beam.PTransform):
+    """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`."""
+
+    def __init__(self, options: ListOptions, files: Files):
+        super().__init__()
+        self.options, self.files = options, files
+
+    def expand(self, sources):
+        listed = sources | "ListSource" >> beam.ParDo(_ListSource(self.options, self.files)).with_outputs(
+            "passed_over", "rejected", main="images"
+        )
+        if self.options.limit is None:
+            return listed.images, listed.passed_over, listed.rejected
+        first = listed.images | "Limit" >> FirstImages(self.options.limit)
+        return first, listed.passed_over, listed.rejected
+
+
+class _ListSource(beam.DoFn):
+    def __init__(self, options: ListOptions, files: Files):
+        self.options, self.files = options, files
+
+    def process(self, source):
+        for found in list_source(source, self.options, self.files):
+            if isinstance(found, ImageRef):
+                yield found
+            elif isinstance(found, Reject):
+                yield beam.pvalue.TaggedOutput("rejected", found)
+            else:
+                yield beam.pvalue.TaggedOutput("passed_over", found)
+
+
+class FirstImages(beam.PTransform):
+    """The first ``count`` images by name."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def expand(self, images):
+        first = beam.combiners.Top.Smallest(self.count, key=lambda image: (image.name, image.path))
+        return images | first | beam.FlatMap(lambda found: found)
+
+
+def name_below(path: str, root: str) -> str:
+    """The path below the root; below no root, it is the whole path, a scheme being its first part."""
+    prefix = root if root.endswith("/") else f"{root}/"
+    name = path[len(prefix) :] if path.startswith(prefix) else path.replace("://", "/")
+    return name.lstrip("/")
+
+
+def _real(path: str) -> str:
+    """A local path with the links of its folder resolved."""
+    if is_remote(path):
+        return path
+    return f"{_real_folder(folder_of(path))}/{path.rpartition('/')[2]}"
+
+
+@functools.lru_cache(maxsize=1)  # files come folder by folder
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _printable(text: str) -> str:
+    """The text with bytes that are not UTF-8 written as ``\\udcXX``; equal where there are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

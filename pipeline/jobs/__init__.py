@@ -1,0 +1,1 @@
+"""The Beam graphs, the runs around them, runners and progress."""

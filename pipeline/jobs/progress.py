@@ -1,0 +1,121 @@
+"""What a run tells while it works: stage times (any runner) and live counts (local runs).
+
+Stage times are Beam metrics, so they come back from remote workers too. The live counts are plain
+variables of this process: local runs execute their DoFns in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.runners.runner import PipelineResult
+
+from model_build.bar import bar
+from pipeline.network.handler import METRICS
+
+TIMED_STAGES = ("read", "decode", "infer", "write")
+INFER = "inference_batch_latency_micro_secs"  # measured by RunInference
+
+
+@contextlib.contextmanager
+def stage_timer(stage: str) -> Iterator[None]:
+    """Adds the duration of its block to the stage's total; for use inside a DoFn."""
+    start = time.perf_counter_ns()
+    try:
+        yield
+    finally:
+        elapsed = (time.perf_counter_ns() - start) // 1000
+        Metrics.distribution(METRICS, f"{stage}_us").update(elapsed)
+
+
+def stage_seconds(result: PipelineResult) -> dict[str, float]:
+    """Seconds each stage took, summed over all threads and workers."""
+    found = result.metrics().query(MetricsFilter().with_namespace(METRICS))["distributions"]
+    sums = {metric.key.metric.name: metric.result.sum / 1e6 for metric in found}
+    names = {stage: f"{stage}_us" for stage in TIMED_STAGES} | {"infer": INFER}
+    return {stage: sums.get(name, 0.0) for stage, name in names.items()}
+
+
+class Counts:
+    """Thread-safe counts of this process's run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        self.listed = self.masks = self.kept = self.rejects = 0
+
+    def add(self, **changes: int) -> None:
+        with self._lock:
+            for name, change in changes.items():
+                setattr(self, name, getattr(self, name) + change)
+
+    @property
+    def done(self) -> int:
+        return self.masks + self.kept + self.rejects
+
+
+COUNTS = Counts()
+
+
+@contextlib.contextmanager
+def shown(interval: float = 10.0) -> Iterator[None]:
+    """Shows :data:`COUNTS` while its block runs: a bar on a terminal, else a line now and then.
+
+    Args:
+        interval: seconds between two lines.
+    """
+    COUNTS.reset()
+    finished = threading.Event()
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    thread = threading.Thread(target=show, args=(finished, interval), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+def _show_bar(finished: threading.Event, interval: float) -> None:
+    with bar("images") as advance:
+        first: tuple[float, int] | None = None
+        stopped = False
+        while not stopped:
+            stopped = finished.wait(0.2)
+            first, rate = _rate(first)
+            note = f"{rate:.1f} images/s, {COUNTS.rejects} rejected"
+            advance(COUNTS.done, COUNTS.listed or None, note)
+
+
+def _show_lines(finished: threading.Event, interval: float) -> None:
+    first: tuple[float, int] | None = None
+    due = time.monotonic() + interval
+    while not finished.wait(min(interval, 0.2)):
+        first, rate = _rate(first)
+        if time.monotonic() < due:
+            continue
+        due += interval
+        left = f"{(COUNTS.listed - COUNTS.done) / rate:.0f} s left" if rate else "starting"
+        print(
+            f"{COUNTS.done}/{COUNTS.listed} images, {rate:.1f} images/s, {left}, "
+            f"{COUNTS.rejects} rejected",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _rate(first: tuple[float, int] | None) -> tuple[tuple[float, int] | None, float]:
+    """Images/s since the first image was done: start-up must not spoil the time left."""
+    now, done = time.monotonic(), COUNTS.done
+    if first is None:
+        return ((now, done) if done else None), 0.0
+    elapsed = now - first[0]
+    return first, (done - first[1]) / elapsed if elapsed else 0.0

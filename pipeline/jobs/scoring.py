@@ -1,0 +1,217 @@
+"""Predicted masks against a data folder's true ones, as one Beam graph.
+
+::
+
+    examples ─► windows: predictions ─► count against the truth ─► sum ─► findings
+
+An image's pixels are counted where its prediction is made or read: only its confusion matrix goes
+further. A prediction is counted at the size of its truth.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model_build.data.labels import LabelSet
+from model_build.scores import confusion_matrix
+from pipeline.images.sizes import enlarge
+from pipeline.jobs import runners
+from pipeline.jobs.predictions import Example, Fault, Prediction, decode_ids
+from pipeline.jobs.progress import COUNTS
+from pipeline.jobs.windows import Windowed
+from pipeline.storage import Files
+
+
+class Counted(NamedTuple):
+    """One image's pixels.
+
+    Attributes:
+        name: as the split lists it.
+        matrix: see :func:`model_build.scores.confusion_matrix`.
+        ignored: number of pixels whose truth is void.
+        unknown: those of them that an RGB truth paints in a colour of no label.
+        scaled: the prediction's size and the truth's, where they differ.
+    """
+
+    name: str
+    matrix: np.ndarray
+    ignored: int
+    unknown: int
+    scaled: str
+
+
+def count_window(
+    predictions: Sequence[Prediction], labels: LabelSet, files: Files
+) -> Iterator[Counted | Fault]:
+    """Counts predictions' pixels against those of their truths, which are read at once.
+
+    Yields:
+        For each a :class:`Counted`; or what is wrong with the prediction, the truth, or both.
+    """
+    truths = files.read_each((prediction.truth, None) for prediction in predictions)
+    for prediction, truth in zip(predictions, truths, strict=True):
+        yield from _count(prediction, truth, labels)
+
+
+def _count(
+    prediction: Prediction, data: bytes | Exception, labels: LabelSet
+) -> Iterator[Counted | Fault]:
+    name, predicted = prediction.name, prediction.class_map
+    # The truth is looked at where there is no prediction, too: one run tells all that is wrong.
+    truth = decode_ids(name, prediction.truth, data, "truth", labels)
+    if isinstance(predicted, Fault) or isinstance(truth, Fault):
+        yield from (one for one in (predicted, truth) if isinstance(one, Fault))
+        return
+    ids, unknown = truth
+    at_source = enlarge(predicted, prediction.size)
+    try:
+        matrix = confusion_matrix(ids, enlarge(at_source, ids.shape), len(labels))
+    except ValueError:  # void is the one id that a mask may hold and a prediction may not
+        detail = "holds void, or a colour of no label, where the truth has a label; predict labels"
+        yield Fault(name, "prediction", False, prediction.file, detail)
+        return
+    same = at_source.shape == ids.shape
+    scaled = "" if same else f"{_size(at_source)} to {_size(ids)}"
+    yield Counted(name, matrix, ids.size - int(matrix.sum()), unknown, scaled)
+
+
+def _size(ids: np.ndarray) -> str:
+    return f"{ids.shape[1]}×{ids.shape[0]}"
+
+
+class CountWindow(beam.DoFn):
+    """Lists of predictions → :class:`Counted`, and faults apart, see :func:`count_window`."""
+
+    def __init__(self, labels: LabelSet, files: Files):
+        self.labels, self.files = labels, files
+
+    def process(self, predictions):
+        faulty = set()
+        for found in count_window(predictions, self.labels, self.files):
+            if isinstance(found, Fault):
+                faulty.add(found.name)
+                yield beam.pvalue.TaggedOutput("faults", found)
+            else:
+                COUNTS.add(masks=1)
+                yield found
+        COUNTS.add(rejects=len(faulty))
+
+
+class ConfusionMatrixFn(beam.CombineFn):
+    """Sums the confusion matrices of images: int64 ``[classes, classes]``."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.classes = classes
+
+    def create_accumulator(self):
+        return np.zeros((self.classes, self.classes), np.int64)
+
+    def add_input(self, accumulator, matrix):
+        return accumulator + matrix
+
+    def merge_accumulators(self, accumulators):
+        return sum(accumulators, self.create_accumulator())
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+class ScoreSplit(beam.PTransform):
+    """Examples → one element, the dict of :func:`findings`.
+
+    Args:
+        predict: lists of examples → lists of predictions: see :mod:`pipeline.jobs.predictions`.
+        labels: of the data.
+    """
+
+    def __init__(self, predict: beam.PTransform, labels: LabelSet, files: Files):
+        super().__init__()
+        self.predict, self.labels, self.files = predict, labels, files
+
+    def expand(self, examples):
+        counted = (
+            examples
+            | "Spread" >> beam.Reshuffle()
+            | "Window" >> Windowed()
+            | "Predict" >> self.predict
+            | "Count"
+            >> beam.ParDo(CountWindow(self.labels, self.files)).with_outputs("faults", main="counted")
+        )
+        matrix = (
+            counted.counted
+            | "Matrices" >> beam.Map(lambda image: image.matrix)
+            | "Sum" >> beam.CombineGlobally(ConfusionMatrixFn(len(self.labels)))
+        )
+        notes = counted.counted | "Notes" >> beam.Map(
+            lambda image: image._replace(matrix=None)._asdict()
+        )
+        faults = counted.faults | "Faults" >> beam.Map(lambda fault: fault._asdict())
+        return matrix | "Findings" >> beam.Map(
+            findings, beam.pvalue.AsList(notes), beam.pvalue.AsList(faults)
+        )
+
+
+def findings(
+    matrix: np.ndarray, notes: list[dict[str, Any]], faults: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """All that was found, as JSON can hold it.
+
+    Args:
+        matrix: the sum over all images that could be counted.
+        notes: their :class:`Counted`, less the matrix, in any order.
+        faults: every :class:`Fault`, in any order.
+    """
+    notes = sorted(notes, key=lambda note: note["name"])
+    return {
+        "images": len(notes),
+        "ignored_pixels": sum(note["ignored"] for note in notes),
+        "unknown_color_pixels": sum(note["unknown"] for note in notes),
+        "scaled": {note["name"]: note["scaled"] for note in notes if note["scaled"]},
+        "confusion_matrix": matrix.tolist(),
+        "faults": sorted(faults, key=lambda fault: (fault["name"], fault["what"])),
+    }
+
+
+def score(
+    examples: Sequence[Example],
+    predict: beam.PTransform,
+    labels: LabelSet,
+    files: Files,
+    options: PipelineOptions,
+) -> dict[str, Any]:
+    """Runs :class:`ScoreSplit` in this process and waits for it.
+
+    Args:
+        options: Beam's, with the local runner among them.
+
+    Returns:
+        The dict of :func:`findings`.
+
+    Raises:
+        JobError: what ended the job.
+        KeyboardInterrupt: on Ctrl-C.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        path = f"{scratch}/findings.json"
+        pipeline = beam.Pipeline(options=options)
+        (
+            pipeline
+            | "Examples" >> beam.Create(examples)
+            | "ScoreSplit" >> ScoreSplit(predict, labels, files)
+            | "Keep" >> beam.Map(_keep, path)
+        )
+        runners.run(pipeline, listed=len(examples))
+        return json.loads(Path(path).read_text())
+
+
+def _keep(found: dict[str, Any], path: str) -> None:
+    Path(path).write_text(json.dumps(found))

@@ -1,0 +1,74 @@
+"""How many threads share the work of a machine.
+
+On a CPU many single-threaded streams beat one that has many threads (``benchmarks/engines.py``): each
+takes its photos all the way, and no core waits for another within an operation. So TensorFlow gets
+one thread for the inside of an operation and the job as many streams as there are cores. A GPU takes
+one stream with batches.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """The cores this process may use, by its affinity and the limits of its container."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = container_cores(CGROUP)
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def container_cores(cgroup: Path) -> float | None:
+    """The CPU quota of a container, in cores; None where there is no limit.
+
+    Args:
+        cgroup: where the control groups are mounted; version 2 has ``cpu.max`` there, version 1
+            ``cpu/cpu.cfs_quota_us`` (Linux, Documentation/admin-guide/cgroup-v2.rst and
+            scheduler/sched-bwc.rst).
+    """
+    try:
+        try:
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        except OSError:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # "max", or no such file
+        return None
+
+
+def has_accelerator() -> bool:
+    """Whether TensorFlow sees a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def set_threads() -> bool:
+    """Gives TensorFlow one thread for the inside of an operation, and each core one operation.
+
+    Returns:
+        False where TensorFlow already runs in this process with other settings, which it cannot
+        change any more.
+    """
+    import tensorflow as tf
+
+    if has_accelerator():
+        return True
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(usable_cores())
+    except RuntimeError:
+        return False
+    return True
+
+
+def fixed_otherwise() -> bool:
+    """Whether this process' TensorFlow is in use with other threads than :func:`set_threads` gives."""
+    return "tensorflow" in sys.modules and not set_threads()

@@ -1,0 +1,151 @@
+"""The output folder: where a run puts what, and what an earlier run has left there.
+
+::
+
+    OUT/run.json                      the options that decide what a mask is
+    OUT/masks/NAME.png                palette PNGs, written whole or not at all
+    OUT/overlays/NAME.jpg             on request
+    OUT/histograms-*-of-*.jsonl       a row per mask
+    OUT/rejected-*-of-*.jsonl         a row per image without one
+    OUT/summary.json                  totals
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from model_build.errors import UserError
+from pipeline.records import MaskRef
+from pipeline.storage import File, Files, is_remote, scheme_of
+
+RUN, SUMMARY = "run.json", "summary.json"
+HISTOGRAMS, REJECTED = "histograms", "rejected"
+MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
+LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """OUT, and what a run writes there.
+
+    Attributes:
+        path: absolute path or URI, without a slash at its end.
+        files: reads and writes it.
+        overlays: write overlays too.
+    """
+
+    path: str
+    files: Files
+    overlays: bool = False
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file below OUT whole or not at all; raises OSError."""
+        scratch = f"{self.path}/{UNFINISHED}"
+        self.files.write(f"{self.path}/{name}", data, scratch=scratch)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file below OUT; raises OSError."""
+        self.write(name, utf8(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file's value, or None where there is no such file or no JSON in it."""
+        try:
+            return json.loads(self.files.read(f"{self.path}/{name}"))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            return None
+
+    def delete(self, name: str) -> None:
+        """Deletes just that file below OUT, if it is there."""
+        self.files.delete(f"{self.path}/{name}")
+
+    def masks(self) -> Iterator[MaskRef]:
+        """The masks that stand in OUT."""
+        for name, file in self._below(MASKS):
+            if name.endswith(".png"):
+                yield MaskRef(name, file.mtime or 0.0)
+
+    def overlaid(self) -> Iterator[str]:
+        """Names of the masks that have an overlay."""
+        for name, _ in self._below(OVERLAYS):
+            if name.endswith(".jpg"):
+                yield f"{name.removesuffix('.jpg')}.png"
+
+    def has_masks(self) -> bool:
+        """Whether any file stands where masks do."""
+        return next(self._below(MASKS), None) is not None
+
+    def written(self) -> tuple[str, ...]:
+        """The folders a run writes to, which are not to be taken for its input."""
+        return tuple(f"{self.path}/{own}" for own in (MASKS, OVERLAYS, UNFINISHED))
+
+    def _below(self, folder: str) -> Iterator[tuple[str, File]]:
+        where = f"{self.path}/{folder}"
+        if not is_remote(where) and not os.path.isdir(where):
+            return
+        for file in self.files.list(where):
+            if isinstance(file, File) and file.regular:
+                yield file.path[len(where) + 1 :], file
+
+    def clean_up(self) -> None:
+        """Removes the folder of unfinished files, which exists on local disk only."""
+        if not is_remote(self.path):
+            shutil.rmtree(f"{self.path}/{UNFINISHED}", ignore_errors=True)
+
+
+def parse_output(text: str, files: Files) -> str:
+    """``--output`` as an absolute path or URI without a slash at its end.
+
+    Raises:
+        UserError: it cannot be a folder, or a store that cannot be written to.
+    """
+    if not text:
+        raise UserError("--output is empty; name a folder or URI")
+    if is_remote(text):
+        files.check(text)
+        if scheme_of(text) in ("https", "http"):
+            raise UserError(f"{text}: cannot be an output folder: a web server is only read")
+        return text.rstrip("/")
+    path = os.path.abspath(text)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"{text}: is a file; --output must be a folder")
+    return path
+
+
+def mask_file(mask_name: str) -> str:
+    """Path of a mask below OUT."""
+    return f"{MASKS}/{mask_name}"
+
+
+def overlay_file(mask_name: str) -> str:
+    """Path of a mask's overlay below OUT."""
+    return f"{OVERLAYS}/{mask_name.removesuffix('.png')}.jpg"
+
+
+def unholdable(mask_name: str, out: str) -> str | None:
+    """Why OUT can hold no mask of that name, or None where it can.
+
+    A disk takes any byte but ``/`` and NUL, and 255 of them between two slashes; stores take 1,024
+    in all, and Google's refuses line ends (https://cloud.google.com/storage/docs/objects#naming).
+    """
+    parts = mask_name.split("/")
+    if not is_remote(out):
+        if any(len(os.fsencode(part)) > LONGEST_PART for part in parts):
+            return f"a part of its mask's name has over {LONGEST_PART} bytes; shorten its name"
+        return "its name holds a NUL; rename it" if "\0" in mask_name else None
+    if any(unicodedata.category(character) == "Cc" for character in mask_name):
+        return "its name holds a control character, which a store cannot; rename it"
+    key = f"{out.partition('://')[2].partition('/')[2]}/{mask_file(mask_name)}".lstrip("/")
+    if len(key.encode()) > LONGEST_KEY:
+        return f"its mask's name has over {LONGEST_KEY} bytes in the bucket; shorten its name"
+    return None
+
+
+def utf8(text: str) -> bytes:
+    """Text as UTF-8; of a local path that is not, the escape that JSON knows."""
+    return text.encode("utf-8", "backslashreplace")

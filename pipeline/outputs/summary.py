@@ -1,0 +1,172 @@
+"""Totals of a run: tallied in the graph, written as ``summary.json``, told in a :class:`Summary`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipeline.records import Reject, Row
+
+Tally = Counter[tuple[str, ...]]
+
+
+def tally_row(row: Row) -> Tally:
+    """Counts of one histogram row."""
+    tally: Tally = Counter({("pixels", label): count for label, count in row.pixels.items()})
+    tally[("masks",)] = 1
+    return tally
+
+
+def tally_kept(row: Row) -> Tally:
+    """Counts of a mask that an earlier run has written; its row is tallied as well."""
+    return Counter({("kept",): 1})
+
+
+def tally_reject(reject: Reject) -> Tally:
+    """Counts of one reject."""
+    return Counter({("rejected",): 1, ("cause", reject.stage, reject.error): 1})
+
+
+def tally_passed_over(file: Any) -> Tally:
+    """Counts of one file that is no image."""
+    return Counter({("skipped",): 1})
+
+
+def sum_tallies(tallies: Iterable[Tally]) -> Tally:
+    """The sum; a Beam combiner."""
+    total: Tally = Counter()
+    for tally in tallies:
+        total.update(tally)
+    return total
+
+
+def summarise(
+    total: Tally, *, labels: Iterable[str], fingerprint: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        total: over all rows, rejects and files passed over.
+        labels: names of all labels.
+        fingerprint: of the model.
+        options: of the run; ``started`` tells its begin in seconds since 1970.
+    """
+    images = total[("masks",)] + total[("rejected",)]
+    seconds = max(time.time() - options["started"], 1e-3)
+    return {
+        "images": images,
+        "masks": total[("masks",)],
+        "rejected": total[("rejected",)],
+        "skipped": total[("skipped",)],
+        "kept": total[("kept",)],
+        "causes": {
+            f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"
+        },
+        "pixels": {label: total[("pixels", label)] for label in labels},
+        "seconds": round(seconds, 2),
+        "images_per_second": round((images - total[("kept",)]) / seconds, 2),
+        "model": fingerprint,
+        "options": options,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    found = {"python": platform.python_version()}
+    for package in ("fcn-beam", "apache-beam", "tensorflow", "keras", "pillow", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to.
+
+    Attributes:
+        output: the output folder.
+        images: number of images listed: ``masks`` and ``rejected`` add up to it.
+        masks: of those, how many have a mask.
+        kept: of the masks, how many an earlier run had made.
+        rejected: how many got none.
+        skipped: files that were not taken for images.
+        causes: rejects by stage and cause, as in ``"decode: TooManyPixels"``.
+        pixels: pixels by label, over all masks.
+        seconds: how long the run took.
+        images_per_second: images that were worked on, by that.
+        model: fingerprint of the model.
+        options: of the run.
+        versions: of what decides the result.
+        stages: seconds that each stage took, over all workers.
+    """
+
+    output: str
+    images: int
+    masks: int
+    kept: int
+    rejected: int
+    skipped: int
+    causes: dict[str, int]
+    pixels: dict[str, int]
+    seconds: float
+    images_per_second: float
+    model: str
+    options: dict[str, Any]
+    versions: dict[str, str]
+    stages: dict[str, float]
+
+    @classmethod
+    def from_json(cls, output: str, content: dict[str, Any], stages: dict[str, float]) -> Summary:
+        """From the content of ``summary.json``."""
+        return cls(output=output, stages=stages, **content)
+
+    def table(self) -> str:
+        """The summary for people."""
+        kept = f" ({self.kept} kept from an earlier run)" if self.kept else ""
+        spent = (f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
+        rows = [
+            ("images", f"{self.images}"),
+            ("masks", f"{self.masks}{kept}"),
+            ("rejected", f"{self.rejected}"),
+            *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
+            ("passed over", f"{self.skipped}"),
+            ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
+            ("  spent on", ", ".join(spent)),
+            ("share of pixels", ""),
+        ]
+        everything = sum(self.pixels.values()) or 1
+        shares = sorted(self.pixels.items(), key=lambda item: -item[1])
+        rows += [(f"  {label}", f"{100 * n / everything:6.2f} %") for label, n in shares if n]
+        width = max(len(name) for name, _ in rows) + 2
+        return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
+
+
+def allowed_rejects(limit: str | None, images: int) -> float:
+    """How many rejects ``--max-rejected`` allows.
+
+    Args:
+        limit: ``"20"``, ``"1.5%"`` of the images, or None for any number.
+        images: number of images.
+
+    Raises:
+        ValueError: another form, a negative number, or more than 100 %.
+    """
+    if limit is None:
+        return float("inf")
+    if limit.endswith("%"):
+        share = float(limit[:-1])
+        if not 0 <= share <= 100:
+            raise ValueError(limit)
+        return images * share / 100
+    count = int(limit)
+    if count < 0:
+        raise ValueError(limit)
+    return count

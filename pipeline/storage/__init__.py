@@ -1,0 +1,22 @@
+"""Any disk or store: list, stat, read, write whole, create, delete.
+
+The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA or a remote model.
+"""
+
+from pipeline.storage.files import Files, glob_folder
+from pipeline.storage.listed import File, Unlisted
+from pipeline.storage.names import folder_of, is_remote, join, scheme_of
+from pipeline.storage.stores import parse_options, secrets
+
+__all__ = [
+    "File",
+    "Files",
+    "Unlisted",
+    "folder_of",
+    "glob_folder",
+    "is_remote",
+    "join",
+    "parse_options",
+    "scheme_of",
+    "secrets",
+]

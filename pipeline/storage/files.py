@@ -1,0 +1,284 @@
+"""Files of any disk or store, by literal names."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import itertools
+import os
+import urllib.parse
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_build.errors import UserError, first_line
+from pipeline.storage import local, paging, stores
+from pipeline.storage.listed import File, Unlisted
+from pipeline.storage.names import (
+    READ_ONLY,
+    bucket_and_key,
+    folder_of,
+    is_remote,
+    pattern_of,
+    scheme_of,
+)
+from pipeline.storage.retries import status_of, with_retries
+
+AT_ONCE = 16  # files under way together, a process
+AHEAD = 128 << 20  # bytes that may be read before they are asked for
+
+
+@dataclass(frozen=True)
+class Files:
+    """Lists, reads, writes and deletes files of any disk or store; travels to workers.
+
+    No character of a name is a pattern, except in :meth:`glob`. Every method raises OSError for what
+    a disk or store cannot do: FileNotFoundError and PermissionError where that is the cause.
+    Transient failures of stores have been tried again by then.
+
+    Args:
+        options: (scheme, key, value) each, of ``--storage-option``; passed to the scheme's client.
+            Not shown where the object is printed: a value may be a secret.
+    """
+
+    options: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
+
+    # One file
+
+    def read(self, path: str, limit: int = -1) -> bytes:
+        """A file's bytes; at most the first ``limit`` of them, where that is not negative."""
+        if not is_remote(path):
+            return local.read(path, limit)
+        client, key = self._client(path)
+        end = limit if limit >= 0 else None
+        if end == 0:
+            return b""
+        return self._try(path, lambda: client.cat_file(key, end=end) if end else client.cat_file(key))
+
+    def write(
+        self, path: str, data: bytes, *, scratch: str = "", exclusive: bool = False
+    ) -> None:
+        """Writes a file whole or not at all; one that stands there is replaced.
+
+        Args:
+            scratch: on local disk, a folder of the same disk for the unfinished file; by default
+                the file's own.
+            exclusive: raise FileExistsError instead of replacing.
+        """
+        if not is_remote(path):
+            local.write(path, data, scratch or os.path.dirname(path), exclusive)
+            return
+        if scheme_of(path) in READ_ONLY:
+            raise OSError(f"{path}: cannot be written to")
+        client, key = self._client(path)
+        mode = "create" if exclusive else "overwrite"
+        self._try(path, lambda: client.pipe_file(key, data, mode=mode))
+
+    def delete(self, path: str) -> None:
+        """Deletes the file of just this name; where there is none, that is no error."""
+        if not is_remote(path):
+            local.delete(path)
+            return
+        client, key = self._client(path)
+        with contextlib.suppress(FileNotFoundError):
+            self._try(path, lambda: client.rm_file(key))
+
+    def stat(self, path: str) -> File:
+        """What is known of a file; FileNotFoundError where no file has just this name."""
+        if not is_remote(path):
+            return local.stat_file(path)
+        client, key = self._client(path)
+        info = self._try(path, lambda: client.info(key))
+        if info.get("type") == "directory":
+            raise FileNotFoundError(f"{path}: no such object")
+        times = (info.get(name) for name in ("LastModified", "mtime", "last_modified", "created"))
+        written = next((time for time in times if hasattr(time, "timestamp")), None)
+        return File(path, info.get("size"), written.timestamp() if written else None)
+
+    def exists(self, path: str) -> bool:
+        """Whether a file has just this name."""
+        try:
+            self.stat(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        return True
+
+    # Many files
+
+    def read_each(
+        self, files: Iterable[tuple[str, int | None]], limit: int = -1
+    ) -> Iterator[bytes | Exception]:
+        """Reads many files at once; each failure is by itself.
+
+        Args:
+            files: (path, size in bytes as far as known) each; what is read ahead is bounded by it.
+            limit: see :meth:`read`.
+
+        Yields:
+            The bytes, or the exception, of each file in its turn.
+        """
+        rest = deque(files)
+        ahead: deque[tuple[Future, int]] = deque()
+        held = 0
+        while rest or ahead:
+            while rest and (
+                not ahead or (len(ahead) < AT_ONCE and held + (rest[0][1] or 0) <= AHEAD)
+            ):
+                path, size = rest.popleft()
+                ahead.append((_pool().submit(self.read, path, limit), size or 0))
+                held += size or 0
+            future, size = ahead.popleft()
+            held -= size
+            yield _outcome(future)
+
+    def run_each(self, operations: Sequence[Callable[[], Any]]) -> list[Exception | None]:
+        """Runs operations on files, such as writes, at once: the exception of each, or None."""
+        futures = [_pool().submit(operation) for operation in operations]
+        outcomes = (_outcome(future) for future in futures)
+        return [one if isinstance(one, Exception) else None for one in outcomes]
+
+    # Folders
+
+    def list(self, folder: str) -> Iterator[File | Unlisted]:
+        """Every file below a folder or prefix, streamed page by page; nothing for one that is not.
+
+        Raises:
+            OSError: the store cannot list it.
+        """
+        if not is_remote(folder):
+            yield from local.walk(folder)
+            return
+        if scheme_of(folder) in READ_ONLY:
+            raise OSError("a web server cannot be listed; name its files in an @LIST")
+        _, key = bucket_and_key(folder)
+        prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
+        yield from self._objects(folder, prefix)
+
+    def starting_with(self, prefix: str) -> Iterator[File]:
+        """The files of one folder, those below it left out, whose paths start with a prefix."""
+        if is_remote(prefix):
+            for file in self._objects(prefix, bucket_and_key(prefix)[1]):
+                if "/" not in file.path[len(prefix) :]:
+                    yield file
+            return
+        folder = folder_of(prefix)
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if (path := f"{folder}/{name}").startswith(prefix) and os.path.isfile(path):
+                yield local.look(path)
+
+    def _objects(self, uri: str, prefix: str) -> Iterator[File]:
+        """Objects of the URI's bucket whose keys start with a prefix."""
+        client, _ = self._client(uri)
+        bucket, _ = bucket_and_key(uri)
+        root = f"{scheme_of(uri)}://{bucket}/"
+        with _as_oserror(uri):
+            for item in paging.objects(scheme_of(uri), client, bucket, prefix):
+                if not item.key.endswith("/"):  # some tools mark a folder by an empty object
+                    yield File(root + item.key, item.size, item.mtime)
+
+    def glob(self, pattern: str) -> Iterator[File | Unlisted]:
+        """The files that a pattern matches: the one place where a pattern is a pattern."""
+        if not is_remote(pattern):
+            for path in sorted(glob.iglob(pattern, recursive=True)):
+                if not os.path.isdir(path):
+                    yield local.look(path)
+            return
+        matches = pattern_of(pattern).fullmatch
+        for file in self.list(glob_folder(pattern)):
+            if isinstance(file, Unlisted) or matches(file.path):
+                yield file
+
+    def has_any(self, folder: str) -> bool:
+        """Whether any file lies below a folder."""
+        return next(iter(self.list(folder)), None) is not None
+
+    def copy_here(self, folder: str, target: str) -> None:
+        """Copies all that lies below a folder into a local one, which is made."""
+        found = [file for file in self.list(folder) if isinstance(file, File)]
+        read = self.read_each((file.path, file.size) for file in found)
+        for file, data in zip(found, read, strict=True):
+            if isinstance(data, Exception):
+                raise data
+            path = Path(target) / file.path[len(folder.rstrip("/")) + 1 :]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    # Before a job
+
+    def check(self, path: str) -> None:
+        """Tells what would keep any file there from being read: scheme, extra, credentials.
+
+        Raises:
+            UserError: an unknown scheme, a missing extra or no credentials; after ten seconds at
+                most.
+        """
+        if is_remote(path):
+            stores.check_scheme(path)
+            if not bucket_and_key(path)[0]:
+                raise UserError(f"{path}: names no bucket; write {scheme_of(path)}://BUCKET/…")
+            stores.check_credentials(path, self._options(scheme_of(path)))
+
+    def _client(self, uri: str) -> tuple[Any, str]:
+        """The client of a URI's scheme, and what the client calls the file."""
+        scheme = scheme_of(uri)
+        stores.check_scheme(uri)
+        if scheme in READ_ONLY:
+            # A URL may be written with or without its escapes.
+            key = urllib.parse.quote(uri, safe="%/:?#[]@!$&'()*+,;=~")
+        else:
+            key = uri.partition("://")[2]
+        return stores.client(scheme, self._options(scheme)), key
+
+    def _options(self, scheme: str) -> dict[str, str]:
+        return {key: value for of, key, value in self.options if of == scheme}
+
+    def _try(self, path: str, operation: Callable[[], Any]) -> Any:
+        with _as_oserror(path):
+            return with_retries(operation)
+
+
+@contextlib.contextmanager
+def _as_oserror(path: str) -> Iterator[None]:
+    """What a store's client raises, as the OSError that says it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such object or bucket") from error
+    except FileExistsError as error:
+        raise FileExistsError(f"{path}: exists") from error
+    except Exception as error:
+        text = first_line(error)
+        cause = error.__cause__ or error
+        status = status_of(cause)
+        if status == 404:
+            raise FileNotFoundError(f"{path}: no such object or bucket") from error
+        if isinstance(error, PermissionError) or status in (401, 403) or "Forbidden" in text:
+            raise PermissionError(f"{path}: no permission ({text})") from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"{path}: {type(error).__name__}: {text}") from error
+
+
+def glob_folder(pattern: str) -> str:
+    """The deepest folder that holds all a pattern can match."""
+    return "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split("/")))
+
+
+def _outcome(future: Future) -> Any:
+    try:
+        return future.result()
+    except Exception as error:
+        return error
+
+
+def _pool() -> ThreadPoolExecutor:
+    return _pool_of(os.getpid())  # threads do not survive a fork
+
+
+@functools.lru_cache(maxsize=1)
+def _pool_of(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")

@@ -1,0 +1,104 @@
+"""Listing a store page by page.
+
+fsspec's own ``find`` and ``ls`` hold a whole listing, so the stores are asked here in the terms of
+their own interfaces, through the calls that fsspec's file systems offer for that. This is the only
+module that knows them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from pipeline.storage.retries import with_retries
+
+
+class Object(NamedTuple):
+    """An object of a store: its key in the bucket, bytes, and time of writing (s since 1970)."""
+
+    key: str
+    size: int
+    mtime: float
+
+
+def objects(scheme: str, client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+    """Every object whose key starts with a prefix; at most one page of them is held.
+
+    Args:
+        client: the scheme's, from :mod:`pipeline.storage.stores`.
+        prefix: literal; ``""`` for the whole bucket.
+
+    Raises:
+        Exception: the client's.
+    """
+    return {"gs": _google, "s3": _amazon, "az": _azure, "memory": _memory}[scheme](
+        client, bucket, prefix
+    )
+
+
+def _google(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+    # https://cloud.google.com/storage/docs/json_api/v1/objects/list
+    token = None
+    while True:
+        page = _call(
+            client.call,
+            "GET",
+            "b/{}/o",
+            bucket,
+            prefix=prefix,
+            pageToken=token,
+            fields="nextPageToken,items(name,size,updated)",
+            json_out=True,
+        )
+        for item in page.get("items", ()):
+            yield Object(item["name"], int(item["size"]), _seconds(item["updated"]))
+        token = page.get("nextPageToken")
+        if not token:
+            return
+
+
+def _amazon(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+    token: dict[str, str] = {}
+    while True:
+        page = _call(client.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
+        for item in page.get("Contents", ()):
+            yield Object(item["Key"], item["Size"], item["LastModified"].timestamp())
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _azure(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+    # https://learn.microsoft.com/en-us/rest/api/storageservices/list-blobs
+    from fsspec.asyn import sync
+
+    container = client.service_client.get_container_client(bucket)
+    pages = container.list_blobs(name_starts_with=prefix).by_page()
+
+    async def next_page() -> list[Object] | None:
+        try:
+            page = await pages.__anext__()
+        except StopAsyncIteration:
+            return None
+        return [Object(blob.name, blob.size, blob.last_modified.timestamp()) async for blob in page]
+
+    while (page := sync(client.loop, next_page)) is not None:
+        yield from page
+
+
+def _memory(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+    start = f"/{bucket}/"
+    for path in sorted(client.store):
+        if path.startswith(start + prefix):
+            info = client.info(path)
+            yield Object(path[len(start) :], info["size"], info["created"].timestamp())
+
+
+def _call(function: Callable, *arguments: Any, **options: Any) -> Any:
+    return with_retries(lambda: function(*arguments, **options))
+
+
+def _seconds(text: str) -> float:
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -1,0 +1,208 @@
+"""The clients of the stores, one a scheme, with credentials as their own libraries find them.
+
+fsspec's file systems are used by their literal calls alone (``cat_file``, ``pipe_file``,
+``rm_file``): ``cat``, ``rm`` and ``expand_path`` take names for patterns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from model_build.errors import UserError, did_you_mean, first_line, require
+from pipeline.storage.names import SCHEMES, scheme_of
+
+CREDENTIALS_DEADLINE = 8.0  # seconds
+_CLIENTS = {"gs": ("gcsfs", "gcp"), "s3": ("s3fs", "aws"), "az": ("adlfs", "azure")}
+# Nothing is remembered of a listing, and no instance is shared with other users of fsspec.
+_COMMON = {"use_listings_cache": False, "skip_instance_cache": True}
+
+Options = Mapping[str, str]
+_SECRET = re.compile(r"key|secret|token|passw|credential|connection_string|sas", re.IGNORECASE)
+_NO_SECRETS = ("anon", "cloud", "google_default")  # ways to find a token of gs, not tokens
+
+
+def parse_options(options: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
+    """``{"s3.endpoint_url": "http://…"}`` → (scheme, key, value) each.
+
+    Raises:
+        UserError: an option that names no scheme of a store.
+    """
+    parsed = []
+    for name, value in options.items():
+        scheme, dot, key = name.partition(".")
+        if not (dot and key) or scheme not in SCHEMES:
+            known = ", ".join(f"{scheme}.KEY" for scheme in SCHEMES)
+            raise UserError(f"--storage-option {name}: is none of {known}")
+        parsed.append((scheme, key, value))
+    return tuple(parsed)
+
+
+def secrets(options: Mapping[str, str]) -> list[str]:
+    """The names of options whose values are secrets, or may be."""
+    return [
+        name
+        for name, value in options.items()
+        if _SECRET.search(name.partition(".")[2]) and value not in _NO_SECRETS
+    ]
+
+
+def check_scheme(uri: str) -> None:
+    """Tells a scheme that is unknown, or whose client is not installed, before anything is opened.
+
+    Raises:
+        UserError: either.
+    """
+    scheme = scheme_of(uri)
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise UserError(
+            f"{uri}: unknown scheme {scheme}://{did_you_mean(scheme, SCHEMES)}; known are {known} "
+            "and local paths"
+        )
+    if scheme in _CLIENTS:
+        module, extra = _CLIENTS[scheme]
+        require(extra, module, purpose=f"{scheme}://")
+
+
+def client(scheme: str, options: Options) -> Any:
+    """The fsspec file system of a scheme, one a process and set of options.
+
+    Args:
+        options: of ``--storage-option``, passed to the client's constructor.
+    """
+    return _client(scheme, tuple(sorted(options.items())), os.getpid())
+
+
+@functools.lru_cache(maxsize=None)
+def _client(scheme: str, options: tuple[tuple[str, str], ...], process: int) -> Any:
+    # Event loop and connections do not survive a fork: the process is part of the key.
+    import fsspec
+
+    chosen: dict[str, Any] = {key: _parsed(value) for key, value in options}
+    return {"gs": _google, "s3": _amazon, "az": _azure, "memory": _memory}.get(scheme, _web)(
+        fsspec, chosen
+    )
+
+
+def _google(fsspec: Any, options: dict[str, Any]) -> Any:
+    # It logs, with a traceback, what it raises anyway.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    # Without this every bucket is first asked, by another protocol, what kind it is.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        options.setdefault("token", "anon")
+    options.setdefault("token", "google_default")
+    return fsspec.filesystem("gs", **options, **_COMMON)
+
+
+def _amazon(fsspec: Any, options: dict[str, Any]) -> Any:
+    if "anon" not in options and _anonymous_endpoint(options):
+        options["anon"] = True
+    return fsspec.filesystem("s3", **options, **_COMMON)
+
+
+def _azure(fsspec: Any, options: dict[str, Any]) -> Any:
+    return fsspec.filesystem("az", **options, **_COMMON)
+
+
+def _memory(fsspec: Any, options: dict[str, Any]) -> Any:
+    return fsspec.filesystem("memory")
+
+
+def _web(fsspec: Any, options: dict[str, Any]) -> Any:
+    return fsspec.filesystem("https", encoded=True, **options, **_COMMON)
+
+
+def _parsed(value: str) -> Any:
+    """``true``, ``false`` and whole numbers as what they say; anything else is text."""
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return int(value) if value.isdecimal() else value
+
+
+def check_credentials(uri: str, options: Options) -> None:
+    """Looks for credentials, so that their lack is told in seconds and not after many attempts.
+
+    Raises:
+        UserError: there are none, or finding out takes longer than :data:`CREDENTIALS_DEADLINE`.
+    """
+    scheme = scheme_of(uri)
+    find, remedy = _FINDERS.get(scheme, (None, ""))
+    if find is None:
+        return
+    problem: list[str] = [f"no answer within {CREDENTIALS_DEADLINE:g} s"]
+
+    def look() -> None:
+        try:
+            problem[0] = find(options)
+        except Exception as error:
+            problem[0] = first_line(error)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(CREDENTIALS_DEADLINE)
+    if problem[0]:
+        raise UserError(f"{uri}: no credentials for {scheme}:// ({problem[0]}); {remedy}")
+
+
+def _find_google(options: Options) -> str:
+    if "token" in options or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return ""
+    import google.auth
+
+    google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_write"])
+    return ""
+
+
+def _find_amazon(options: Options) -> str:
+    if "key" in options or str(options.get("anon", "")).lower() == "true":
+        return ""
+    if _aws_credentials(options) or _anonymous_endpoint(options):
+        return ""
+    return "neither keys nor a profile nor a role"
+
+
+def _find_azure(options: Options) -> str:
+    names = ("account_name", "connection_string")
+    if any(name in options or f"AZURE_STORAGE_{name.upper()}" in os.environ for name in names):
+        return ""
+    return "no storage account is named"
+
+
+_FINDERS: dict[str, tuple[Callable[[Options], str], str]] = {
+    "gs": (
+        _find_google,
+        "run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS; for a "
+        "public bucket add --storage-option gs.token=anon",
+    ),
+    "s3": (
+        _find_amazon,
+        "run `aws configure` or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public "
+        "bucket add --storage-option s3.anon=true",
+    ),
+    "az": (
+        _find_azure,
+        "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and a key",
+    ),
+}
+
+
+def _anonymous_endpoint(options: Options) -> bool:
+    """A server of one's own, named by its address, is asked without credentials if there are none."""
+    return bool(os.environ.get("AWS_ENDPOINT_URL")) and not _aws_credentials(options)
+
+
+def _aws_credentials(options: Options) -> bool:
+    import botocore.session
+
+    with contextlib.suppress(Exception):
+        session = botocore.session.Session(profile=options.get("profile"))
+        return session.get_credentials() is not None
+    return False
