@@ -6,7 +6,7 @@ import click
 
 
 def local_folder(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """A folder as an argument or option: on this machine, as TensorFlow and Pillow read it there.
+    """The callback of an argument or option that names a folder on this machine.
 
     Raises:
         BadParameter: it is a URI.
@@ -14,5 +14,6 @@ def local_folder(context: click.Context, parameter: click.Parameter, value: str)
     if "://" not in value:
         return value
     command = "training" if context.info_name == "train" else f"data {context.info_name}"
-    remedy = "copy it here first" if parameter.human_readable_name != "output" else "copy it later"
+    written = parameter.name in ("output", "dest")
+    remedy = "copy it there afterwards" if written else "copy it here first"
     raise click.BadParameter(f"{value}: {command} works on local folders only; {remedy}")
