@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-# Arguments of model_build.fcn.fcn and fields of model_build.recipes.Recipe.
+# Fields of model_build.network.fcn.Architecture and of model_build.training.recipes.Recipe.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "FCN-32s": {},
     "FCN-32s, learned upsampling": {"learn_upsampling": True},
@@ -62,9 +62,10 @@ def main(
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from model_build import strides
-    from model_build.recipes import RECIPES, Recipe
-    from model_build.training import train
+    from model_build.network import strides
+    from model_build.network.fcn import Architecture
+    from model_build.training.loop import Options, train
+    from model_build.training.recipes import RECIPES, Recipe
     from pipeline.segmenter import Segmenter
 
     of_recipe = {field.name for field in dataclasses.fields(Recipe)}
@@ -84,11 +85,10 @@ def main(
             data,
             str(folder),
             recipe=dataclasses.replace(RECIPES["default"], epochs=epochs, **changes),
-            architecture={"backbone_name": backbone, "backbone_weights": backbone_weights}
-            | architecture,
-            crop=(height, width),
-            pad_small=True,
-            resume=(folder / "checkpoints").exists(),
+            architecture=Architecture(backbone, backbone_weights, **architecture),
+            options=Options(
+                crop=(height, width), pad_small=True, resume=(folder / "checkpoints").exists()
+            ),
         )
     strides.grid_centers = centers
 
@@ -121,7 +121,7 @@ def main(
 
 def _tiled(model: Any) -> dict[str, float]:
     """The centres that cells would have if each stood for its own tile of pixels."""
-    from model_build import strides
+    from model_build.network import strides
 
     return {name: (strides.PROBE / size[0] - 1) / 2 for name, size in strides._sizes(model).items()}
 

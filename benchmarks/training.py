@@ -36,15 +36,18 @@ def main(data: str, backbone: str, split: str, steps: int, rounds: int, xla: boo
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from model_build import crops, dataset
-    from model_build.devices import dtype_policy
-    from model_build.fcn import fcn
-    from model_build.recipes import RECIPES
-    from model_build.training import compile_model
+    from model_build.data import crops
+    from model_build.data.layouts import DataFolder
+    from model_build.data.pairs import read_split
+    from model_build.network.fcn import fcn
+    from model_build.training.devices import dtype_policy
+    from model_build.training.objective import compile_model
+    from model_build.training.recipes import RECIPES
 
     recipe, crop = RECIPES["default"], (320, 480)
-    labels = dataset.read_label_set(data)
-    pairs = dataset.read_split(data, split, labels)
+    folder = DataFolder(data)
+    labels = folder.labels()
+    pairs = read_split(folder, split, labels)
     batches, _ = crops.training_crops(
         pairs,
         crop=crop,

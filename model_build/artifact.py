@@ -9,8 +9,10 @@
                               head    scores                     → float32 logits [n, h, w, c]
 
 It loads without the code that trained it. The network is saved in two parts because on a CPU the
-body is fastest as a graph and the head as compiled by XLA. TensorFlow and Beam are imported where
-they are used: reading ``model.json`` needs neither.
+body is fastest as a graph and the head as compiled by XLA.
+
+All of this is on local disk: a folder on a store is copied here first. TensorFlow is imported where
+it is used; reading ``model.json`` does not need it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_build.data.labels import LabelSet
 from model_build.errors import UserError, first_line
-from model_build.labels import LabelSet
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DESCRIPTION, NETWORK = "model.json", "saved_model"
+DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def save(
 
     Args:
         folder: made if it is missing; files of a model saved there before are replaced.
-        model: from :func:`model_build.fcn.fcn`.
+        model: from :func:`model_build.network.fcn.fcn`.
         description: its ``parameters`` and ``fingerprint`` are filled in here.
         half: store the kernels as float16, for half the size; they are float32 again in use.
 
@@ -106,7 +109,7 @@ def _export(model: keras.Model, half: bool) -> tf.Module:
     import keras
     import tensorflow as tf
 
-    from model_build.fcn import LOGITS
+    from model_build.network.fcn import LOGITS
 
     head = model.get_layer(LOGITS)
     body = keras.Model(model.input, head.input)
@@ -145,20 +148,39 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def describe(folder: str) -> Description:
-    """Reads ``model.json``, from any file system of Beam's.
+def describe(folder: str | Path, *, name: str | None = None) -> Description:
+    """Reads the ``model.json`` of a local folder.
+
+    Args:
+        folder: the saved-model folder.
+        name: what messages call it, such as where it was copied from; by default as it is called.
 
     Raises:
         UserError: there is none, or it is not of this form.
     """
-    where = _join(folder, DESCRIPTION)
+    name = name or str(folder)
     try:
-        value = json.loads(_read(where))
+        data = (Path(folder) / DESCRIPTION).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{folder}: is no saved model: {DESCRIPTION} cannot be read ({first_line(error)}); "
+            f"{name}: is no saved model: {DESCRIPTION} cannot be read ({first_line(error)}); "
             "name a folder that `fcn-beam train` wrote"
         ) from None
+    return parse_description(data, _join(name, DESCRIPTION))
+
+
+def parse_description(data: bytes, where: str) -> Description:
+    """Parses a ``model.json``.
+
+    Args:
+        data: the file's bytes.
+        where: the file's name, for errors.
+
+    Raises:
+        UserError: it is no JSON, or not of this form.
+    """
+    try:
+        value = json.loads(data)
     except ValueError:
         raise UserError(f"{where}: is not valid JSON; copy or train the model again") from None
     try:
@@ -190,38 +212,36 @@ class Network:
     head: Any
 
 
-def load(folder: str) -> Network:
-    """Loads a saved-model folder from any file system of Beam's.
+def load(folder: str | Path, *, name: str | None = None) -> Network:
+    """Loads a local saved-model folder.
 
-    A remote folder is copied to a local temporary one first: TensorFlow itself knows no ``s3://``.
+    Args:
+        folder: the saved-model folder.
+        name: what messages call it, as in :func:`describe`.
 
     Raises:
         UserError: no model there, a file changed or cut short since it was saved, or a number of
             labels that is not the network's number of output channels.
     """
-    description = describe(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        local = folder
-        if "://" in folder:
-            _download(folder, scratch)
-            local = scratch
-        found = fingerprint(local)
-        if found != description.fingerprint:
-            raise UserError(
-                f"{_join(folder, NETWORK)}: is not what {DESCRIPTION} was written for (fingerprint "
-                f"{found[:12]}, not {description.fingerprint[:12]}): a file is truncated, changed "
-                "or missing; copy or train the model again"
-            )
-        try:
-            body, head = _functions(str(Path(local) / NETWORK), found)
-        except Exception as error:
-            raise UserError(
-                f"{_join(folder, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
-            ) from None
+    name = name or str(folder)
+    description = describe(folder, name=name)
+    found = fingerprint(folder)
+    if found != description.fingerprint:
+        raise UserError(
+            f"{_join(name, NETWORK)}: is not what {DESCRIPTION} was written for (fingerprint "
+            f"{found[:12]}, not {description.fingerprint[:12]}): a file is truncated, changed "
+            "or missing; copy or train the model again"
+        )
+    try:
+        body, head = _functions(str(Path(folder) / NETWORK), found)
+    except Exception as error:
+        raise UserError(
+            f"{_join(name, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
+        ) from None
     channels = head.structured_outputs.shape[-1]
     if channels != len(description.labels):
         raise UserError(
-            f"{_join(folder, DESCRIPTION)}: names {len(description.labels)} labels, but the "
+            f"{_join(name, DESCRIPTION)}: names {len(description.labels)} labels, but the "
             f"network has {channels} output channels; use the model.json it was saved with"
         )
     return Network(description, body, head)
@@ -243,33 +263,6 @@ def _functions(folder: str, fingerprint: str) -> tuple[Any, Any]:
     # The functions hold their variables only through the module.
     body.module = head.module = module
     return body, head
-
-
-def _download(folder: str, target: str) -> None:
-    import shutil
-
-    from apache_beam.io.filesystems import FileSystems
-
-    pattern = _join(_join(folder, NETWORK), "**")
-    for metadata in FileSystems.match([pattern])[0].metadata_list:
-        relative = metadata.path[len(folder.rstrip("/")) + 1 :]
-        path = Path(target) / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileSystems.open(metadata.path) as source, path.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-
-
-def _read(path: str) -> bytes:
-    if "://" not in path:
-        return Path(path).read_bytes()
-    from apache_beam.io.filesystem import BeamIOError
-    from apache_beam.io.filesystems import FileSystems
-
-    try:
-        with FileSystems.open(path) as file:
-            return file.read()
-    except (BeamIOError, ValueError) as error:
-        raise OSError(first_line(error)) from None
 
 
 def _join(folder: str, name: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 import click
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that names the file, the cause and the remedy.
+    """Something the user can fix: one line that names the file, the cause and the remedy.
 
     Commands print it without a traceback and exit with status 2.
     """
@@ -19,6 +20,37 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def cause(error: OSError) -> str:
+    """What the operating system or a store says is wrong, without the file's name."""
+    return error.strerror or first_line(error)
+
+
+def require(extra: str, *modules: str, purpose: str) -> None:
+    """Checks that modules can be imported, without importing them.
+
+    Args:
+        extra: what brings them: ``pip install 'fcn-beam[EXTRA]'``.
+        modules: their names.
+        purpose: what needs them, the subject of the message: ``"training"``, ``"gs://"``.
+
+    Raises:
+        UserError: one or more are not installed.
+    """
+    missing = [module for module in modules if not _installed(module)]
+    if missing:
+        raise UserError(
+            f"{purpose} needs {' and '.join(missing)}, which {'are' if missing[1:] else 'is'} not "
+            f"installed; pip install 'fcn-beam[{extra}]'"
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a module's package
+        return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,9 +14,10 @@ def tiny_model(tmp_path_factory):
     """A saved-model folder: random weights and a small body, but a network with every part."""
     import keras
 
-    from model_build import artifact, backbones
-    from model_build.fcn import fcn
-    from model_build.labels import VOC
+    from model_build import artifact
+    from model_build.data.labels import VOC
+    from model_build.network import backbones
+    from model_build.network.fcn import fcn
 
     def body(include_top, weights, input_shape):
         layers = keras.layers

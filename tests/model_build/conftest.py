@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_build import backbones
-from model_build.labels import LabelSet
+from model_build.data.labels import LabelSet
+from model_build.network import backbones
 
 TOY = LabelSet(("ground", "box", "disc"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
 
@@ -173,7 +173,7 @@ def voc_tar(make_voc, tmp_path_factory):
 @pytest.fixture
 def make_source(monkeypatch):
     """A function that tells what a download must be; attempts follow at once upon each other."""
-    from model_build import download
+    from model_build.data import download
 
     monkeypatch.setattr(download, "PAUSES", (0.0,) * 3)
 
@@ -229,7 +229,7 @@ def toy_data(make_voc, tmp_path_factory):
 @pytest.fixture(scope="session")
 def quick():
     """A recipe of two epochs, of three steps each on the toy data."""
-    from model_build.recipes import RECIPES
+    from model_build.training.recipes import RECIPES
 
     return dataclasses.replace(RECIPES["default"], epochs=2, batch_size=2, learning_rate=1e-2)
 
@@ -237,18 +237,34 @@ def quick():
 @pytest.fixture(scope="session")
 def run_training(toy_data, quick, use_tiny_backbone):
     """A function that trains the tiny network: what ``train`` returns, and the lines it said."""
-    from model_build import training
+    from model_build.network.fcn import Architecture
+    from model_build.training import loop
 
-    def run(output, *, data=toy_data, weights="none", pictures=False, **options):
+    def run(
+        output,
+        *,
+        data=toy_data,
+        weights="none",
+        pictures=False,
+        recipe=quick,
+        say=None,
+        crop=(64, 64),
+        **options,
+    ):
         lines = []
-        options = {"recipe": quick, "crop": (64, 64), "say": lines.append} | options
-        architecture = {"backbone_name": "tiny", "backbone_weights": weights}
+        architecture = Architecture("tiny", weights)
+        chosen = loop.Options(crop=crop, **options)
         with pytest.MonkeyPatch.context() as patch:
             use_tiny_backbone(patch)
             if not pictures:  # they take as long as all the steps
-                patch.setattr(training, "_draw", lambda *arguments: None)
-            description = training.train(
-                str(data), str(output), architecture=architecture, **options
+                patch.setattr(loop, "draw", lambda *arguments: None)
+            description = loop.train(
+                str(data),
+                str(output),
+                recipe=recipe,
+                architecture=architecture,
+                options=chosen,
+                say=say or lines.append,
             )
         return SimpleNamespace(description=description, lines=lines, output=output)
 
@@ -281,8 +297,12 @@ def read_checkpoint():
 @pytest.fixture(scope="session")
 def score_saved(toy_data, toy_labels):
     """A function that scores a saved-model folder on the toy data."""
-    from model_build import artifact, crops, dataset, training
+    from model_build import artifact
+    from model_build.data import crops
+    from model_build.data.layouts import DataFolder
+    from model_build.data.pairs import read_split
     from model_build.scores import scores
+    from model_build.training.best import validate
 
     def score(output):
         network = artifact.load(str(output))
@@ -290,8 +310,8 @@ def score_saved(toy_data, toy_labels):
         def classify(images):
             return keras.ops.argmax(network.head(network.body(images)), -1)
 
-        pairs = dataset.read_split(toy_data, "val", toy_labels)
-        return scores(training.validate(classify, crops.whole_images(pairs), len(toy_labels)))
+        pairs = read_split(DataFolder(str(toy_data)), "val", toy_labels)
+        return scores(validate(classify, crops.whole_images(pairs), len(toy_labels)))
 
     return score
 
@@ -310,7 +330,7 @@ def assert_close():
 @pytest.fixture(scope="session")
 def assert_same_history():
     """A function that compares what two trainings wrote into ``history.csv``."""
-    from model_build.checkpoints import read_history
+    from model_build.training.checkpoints import read_history
 
     def compare(first, second):
         for a, b in zip(read_history(first), read_history(second), strict=True):
@@ -326,7 +346,8 @@ import dataclasses, json, runpy, sys
 from model_build.quiet import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
-from model_build import backbones, checkpoints, training
+from model_build.network import backbones
+from model_build.training import checkpoints, devices, recipes
 from pipeline.cli import main
 backbones._find = runpy.run_path({conftest!r})["_find_tiny"]
 {before}
@@ -353,7 +374,7 @@ def start_commands():
         arguments = json.dumps([list(map(str, command)) for command in commands])
         process = subprocess.Popen(
             [sys.executable, "-c", script, arguments],
-            cwd=Path(backbones.__file__).parents[1],
+            cwd=Path(backbones.__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

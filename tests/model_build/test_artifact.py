@@ -13,7 +13,7 @@ import pytest
 
 from model_build import artifact
 from model_build.errors import UserError
-from model_build.fcn import SCORES, fcn
+from model_build.network.fcn import SCORES, fcn
 
 VARIABLES = "saved_model/variables/variables.data-00000-of-00001"
 
@@ -189,17 +189,45 @@ def test_the_fingerprint_depends_on_names_and_bytes(copied, saved):
     assert len(seen) == 4
 
 
-def test_describing_needs_no_tensorflow(saved):
+def test_describing_imports_nothing_heavy(saved):
     code = (
         "import sys; from model_build.artifact import describe; "
         f"print(len(describe({str(saved.folder)!r}).labels)); "
-        "print([m for m in ('tensorflow', 'keras', 'apache_beam') if m in sys.modules])"
+        "print([m for m in ('tensorflow', 'keras', 'apache_beam', 'numpy') if m in sys.modules])"
     )
     root = Path(artifact.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.split("\n")[:2] == ["3", "[]"]
+
+
+def test_the_default_model_is_whole():
+    description = artifact.describe(artifact.DEFAULT_MODEL)
+    assert description.fingerprint == artifact.fingerprint(artifact.DEFAULT_MODEL)
+    assert len(description.labels) == 21
+
+
+def test_a_description_is_parsed_from_bytes(saved):
+    data = (saved.folder / "model.json").read_bytes()
+    assert artifact.parse_description(data, "there") == artifact.describe(str(saved.folder))
+    with pytest.raises(UserError, match=r"^gs://b/model\.json: is not valid JSON"):
+        artifact.parse_description(data[:-9], "gs://b/model.json")
+
+
+def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
+    def told(folder, load=artifact.load):
+        with pytest.raises(UserError) as caught:
+            load(str(folder), name="gs://b/model/")
+        return str(caught.value)
+
+    assert told(tmp_path / "missing", artifact.describe).startswith("gs://b/model/: is no saved")
+    edit(copied, labels=json.loads((copied / "model.json").read_text())["labels"][:2])
+    assert told(copied).startswith("gs://b/model/model.json: names 2 labels")
+    (copied / VARIABLES).unlink()
+    assert told(copied).startswith("gs://b/model/saved_model: is not what model.json was")
+    edit(copied, fingerprint=artifact.fingerprint(copied))
+    assert told(copied).startswith("gs://b/model/saved_model: TensorFlow cannot load it")
 
 
 @pytest.mark.parametrize("load", [artifact.describe, artifact.load])

@@ -28,3 +28,15 @@ def test_a_file_gets_nothing(capsys):
     with bar("check") as advance:
         advance(3, 4)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_shows_a_note_and_needs_no_total(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with bar("images") as advance:
+        advance(3, None, "41.0 images/s, 2 [rejected]")
+    shown = terminal.getvalue()
+    assert "3/?" in shown
+    assert "41.0 images/s, 2 [rejected]" in shown

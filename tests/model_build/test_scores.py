@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model_build.labels import VOID
+from model_build.data.labels import VOID
 from model_build.scores import confusion_matrix, scores
 
 unhurried = settings(deadline=None)

@@ -1,0 +1,53 @@
+"""The commands ``fcn-beam data …``. Nothing heavy is imported up here."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from model_build.cli import local_folder
+from model_build.errors import SuggestingGroup
+
+
+@click.group(cls=SuggestingGroup)
+def data() -> None:
+    """Fetch and check folders to train on."""
+
+
+@data.command()
+@click.argument("dest", callback=local_folder)
+def voc2012(dest: str) -> int:
+    """Download PASCAL VOC 2012 (2 GB).
+
+    It is unpacked into the folder DEST. The same command again goes on where it stopped.
+    """
+    from model_build.data import download
+
+    try:
+        folder = download.obtain(download.VOC2012, dest, say=click.echo)
+    except KeyboardInterrupt:
+        click.echo("fcn-beam: interrupted; the same command goes on from there", err=True)
+        return 130
+    click.echo(f"next: fcn-beam train {shlex.quote(str(folder))} --output model")
+    return 0
+
+
+@data.command()
+@click.argument("folder", metavar="DIR", callback=local_folder)
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this one; repeatable.")
+def check(folder: str, splits: tuple[str, ...]) -> int:
+    """Read all of DIR, list errors, count classes.
+
+    Every photo and every mask is decoded. DIR is in PASCAL VOC layout or holds the folders images
+    and masks. The exit status is 1 if anything is wrong.
+    """
+    from model_build.bar import bar
+    from model_build.data.layouts import DataFolder
+    from model_build.data.survey import report, survey
+
+    with bar("check") as advance:
+        found = survey(DataFolder(folder), splits, advance)
+    for line in report(found):
+        click.echo(line)
+    return 1 if found.errors else 0

@@ -1,0 +1,125 @@
+"""Pairs of photos and masks → ``tf.data`` of uint8 images and class ids, in parallel graph ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from model_build.data.labels import VOID
+from model_build.data.pairs import Pair
+
+
+def drop_small(pairs: list[Pair], crop: tuple[int, int]) -> list[Pair]:
+    """The pairs that hold a whole crop of (height, width), as in Dive into Deep Learning."""
+    return [pair for pair in pairs if pair.height >= crop[0] and pair.width >= crop[1]]
+
+
+def training_crops(
+    pairs: Sequence[Pair],
+    *,
+    crop: tuple[int, int],
+    batch_size: int,
+    scales: tuple[float, float] = (1.0, 1.0),
+    flip: bool = False,
+    seed: int = 0,
+    epochs: range = range(1),
+) -> tuple[tf.data.Dataset, int]:
+    """Random crops for training.
+
+    What an epoch yields depends on ``seed`` and the epoch's number alone, so a resumed training
+    sees what an uninterrupted one would have seen.
+
+    Args:
+        crop: (height, width) in pixels; an image smaller than that is padded with its mirror
+            image, so that its mean stays what it is, and its label with 255.
+        scales: range of the random factor an image is resized by before it is cropped.
+        flip: mirror half of the crops.
+        epochs: numbers of the epochs to run through.
+
+    Returns:
+        A dataset of (uint8 ``[n, *crop, 3]``, uint8 ``[n, *crop]``) batches, all epochs in a row;
+        and the number of batches an epoch has. A last partial batch is left out.
+    """
+    batch_size = min(batch_size, len(pairs))
+    steps = len(pairs) // batch_size
+
+    def plan() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for epoch in epochs:
+            rng = np.random.default_rng([seed, epoch])
+            order = rng.permutation(len(pairs))[: steps * batch_size]
+            yield order, rng.integers(2**31, size=(len(order), 2))
+
+    def random_crop(image, ids, crop_seed):
+        seeds = tf.unstack(tf.random.experimental.stateless_split(crop_seed, 3))
+        if scales != (1.0, 1.0):
+            scale = tf.random.stateless_uniform([], seeds[0], *scales)
+            size = tf.cast(tf.round(tf.cast(tf.shape(ids), tf.float32) * scale), tf.int32)
+            size = tf.maximum(size, 1)
+            image = tf.image.resize(image, size, antialias=True)
+            image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+            ids = tf.image.resize(ids[..., None], size, "nearest")[..., 0]
+        image, ids = pad_to(image, ids, tf.maximum(tf.shape(ids), crop), mirror=True)
+        room = tf.shape(ids) - crop + 1
+        y, x = tf.unstack(
+            tf.random.stateless_uniform([2], seeds[1], 0, tf.int32.max, tf.int32) % room
+        )
+        image, ids = image[y : y + crop[0], x : x + crop[1]], ids[y : y + crop[0], x : x + crop[1]]
+        if flip and tf.random.stateless_uniform([], seeds[2]) < 0.5:
+            image, ids = image[:, ::-1], ids[:, ::-1]
+        return tf.ensure_shape(image, (*crop, 3)), tf.ensure_shape(ids, crop)
+
+    signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 2], tf.int64)
+    photos, masks = tf.constant([p.image for p in pairs]), tf.constant([p.ids for p in pairs])
+    dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
+    dataset = dataset.map(
+        lambda index, crop_seed: random_crop(*_decode(photos[index], masks[index]), crop_seed),
+        tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return dataset.batch(batch_size).prefetch(2), steps
+
+
+def whole_images(pairs: Sequence[Pair], *, multiple: int = 32) -> tf.data.Dataset:
+    """Uncropped images for validation, one a batch.
+
+    Returns:
+        (uint8 ``[1, h, w, 3]``, uint8 ``[1, h, w]``), padded at the bottom and right to multiples
+        of ``multiple``: the image with its edge, the label with 255.
+    """
+
+    def padded(image_path, mask_png):
+        image, ids = _decode(image_path, mask_png)
+        return pad_to(image, ids, -(-tf.shape(ids) // multiple) * multiple)
+
+    files = [pair.image for pair in pairs], [pair.ids for pair in pairs]
+    dataset = tf.data.Dataset.from_tensor_slices(files)
+    return dataset.map(padded, tf.data.AUTOTUNE, deterministic=True).batch(1).prefetch(2)
+
+
+def pad_to(
+    image: tf.Tensor, ids: tf.Tensor, size: tf.Tensor, mirror: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Pads at the bottom and right.
+
+    Args:
+        image: uint8 ``[h, w, 3]``, padded with its edge or, ``mirror``, with its mirror image,
+            as often as it takes.
+        ids: uint8 ``[h, w]``, padded with 255.
+        size: int32 ``[2]``, (height, width).
+    """
+    height, width = tf.unstack(tf.shape(ids))
+    for axis, side in ((0, height), (1, width)):
+        pixels = tf.range(size[axis])
+        if mirror:
+            pixels = tf.minimum(pixels % (2 * side), 2 * side - 1 - pixels % (2 * side))
+        image = tf.gather(image, tf.minimum(pixels, side - 1), axis=axis)
+    ids = tf.pad(ids, [[0, size[0] - height], [0, size[1] - width]], constant_values=VOID)
+    return image, ids
+
+
+def _decode(image_path: tf.Tensor, mask_png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    image = tf.io.decode_image(tf.io.read_file(image_path), 3, expand_animations=False)
+    ids = tf.io.decode_png(mask_png, 1)[..., 0]
+    return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(ids, (None, None))

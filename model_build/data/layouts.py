@@ -1,0 +1,257 @@
+"""Data folders: where their photos, masks, splits and labels are.
+
+Either in PASCAL VOC layout::
+
+    DATA/JPEGImages/NAME.jpg (or .jpeg, .png, or these in capitals)
+    DATA/SegmentationClass/NAME.png            palette or grey (pixel = class id), or RGB colours
+    DATA/ImageSets/Segmentation/SPLIT.txt      one NAME a line
+    DATA/labels.json                           optional; without it the 21 classes of VOC
+
+or paired folders::
+
+    DATA/images/NAME.jpg
+    DATA/masks/NAME.png
+    DATA/SPLIT.txt                             optional, see :meth:`DataFolder.names`
+    DATA/labels.json
+
+A folder is only ever listed and read from, by two functions, so that it may be on any storage. A
+folder without a file in it is none, as on an object store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from model_build.data.labels import VOC, LabelSet, parse_labels
+from model_build.errors import UserError, cause, did_you_mean
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+HELD_BACK = 10  # without lists, one name in so many is for validation
+USUAL_SPLITS = ("train", "val", "trainval", "test")
+MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+def list_local(folder: str) -> Iterator[str]:
+    """The paths of all files below a local folder, in any order; none if there is no such folder.
+
+    Links are followed, but not back into a folder they lie in.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return _below(folder, frozenset())
+
+
+def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    try:
+        status = os.stat(folder)
+        entries = list(os.scandir(folder))
+    except MISSING:
+        return
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _below(f"{folder}/{entry.name}", above | {here})
+        elif entry.is_file():
+            yield f"{folder}/{entry.name}"
+
+
+def read_local(path: str) -> bytes:
+    """The bytes of a local file.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError: it is not there.
+    """
+    return Path(path).read_bytes()
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder of photos and masks in one of the two layouts; VOC's where it has neither.
+
+    The photos are listed once, when they are first asked for; a pickled copy brings the listing
+    along.
+
+    Attributes:
+        root: its path or URI; all others begin with it and are joined by ``/``.
+        list_files: gives the full paths of all files below a folder, in any order; none if there
+            is no such folder. Raises OSError.
+        read: gives the bytes of a file. Raises FileNotFoundError if it is not there, or another
+            OSError.
+    """
+
+    root: str
+    list_files: Callable[[str], Iterable[str]] = list_local
+    read: Callable[[str], bytes] = read_local
+
+    def labels(self) -> LabelSet:
+        """The label set: that of ``labels.json``, or VOC's where there is none.
+
+        Raises:
+            UserError: the file cannot be read, is no JSON, or is no label set.
+        """
+        path = self._path("labels.json")
+        try:
+            return parse_labels(self.read(path), path)
+        except MISSING:
+            return VOC
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {cause(error)}") from None
+
+    def splits(self) -> list[str]:
+        """The splits it has, ``train`` and ``val`` first.
+
+        Raises:
+            UserError: it has none.
+        """
+        if self._paired:
+            # Beside paired folders a text file may be anything, such as a licence.
+            found = {split for split in USUAL_SPLITS if self._has_split(split)}
+            found = found or {"train", "val"}
+        else:
+            lists = (path for path in self._below(self._lists) if "/" not in path)
+            found = {path.removesuffix(".txt") for path in lists if path.endswith(".txt")}
+        if not found:
+            raise UserError(
+                f"{self.root}: holds neither lists in {self._lists} nor the folders images and "
+                "masks; name a folder in PASCAL VOC layout or one of photos and masks in pairs"
+            )
+        first = {name: index for index, name in enumerate(USUAL_SPLITS)}
+        return sorted(found, key=lambda name: (first.get(name, len(first)), name))
+
+    def names(self, split: str) -> list[str]:
+        """The names of a split, without suffixes.
+
+        They stand in the split's list. Paired folders need none: a split is then what lies under
+        ``images/SPLIT/``; or, where no such folder exists either, ``val`` is one name in ten,
+        chosen by a hash of the name, so that it stays the same as photos are added, and ``train``
+        the rest.
+
+        Raises:
+            UserError: there is no such split, or it is empty.
+        """
+        source = listing = self.list_of(split)
+        try:
+            lines = self.read(listing).decode("utf-8-sig").splitlines()
+            found = [line.strip() for line in lines if line.strip()]
+        except OSError as error:
+            if not self._paired or not isinstance(error, MISSING):
+                known = self.splits()
+                raise UserError(
+                    f"{listing}: cannot be read: {cause(error)}; the splits are "
+                    + ", ".join(known)
+                    + did_you_mean(split.removesuffix(".txt"), known)
+                ) from None
+            found, source = self._names_without_list(split), self.photo_folder
+        except ValueError:
+            raise UserError(
+                f"{listing}: is not UTF-8 text; put one image's name on a line"
+            ) from None
+        if not found:
+            raise UserError(
+                f"{source}: holds no image for the split {split}; list them in {listing}, "
+                "a NAME a line"
+            )
+        return found
+
+    def photos(self) -> list[str]:
+        """The names of all photos, listed or not, in order; twice where two photos share one."""
+        return sorted(
+            posixpath.splitext(path)[0]
+            for path in self._photo_files
+            if path.endswith(IMAGE_SUFFIXES) and not posixpath.basename(path).startswith(".")
+        )
+
+    def photo(self, name: str) -> str | None:
+        """The path of a name's photo, or None where there is none."""
+        files = (_normal(name) + suffix for suffix in IMAGE_SUFFIXES)
+        found = next((file for file in files if file in self._photo_files), None)
+        return f"{self.photo_folder}/{found}" if found else None
+
+    def expected(self, name: str) -> str:
+        """Where the photo of a name would be, if there were one."""
+        return f"{self.photo_folder}/{_normal(name)}{IMAGE_SUFFIXES[0]}"
+
+    def mask(self, name: str) -> str:
+        """Where the mask of a name is, if there is one."""
+        return self._path("masks" if self._paired else "SegmentationClass", f"{_normal(name)}.png")
+
+    def list_of(self, split: str) -> str:
+        """Where the list of a split is, if there is one."""
+        return self._path(self._lists, f"{split}.txt")
+
+    @property
+    def photo_folder(self) -> str:
+        """The path of the folder with the photos."""
+        return self._path("images" if self._paired else "JPEGImages")
+
+    @cached_property
+    def _images(self) -> frozenset[str]:
+        return frozenset(self._below("images"))
+
+    @cached_property
+    def _paired(self) -> bool:
+        return bool(self._images) and any(self._below("masks"))
+
+    @property
+    def _lists(self) -> str:
+        return "" if self._paired else "ImageSets/Segmentation"
+
+    @cached_property
+    def _photo_files(self) -> frozenset[str]:
+        """All files below the photos' folder, photos or not, by their paths from there."""
+        return self._images if self._paired else frozenset(self._below("JPEGImages"))
+
+    def _has_split(self, split: str) -> bool:
+        """Whether a paired folder has a list or a folder of this split."""
+        try:
+            self.read(self.list_of(split))
+        except MISSING:
+            return self._has_photo_folder(split)
+        except OSError:  # there is one, which whoever needs it will complain of
+            pass
+        return True
+
+    def _has_photo_folder(self, split: str) -> bool:
+        return any(path.startswith(f"{split}/") for path in self._photo_files)
+
+    def _names_without_list(self, split: str) -> list[str]:
+        every = sorted(set(self.photos()))
+        if self._has_photo_folder(split):
+            return [name for name in every if name.startswith(f"{split}/")]
+        divided = any(self._has_split(usual) for usual in USUAL_SPLITS)
+        if divided or split not in ("train", "val"):
+            raise UserError(
+                f"{self.list_of(split)}: missing, and {self.photo_folder}/{split} is no folder "
+                "either; name a split that exists or write the list, one NAME a line"
+            )
+
+        def held_back(name: str) -> bool:
+            return hashlib.sha256(name.encode()).digest()[0] % HELD_BACK == 0
+
+        return [name for name in every if held_back(name) == (split == "val")]
+
+    def _below(self, folder: str) -> Iterator[str]:
+        """The files below a folder of this one, by their paths from there."""
+        path = self._path(folder)
+        try:
+            for file in self.list_files(path):
+                yield file.removeprefix(f"{path}/")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be listed: {cause(error)}") from None
+
+    def _path(self, *parts: str) -> str:
+        return "/".join([self.root.rstrip("/"), *filter(None, parts)])
+
+
+def _normal(name: str) -> str:
+    """``./a`` and ``b//a``, which a list may hold, are ``a`` and ``b/a``."""
+    return posixpath.normpath(name)

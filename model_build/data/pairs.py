@@ -1,0 +1,178 @@
+"""Photos and their masks, decoded and checked against each other."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from model_build.data.labels import VOID, LabelSet, image2label
+from model_build.data.layouts import IMAGE_SUFFIXES, MISSING, DataFolder
+from model_build.errors import UserError, cause
+
+# What TensorFlow reads, whatever the suffix says; of a BMP with a palette it shows the indices.
+DECODABLE = ("JPEG", "MPO", "PNG", "GIF")
+# Pillow says with a SyntaxError that a PNG is broken, and with an error of its own that it is huge.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class Pair(NamedTuple):
+    """A photo and its mask, both of ``height`` × ``width`` pixels.
+
+    ``ids`` is the mask's class ids as a grey PNG: what TensorFlow can decode, which turns the
+    indices of a palette into colours. ``unknown`` counts the pixels of an RGB mask whose colour is
+    no label's; they become void.
+    """
+
+    image: str
+    mask: str
+    height: int
+    width: int
+    ids: bytes
+    unknown: int = 0
+
+    def read_ids(self) -> np.ndarray:
+        """uint8 class ids ``[height, width]``."""
+        with Image.open(io.BytesIO(self.ids)) as image:
+            return np.asarray(image)
+
+
+def read_mask(data: bytes, where: str, labels: LabelSet) -> tuple[np.ndarray, int]:
+    """Decodes a mask.
+
+    Args:
+        data: the file's bytes.
+        where: the file's name, for errors.
+        labels: whose ids or colours it holds.
+
+    Returns:
+        uint8 class ids ``[h, w]``, 255 for void; and the number of pixels of an RGB mask whose
+        colour is no label's (they are void too).
+
+    Raises:
+        UserError: the bytes are no image, it is of another mode, or holds an id outside the set.
+    """
+    try:
+        with _opened(data) as image:
+            if image.mode in ("P", "L", "1"):
+                ids = np.array(image, np.uint8)
+            elif image.mode in ("RGB", "RGBA"):
+                return image2label(np.array(image.convert("RGB")), labels)
+            else:
+                raise UserError(
+                    f"{where}: a mask is palette, grey or RGB, but this is {image.mode}; save it "
+                    "as an 8-bit PNG"
+                )
+    except UNREADABLE as error:
+        raise UserError(f"{where}: cannot be read as a mask: {error}") from None
+    wrong = np.unique(ids[(ids >= len(labels)) & (ids != VOID)])
+    if wrong.size:
+        raise UserError(
+            f"{where}: label value {wrong[0]} is outside the set of {len(labels)} labels "
+            f"(0 to {len(labels) - 1}, or {VOID} for void); fix the mask or its labels.json"
+        )
+    return ids, 0
+
+
+def read_size(data: bytes, where: str) -> tuple[int, int]:
+    """Decodes a photo and tells its (height, width) in pixels.
+
+    Args:
+        data: the file's bytes.
+        where: the file's name, for errors.
+
+    Raises:
+        UserError: it cannot be read, or is of a format that TensorFlow does not read.
+    """
+    try:
+        with _opened(data) as picture:
+            picture.load()  # only decoding finds a truncated file
+            (width, height), kind = picture.size, picture.format
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except UNREADABLE as error:
+        raise UserError(f"{where}: cannot be read as an image: {error}") from None
+    if kind not in DECODABLE:
+        raise UserError(f"{where}: is {kind} inside, which training cannot read; save it as JPEG")
+    if orientation > 1:
+        # Its mask may be drawn either way; the pipeline turns it upright, TensorFlow does not.
+        raise UserError(f"{where}: is turned by EXIF; save it upright, as its mask is drawn")
+    return height, width
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # Pillow's own message names a buffer's address
+        raise UnidentifiedImageError("no image in a known format") from None
+
+
+def check_pair(
+    folder: DataFolder, name: str, labels: LabelSet
+) -> tuple[Pair | None, list[UserError]]:
+    """Checks one pair; both files are decoded.
+
+    Returns:
+        The pair, None if anything is wrong with it; and all that is: a file is missing or
+        unreadable, its partner has another size, or the mask holds a value outside the set. Each
+        message names the file.
+    """
+    image, mask = folder.photo(name), folder.mask(name)
+    problems = []
+    size = ids = None
+    try:
+        if image is None:
+            hint = "; names are listed without suffix" if name.endswith(IMAGE_SUFFIXES) else ""
+            raise UserError(f"{folder.expected(name)}: missing, but the split lists it{hint}")
+        size = read_size(folder.read(image), image)
+    except OSError as error:
+        problems.append(UserError(f"{image}: cannot be read: {cause(error)}"))
+    except UserError as error:
+        problems.append(error)
+    try:
+        ids, unknown = read_mask(folder.read(mask), mask, labels)
+    except MISSING:
+        problems.append(UserError(f"{mask}: missing, but the split lists {name}"))
+    except OSError as error:
+        problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))
+    except UserError as error:
+        problems.append(error)
+    if image is None or size is None or ids is None:
+        return None, problems
+    if ids.shape != size:
+        mismatch = f"is {ids.shape[1]}×{ids.shape[0]}, but its photo is {size[1]}×{size[0]}"
+        return None, [UserError(f"{mask}: {mismatch}")]
+    grey = io.BytesIO()
+    Image.fromarray(ids).save(grey, "PNG", compress_level=1)
+    return Pair(image, mask, *size, grey.getvalue(), unknown), []
+
+
+def read_pair(folder: DataFolder, name: str, labels: LabelSet) -> Pair:
+    """Checks one pair as :func:`check_pair` does.
+
+    Raises:
+        UserError: the first of what is wrong with it.
+    """
+    pair, problems = check_pair(folder, name, labels)
+    if pair is None:
+        raise problems[0]
+    return pair
+
+
+def read_split(folder: DataFolder, split: str, labels: LabelSet) -> list[Pair]:
+    """Lists and checks the pairs of a split; every file is decoded once.
+
+    Args:
+        folder: where they are.
+        split: its name, such as ``train`` or ``val``.
+        labels: whose ids or colours the masks hold.
+
+    Raises:
+        UserError: as :meth:`DataFolder.names` and :func:`read_pair` do.
+    """
+    names = folder.names(split)
+    folder.photos()  # listed before the threads all begin to
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: read_pair(folder, name, labels), names))

@@ -1,0 +1,179 @@
+"""What a data folder holds: every pair read, every problem listed, every pixel counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from model_build.bar import Advance, nowhere
+from model_build.data.labels import VOID, LabelSet
+from model_build.data.layouts import DataFolder
+from model_build.data.pairs import check_pair
+from model_build.errors import UserError
+
+BAR = 30  # characters of the longest bar
+
+
+class Tally(NamedTuple):
+    """One pair: its photo's size, and ``pixels``, int64 ``[256]``, by id in its mask."""
+
+    height: int
+    width: int
+    pixels: np.ndarray
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The sound pairs of a split.
+
+    Attributes:
+        sizes: (height, width) of each photo.
+        pixels: int64 ``[256]``, by id; the last one is void.
+        images: int64 ``[256]``, the images in which an id occurs.
+        unknown: pixels of RGB masks whose colour is no label's; they are void, too.
+    """
+
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    pixels: np.ndarray
+    images: np.ndarray
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What :func:`survey` found. Errors stand in the way of a training, notes do not."""
+
+    labels: LabelSet
+    splits: list[Split] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def survey(folder: DataFolder, splits: Iterable[str] = (), advance: Advance = nowhere) -> Survey:
+    """Reads every pair of a folder; one that stands in several splits is read once.
+
+    Args:
+        splits: names; all that the folder has if there are none.
+        advance: is told how many pairs are read, of how many.
+
+    Raises:
+        UserError: the folder has no split, or its ``labels.json`` cannot serve.
+    """
+    labels = folder.labels()
+    result = Survey(labels)
+    asked = list(dict.fromkeys(splits))
+    listed: dict[str, list[str]] = {}
+    for split in asked or folder.splits():
+        try:
+            listed[split] = folder.names(split)
+        except UserError as error:
+            result.errors.append(str(error))
+    _check_names(listed, result)
+    if not asked:
+        _check_photos(folder, listed, result)
+
+    folder.photos()  # listed before the threads all begin to
+    every = list(dict.fromkeys(name for names in listed.values() for name in names))
+    tallies: dict[str, Tally] = {}
+    with ThreadPoolExecutor() as pool:
+        read = pool.map(lambda name: _tally(folder, name, labels), every)
+        for done, (name, (tally, problems)) in enumerate(zip(every, read, strict=True), 1):
+            result.errors.extend(problems)
+            if tally:
+                tallies[name] = tally
+            advance(done, len(every))
+    for split, names in listed.items():
+        sound = [tallies[name] for name in dict.fromkeys(names) if name in tallies]
+        result.splits.append(_summed(split, sound))
+    return result
+
+
+def _check_names(listed: dict[str, list[str]], result: Survey) -> None:
+    for split, names in listed.items():
+        for name, count in Counter(names).items():
+            if count > 1:
+                result.notes.append(f"{split}: lists {name} {count} times")
+    in_both = set(listed.get("train", ())) & set(listed.get("val", ()))
+    for name in sorted(in_both):
+        result.errors.append(f"{name}: is in both train and val; take it out of one")
+
+
+def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Survey) -> None:
+    photos = Counter(folder.photos())
+    for name, count in photos.items():
+        if count > 1:
+            result.notes.append(
+                f"{name}: {count} photos of this name; {folder.photo(name)} is used"
+            )
+    unlisted = set(photos).difference(*listed.values())
+    if unlisted:
+        result.notes.append(f"{folder.photo_folder}: {len(unlisted)} photos are in no split")
+
+
+def _tally(folder: DataFolder, name: str, labels: LabelSet) -> tuple[Tally | None, list[str]]:
+    pair, problems = check_pair(folder, name, labels)
+    if pair is None:
+        return None, [str(problem) for problem in problems]
+    pixels = np.bincount(pair.read_ids().ravel(), minlength=VOID + 1)
+    return Tally(pair.height, pair.width, pixels, pair.unknown), []
+
+
+def _summed(name: str, tallies: list[Tally]) -> Split:
+    pixels = np.array([tally.pixels for tally in tallies], np.int64).reshape(-1, VOID + 1)
+    return Split(
+        name,
+        tuple((tally.height, tally.width) for tally in tallies),
+        pixels.sum(axis=0),
+        (pixels > 0).sum(axis=0),
+        sum(tally.unknown for tally in tallies),
+    )
+
+
+def report(found: Survey) -> Iterator[str]:
+    """The lines to print: errors, notes, a table for each split, and how many errors there are."""
+    for error in found.errors:
+        yield f"error: {error}"
+    for note in found.notes:
+        yield f"note: {note}"
+    for split in found.splits:
+        yield ""
+        yield from _table(split, found.labels)
+    yield ""
+    yield f"{len(found.errors) or 'no'} error{'s' * (len(found.errors) != 1)}"
+
+
+def _table(split: Split, labels: LabelSet) -> Iterator[str]:
+    count = len(split.sizes)
+    if not count:
+        yield f"{split.name}: no sound pair"
+        return
+    heights, widths = zip(*split.sizes, strict=True)
+    yield (
+        f"{split.name}: {count} pair{'s' * (count != 1)}, "
+        f"{_range(widths)} × {_range(heights)} pixels"
+    )
+    if split.unknown:
+        yield f"  {split.unknown} pixels have a colour that is no label's: void"
+    shares = split.pixels / split.pixels.sum()
+    rows = [*enumerate(labels.names), (VOID, "(void)")]
+    longest = max(len(name) for _, name in rows)
+    yield f"  {'id':>3}  {'label':<{longest}}  {'pixels':>8}  {'images':>7}  square root of pixels"
+    for index, name in rows:
+        row = f"  {index:>3}  {name:<{longest}}  {shares[index]:>8.3%}  {split.images[index]:>7}  "
+        if split.pixels[index]:
+            # Background would dwarf all others on a linear scale. What occurs at all shows.
+            share = shares[index] / shares.max()
+            yield row + "#" * max(1, round(BAR * share**0.5))
+        else:
+            yield (row + ("never occurs" if index != VOID else "")).rstrip()
+
+
+def _range(sides: tuple[int, ...]) -> str:
+    return str(min(sides)) if min(sides) == max(sides) else f"{min(sides)}–{max(sides)}"

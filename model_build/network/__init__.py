@@ -1,0 +1,1 @@
+"""The network: ImageNet backbones, the strides of their features, and the FCN on top."""

@@ -1,0 +1,112 @@
+"""What a training computes with: copies on several GPUs, XLA, mixed precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from model_build.errors import UserError
+from model_build.training.recipes import Recipe
+
+
+def strategy() -> tf.distribute.Strategy:
+    """Copies of the network on all GPUs where there are several, each with its part of a batch."""
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def engine(choice: str, precision: str, replicas: int = 1) -> tuple[bool, str]:
+    """What computes a training step.
+
+    Args:
+        choice: ``"xla"``, ``"graph"``, or ``"auto"``: XLA on one GPU; not on a CPU, where it is
+            many times slower on depthwise convolutions, nor on several GPUs, as Keras compiles the
+            step of all of them as one program, and XLA's programs are for one device.
+        precision: a dtype policy of Keras', or ``"auto"``: mixed_float16 on GPUs that have tensor
+            cores (compute capability 7.0), float32 elsewhere. CPUs lose by bfloat16 even where
+            they have instructions for it (``benchmarks/training.py``).
+        replicas: copies of the network, see :func:`strategy`.
+
+    Returns:
+        Whether to compile the step with XLA, and the name of the dtype policy.
+
+    Raises:
+        UserError: XLA for several replicas.
+    """
+    if choice == "xla" and replicas > 1:
+        raise UserError(
+            f"--engine xla: is for one GPU, but {replicas} are visible; leave it out, or show one "
+            "with CUDA_VISIBLE_DEVICES=0"
+        )
+    gpus = tf.config.list_physical_devices("GPU")
+    if precision == "auto":
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        capable = [detail.get("compute_capability", (0, 0)) >= (7, 0) for detail in details]
+        precision = "mixed_float16" if capable and all(capable) else "float32"
+    return choice == "xla" or (choice == "auto" and bool(gpus) and replicas == 1), precision
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training computes with.
+
+    Attributes:
+        strategy: copies of the network, see :func:`strategy`.
+        jit: whether a step is compiled with XLA.
+        policy: a dtype policy of Keras'.
+    """
+
+    strategy: tf.distribute.Strategy
+    jit: bool
+    policy: str
+
+    @property
+    def replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+    def __str__(self) -> str:
+        return f"{self.policy} with {'XLA' if self.jit else 'graphs'} on {self.replicas} device(s)"
+
+
+def machine(choice: str = "auto", precision: str = "auto") -> Machine:
+    """All that is here, used as :func:`engine` says; its arguments and errors are the same."""
+    where = strategy()
+    return Machine(where, *engine(choice, precision, where.num_replicas_in_sync))
+
+
+def check_replicas(recipe: Recipe, images: int, replicas: int) -> None:
+    """Checks that a recipe can be shared by several copies of the network.
+
+    Raises:
+        UserError: each must get as many crops as the others; and Keras' optimizers cannot wait for
+            each other in a step that only perhaps updates the weights.
+    """
+    if replicas == 1:
+        return
+    one = "or show one GPU with CUDA_VISIBLE_DEVICES=0"
+    batch_size = min(recipe.batch_size, images)
+    if batch_size % replicas:
+        raise UserError(
+            f"--batch-size {batch_size}: does not spread evenly over {replicas} GPUs; choose a "
+            f"multiple of {replicas}, {one}"
+        )
+    if recipe.accumulate > 1:
+        raise UserError(
+            f"--accumulate {recipe.accumulate}: is for one GPU, but {replicas} are visible; raise "
+            f"--batch-size instead, {one}"
+        )
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Layers made in its block follow a dtype policy of Keras'."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,72 @@
+"""What a training reads: two splits of a data folder, checked as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model_build.data import crops
+from model_build.data.labels import VOID, LabelSet
+from model_build.data.layouts import DataFolder
+from model_build.data.pairs import Pair, read_split
+from model_build.errors import UserError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pairs to learn from, pairs to score on, and their labels."""
+
+    pairs: list[Pair]
+    validation: list[Pair]
+    labels: LabelSet
+
+
+def read_examples(
+    folder: DataFolder,
+    labels: LabelSet,
+    splits: tuple[str, str],
+    crop: tuple[int, int],
+    *,
+    pad_small: bool = False,
+    say: Callable[[str], None] = print,
+) -> Examples:
+    """Reads and checks both splits, and says what was found.
+
+    Args:
+        folder: on local disk, as TensorFlow reads the photos again and again.
+        labels: of the folder.
+        splits: names of those to train on and to validate on.
+        crop: (height, width) of the training crops in pixels.
+        pad_small: keep images smaller than the crop instead of dropping them.
+        say: gets lines for the user.
+
+    Raises:
+        UserError: a pair cannot serve, no image is large enough, one is in both splits, or all
+            pixels of a split are void.
+    """
+    every, validation = (read_split(folder, split, labels) for split in splits)
+    pairs = every if pad_small else crops.drop_small(every, crop)
+    if not pairs:
+        raise UserError(
+            f"{folder.root}: all {len(every)} training images are smaller than the crop of "
+            f"{crop[0]}×{crop[1]}; pad them with --pad-small or choose a smaller --crop"
+        )
+    both = {pair.image for pair in every} & {pair.image for pair in validation}
+    if both and splits[0] != splits[1]:
+        raise UserError(
+            f"{min(both)}: is in both {splits[0]} and {splits[1]}, as are {len(both)} images in "
+            "all; take them out of one"
+        )
+    say(
+        f"{folder.root}: {len(pairs)} training images ({len(every) - len(pairs)} dropped as "
+        f"smaller than the crop), {len(validation)} validation images, {len(labels)} labels"
+    )
+    for split, found in zip(splits, (pairs, validation), strict=True):
+        if all((pair.read_ids() == VOID).all() for pair in found):
+            raise UserError(
+                f"{folder.root}: all pixels of the split {split} are void ({VOID}): there is "
+                "nothing to learn from or score on; fix the masks or labels.json"
+            )
+    if unknown := sum(pair.unknown for pair in every + validation):
+        say(f"{folder.root}: {unknown} mask pixels have a colour that is no label's: void")
+    return Examples(pairs, validation, labels)

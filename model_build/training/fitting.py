@@ -1,0 +1,122 @@
+"""The epochs of a training: all that is between a network and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from model_build.data import crops
+from model_build.errors import UserError
+from model_build.training import checkpoints
+from model_build.training.devices import Machine
+from model_build.training.examples import Examples
+from model_build.training.objective import class_weights, compile_model
+from model_build.training.options import Options
+from model_build.training.recipes import Recipe
+
+
+def prepare(
+    model: keras.Model,
+    examples: Examples,
+    output: Path,
+    start: tuple[Path, int] | None,
+    recipe: Recipe,
+    options: Options,
+    machine: Machine,
+    say: Callable[[str], None] = print,
+) -> tuple[tf.data.Dataset, int]:
+    """Compiles a network, and restores its state or saves the first.
+
+    Args:
+        model: from :func:`model_build.training.loop.build`.
+        examples: to learn from.
+        output: the folder of the training.
+        start: from :func:`model_build.training.checkpoints.starting_point`.
+        recipe, options, machine: those of :func:`model_build.training.loop.train`.
+        say: gets lines for the user.
+
+    Returns:
+        Batches to train on, of all epochs that are left, and how many of them an epoch has.
+
+    Raises:
+        UserError: the checkpoint does not fit, or ``output`` cannot be written to.
+    """
+    done = start[1] if start else 0
+    batches, steps = crops.training_crops(
+        examples.pairs,
+        crop=options.crop,
+        batch_size=recipe.batch_size,
+        scales=recipe.scales,
+        flip=recipe.flip,
+        seed=options.seed,
+        epochs=range(done, recipe.epochs),
+    )
+    with machine.strategy.scope():
+        weights = class_weights(examples.pairs, len(examples.labels), recipe.class_balance)
+        compile_model(model, recipe, steps, options.freeze_backbone, weights, machine.jit)
+        if start:
+            checkpoints.restore(model, start[0])
+            say(f"{start[0]}: resumed after {done} epochs")
+    if not start:
+        # What is interrupted in its first epoch can be resumed too; and a folder that cannot be
+        # written to is found before that epoch.
+        checkpoints.save(model, output, 0)
+    return batches, steps
+
+
+def fit(
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    steps: int,
+    validation: tf.data.Dataset,
+    output: Path,
+    epochs: range,
+    patience: int | None = None,
+    replicas: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Trains to the last epoch, or until patience ends.
+
+    Args:
+        model, batches, steps: from :func:`prepare`.
+        validation: from :func:`model_build.data.crops.whole_images`.
+        output: the folder that gets a checkpoint and a row of the history after each epoch.
+        epochs: numbers of those to train, from 0.
+        patience: stop after so many epochs without a better validation mIoU.
+        replicas: copies of the network.
+        say: gets lines for the user.
+
+    Raises:
+        UserError: memory ran out, the training diverged or ``output`` cannot be written to.
+        KeyboardInterrupt: after the user was told how to go on.
+    """
+    keeper = checkpoints.Keeper(output, epochs.start, patience)
+    if not epochs or not keeper.worthwhile():
+        return
+    try:
+        model.fit(
+            batches,
+            epochs=epochs.stop,
+            initial_epoch=epochs.start,
+            steps_per_epoch=steps,
+            # Each replica scores the same image: Keras needs as many, all of one shape.
+            validation_data=validation.map(lambda *pair: [tf.repeat(x, replicas, 0) for x in pair]),
+            callbacks=[
+                keeper,
+                keras.callbacks.TensorBoard(output / "tensorboard", write_graph=False),
+            ],
+            shuffle=False,  # the dataset is shuffled already
+            verbose=2,
+        )
+    except KeyboardInterrupt:
+        # The epoch that was begun is run again as a whole, so what it has learnt is not kept.
+        path, _ = checkpoints.latest(output) or (output, 0)
+        say(f"{path}: saved; run the same command with --resume to go on")
+        raise
+    except tf.errors.ResourceExhaustedError:
+        raise UserError(
+            "out of memory; choose a smaller --crop or --batch-size (--accumulate makes up for it)"
+        ) from None
