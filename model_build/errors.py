@@ -1,4 +1,4 @@
-"""The one exception a user can cause, and how mistakes are told."""
+"""The exceptions that are told in one line, and how mistakes are told."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class UserError(Exception):
 
     Commands print it without a traceback and exit with status 2.
     """
+
+
+class JobError(Exception):
+    """What ended a job: one line with the cause. Commands exit with status 1."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,1 +1,37 @@
-"""Images in, masks and histograms out: one Apache Beam pipeline around one network."""
+"""Images in, masks and histograms out: one Apache Beam pipeline around one network.
+
+What other people's programs import::
+
+    segment(inputs, output, …)        the whole job, as `fcn-beam segment` runs it
+    evaluate(data, model=…, …)        scores, as `fcn-beam evaluate` finds them
+    SegmentImages(output, model, …)   a PTransform for pipelines of one's own
+    UserError, JobError               what the two raise, with the command's one line
+
+Each is loaded when it is first asked for: neither Beam nor TensorFlow is imported before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model_build.errors import JobError, UserError
+    from pipeline.jobs.calls import evaluate, segment
+    from pipeline.jobs.transform import SegmentImages
+
+__all__ = ["JobError", "SegmentImages", "UserError", "evaluate", "segment"]
+
+_HOMES = {
+    "segment": "pipeline.jobs.calls",
+    "evaluate": "pipeline.jobs.calls",
+    "SegmentImages": "pipeline.jobs.transform",
+    "UserError": "model_build.errors",
+    "JobError": "model_build.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -84,9 +84,9 @@ class ListImages(beam.PTransform):
         self.options, self.files = options, files
 
     def expand(self, sources):
-        listed = sources | "ListSource" >> beam.ParDo(_ListSource(self.options, self.files)).with_outputs(
-            "passed_over", "rejected", main="images"
-        )
+        listed = sources | "ListSource" >> beam.ParDo(
+            _ListSource(self.options, self.files)
+        ).with_outputs("passed_over", "rejected", main="images")
         if self.options.limit is None:
             return listed.images, listed.passed_over, listed.rejected
         first = listed.images | "Limit" >> FirstImages(self.options.limit)

@@ -69,7 +69,9 @@ def _parse_list(where: str, files: Files) -> Source:
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
     try:
-        lines = (one_of.setdefault(scheme_of(line), line) and line for line in read_list(where, files))
+        lines = (
+            one_of.setdefault(scheme_of(line), line) and line for line in read_list(where, files)
+        )
         folder = common_folder(map(folder_of, lines))
     except OSError as error:
         raise UserError(f"{where}: the list cannot be read: {first_line(error)}") from None

@@ -170,7 +170,9 @@ def _by_masks(
     check_folder(masks, names, files)
     source = {"masks": masks}
     # Of masks that `segment` wrote the model is known, and its labels are checked.
-    out = OutputFolder(folder_of(masks.rstrip("/") if is_remote(masks) else os.path.abspath(masks)), files)
+    out = OutputFolder(
+        folder_of(masks.rstrip("/") if is_remote(masks) else os.path.abspath(masks)), files
+    )
     try:
         summary = out.read_json(SUMMARY)
         made_with, fingerprint = tuple(summary["pixels"]), summary["model"]
@@ -180,9 +182,6 @@ def _by_masks(
         _check_labels(masks, made_with, request.data, labels)
         source |= {"fingerprint": fingerprint}
     return ReadMasks(masks, labels, files), source
-
-
-
 
 
 def _check_labels(source: str, names: tuple[str, ...], data: str, labels: LabelSet) -> None:

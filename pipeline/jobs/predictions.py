@@ -110,16 +110,17 @@ def as_predictions(window: Window) -> Iterator[Prediction]:
     """What the network made of a window's photos, whose tasks are of :func:`as_task`."""
     for task, photo, class_map in zip(*window, strict=True):
         name, path = task.image.name, task.image.path
-        if isinstance(photo, Photo) and not isinstance(class_map, Reject):
-            size = photo.height, photo.width
-            yield Prediction(name, path, task.mask_name, class_map, size)
-        else:
+        if isinstance(class_map, Reject):
             # `segment` writes no mask for a photo it rejects: to score, that is a missing one.
             detail = f"{class_map.stage}: {class_map.error}: {class_map.detail}"
             if class_map.error == FileNotFoundError.__name__:
                 detail = "no such file"
             fault = Fault(name, "prediction", True, path, detail)
             yield Prediction(name, path, task.mask_name, fault)
+        else:
+            assert isinstance(photo, Photo)  # only a photo has a class map
+            size = photo.height, photo.width
+            yield Prediction(name, path, task.mask_name, class_map, size)
 
 
 class ReadMasks(beam.PTransform):
@@ -177,4 +178,3 @@ def check_folder(folder: str, names: Sequence[str], files: Files) -> None:
                 f"{folder}: holds none of the split's masks; did you mean "
                 f"{path.removesuffix(ending)}?"
             )
-

@@ -144,7 +144,9 @@ class ScoreSplit(beam.PTransform):
             | "Window" >> Windowed()
             | "Predict" >> self.predict
             | "Count"
-            >> beam.ParDo(CountWindow(self.labels, self.files)).with_outputs("faults", main="counted")
+            >> beam.ParDo(CountWindow(self.labels, self.files)).with_outputs(
+                "faults", main="counted"
+            )
         )
         matrix = (
             counted.counted

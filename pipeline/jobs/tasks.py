@@ -120,9 +120,7 @@ class _PlanGroup(beam.DoFn):
             yield beam.pvalue.TaggedOutput("rejected", planned) if is_reject else planned
 
 
-def keep_masks(
-    tasks: Sequence[Task], labels: LabelSet, out: OutputFolder
-) -> Iterator[Row | Task]:
+def keep_masks(tasks: Sequence[Task], labels: LabelSet, out: OutputFolder) -> Iterator[Row | Task]:
     """Looks at the masks that earlier runs have written.
 
     Yields:

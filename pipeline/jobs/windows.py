@@ -34,9 +34,7 @@ BYTES = 256 << 20  # of pixels and class maps that a window may hold
 MAX_FILE_BYTES = 1 << 30  # nothing that large is a photo; reading it could end the worker
 
 
-def read_windows(
-    tasks: Sequence[Task], options: DecodeOptions, files: Files
-) -> Iterator[Window]:
+def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) -> Iterator[Window]:
     """Reads tasks' files at once and decodes them.
 
     Yields:
@@ -93,10 +91,11 @@ def write_window(window: Window, labels: LabelSet, out: OutputFolder) -> list[Ro
     outcomes: list[Row | Reject] = []
     writes: list[Callable[[], None]] = []
     for task, photo, class_map in zip(*window, strict=True):
-        if isinstance(photo, Reject) or isinstance(class_map, Reject):
+        if isinstance(class_map, Reject):
             outcomes.append(class_map)
             writes.append(lambda: None)
             continue
+        assert isinstance(photo, Photo)  # only a photo has a class map
         # One class map at a time is enlarged to the size of its source.
         row, write = _encode(task, photo, class_map, labels, out)
         outcomes.append(row)

@@ -78,9 +78,7 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
     def run_inference(
         self, batch: Sequence[Window], model: Any, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Window]:
-        return [
-            window._replace(class_maps=tuple(classify(window, model))) for window in batch
-        ]
+        return [window._replace(class_maps=tuple(classify(window, model))) for window in batch]
 
 
 def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:

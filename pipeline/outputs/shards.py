@@ -27,9 +27,7 @@ def keyed_line(record: Row | Reject, rows: int) -> tuple[int, str]:
     return zlib.crc32(record.image.encode("utf-8", "surrogateescape")) % shard_count(rows), line
 
 
-def write_shard(
-    shard: tuple[int, Iterable[str]], prefix: str, rows: int, out: OutputFolder
-) -> str:
+def write_shard(shard: tuple[int, Iterable[str]], prefix: str, rows: int, out: OutputFolder) -> str:
     """Writes a shard, its lines in order; returns its name below OUT."""
     number, lines = shard
     name = f"{prefix}-{number:05}-of-{shard_count(rows):05}.jsonl"

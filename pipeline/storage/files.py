@@ -57,11 +57,11 @@ class Files:
         end = limit if limit >= 0 else None
         if end == 0:
             return b""
-        return self._try(path, lambda: client.cat_file(key, end=end) if end else client.cat_file(key))
+        return self._try(
+            path, lambda: client.cat_file(key, end=end) if end else client.cat_file(key)
+        )
 
-    def write(
-        self, path: str, data: bytes, *, scratch: str = "", exclusive: bool = False
-    ) -> None:
+    def write(self, path: str, data: bytes, *, scratch: str = "", exclusive: bool = False) -> None:
         """Writes a file whole or not at all; one that stands there is replaced.
 
         Args:

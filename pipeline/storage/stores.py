@@ -80,7 +80,7 @@ def client(scheme: str, options: Options) -> Any:
     return _client(scheme, tuple(sorted(options.items())), os.getpid())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _client(scheme: str, options: tuple[tuple[str, str], ...], process: int) -> Any:
     # Event loop and connections do not survive a fork: the process is part of the key.
     import fsspec

@@ -1,0 +1,154 @@
+"""The calls of other people's programs; see ``pipeline/__init__.py``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from model_build.artifact import DEFAULT_MODEL
+from model_build.errors import UserError
+from pipeline.images.decode import MAX_PIXELS
+from pipeline.jobs import evaluate as evaluation
+from pipeline.jobs import segment as segmentation
+from pipeline.jobs.child import run_in_child
+from pipeline.jobs.evaluate import Evaluation
+from pipeline.network.threads import fixed_otherwise
+from pipeline.outputs.summary import Summary
+
+Path = str | os.PathLike[str]
+
+
+def segment(
+    inputs: Path | Iterable[Path],
+    output: Path,
+    *,
+    model: Path = DEFAULT_MODEL,
+    overlays: bool = False,
+    long_side: int | str | None = None,
+    all_files: bool = False,
+    limit: int | None = None,
+    overwrite: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    engine: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    shared_disk: bool = False,
+    storage_options: Mapping[str, str] | None = None,
+    beam_options: Sequence[str] = (),
+) -> Summary:
+    """Segments every image of ``inputs``, as ``fcn-beam segment`` does; resumes where it stopped.
+
+    A run in this process sets TensorFlow's threads to one an operation. Where TensorFlow is in use
+    with others already, as in a notebook, the job runs in a process of its own.
+
+    Args:
+        inputs: folders, globs, images or ``@LIST`` files, local or remote; one or several.
+        output: the folder for the results, local or remote.
+        model: a saved-model folder, local or remote; by default the one that comes along.
+        overlays: also write photo and mask blended.
+        long_side: scale larger images down to so many pixels; ``"native"`` does not; None takes what
+            the model was trained at.
+        all_files: try files without a known image extension, too.
+        limit: only the first so many images by name.
+        overwrite: do again what an earlier run has done.
+        max_pixels: reject larger images.
+        engine: ``"auto"``, ``"xla"`` or ``"graph"``.
+        batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.
+        workers: streams of a local run; None takes one a core, or one on an accelerator.
+        shared_disk: with a runner elsewhere, every worker sees this machine's disk.
+        storage_options: ``{"s3.anon": "true"}`` and the like, for the clients of the stores.
+        beam_options: Apache Beam's own, as on its command line: ``["--runner", "FlinkRunner"]``.
+
+    Returns:
+        What the run came to. Images that got no mask are counted there and listed in
+        ``rejected-*.jsonl``; they are no error.
+
+    Raises:
+        UserError: what the command would end with status 2 for; its text is the command's line.
+        JobError: what ended the job, likewise, with status 1.
+    """
+    request = segmentation.Request(
+        inputs=_texts(inputs),
+        output=os.fspath(output),
+        model=os.fspath(model),
+        overlays=overlays,
+        long_side=long_side,
+        all_files=all_files,
+        limit=limit,
+        overwrite=overwrite,
+        max_pixels=max_pixels,
+        engine=engine,
+        batch_size=batch_size,
+        workers=workers,
+        shared_disk=shared_disk,
+        storage_options=dict(storage_options or {}),
+        beam_options=list(beam_options),
+    )
+    if fixed_otherwise():
+        return Summary(**run_in_child("segment", request))
+    return segmentation.segment(request)
+
+
+def evaluate(
+    data: Path,
+    *,
+    model: Path | None = None,
+    masks: Path | None = None,
+    split: str = "val",
+    skip_missing: bool = False,
+    long_side: int | str | None = None,
+    max_pixels: int | None = None,
+    engine: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    beam_options: Sequence[str] = (),
+) -> Evaluation:
+    """Scores predicted masks against a split's true ones, as ``fcn-beam evaluate`` does.
+
+    Args:
+        data: a folder in PASCAL VOC layout, or with the folders ``images`` and ``masks``; local or
+            remote.
+        model: score the masks that this saved model makes; or
+        masks: score the masks in this folder.
+        split: of the data.
+        skip_missing: score what is there.
+        long_side, max_pixels, engine, batch_size: with ``model``; see :func:`segment`.
+        workers, storage_options, beam_options: see :func:`segment`.
+
+    Returns:
+        Its ``scores`` are a dict: ``pixel_accuracy``, ``mean_accuracy``, ``miou`` and
+        ``frequency_weighted_iou``, from 0 to 1; its ``report`` is what ``--json`` writes.
+
+    Raises:
+        UserError: what the command would end with status 2 for; or there are no scores, as a mask
+            is missing or bad.
+        JobError: what ended the job.
+    """
+    request = evaluation.Request(
+        data=os.fspath(data),
+        model=None if model is None else os.fspath(model),
+        masks=None if masks is None else os.fspath(masks),
+        split=split,
+        skip_missing=skip_missing,
+        long_side=long_side,
+        max_pixels=max_pixels,
+        engine=engine,
+        batch_size=batch_size,
+        workers=workers,
+        storage_options=dict(storage_options or {}),
+        beam_options=list(beam_options),
+    )
+    if fixed_otherwise():
+        result = Evaluation(**run_in_child("evaluate", request))
+    else:
+        result = evaluation.evaluate(request)
+    if result.scores is None:
+        raise UserError(result.complaint())
+    return result
+
+
+def _texts(inputs: Path | Iterable[Path]) -> list[str]:
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    return [os.fspath(text) for text in inputs]

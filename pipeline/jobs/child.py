@@ -1,0 +1,76 @@
+"""A job in a process of its own.
+
+TensorFlow's threads are set once a process. Where it is in use with others, as in a notebook, a job
+would be slower and its masks might differ in a few pixels, so it runs beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from model_build.errors import JobError, UserError
+
+ERRORS = {"UserError": UserError, "JobError": JobError}
+_CODE = "import sys; sys.path[:] = {path!r}; from pipeline.jobs.child import main; main()"
+
+
+def run_in_child(function: str, request: Any) -> dict[str, Any]:
+    """Runs ``segment`` or ``evaluate`` in a new process; its progress goes to standard error.
+
+    Args:
+        request: the function's request, whose fields are plain values.
+
+    Returns:
+        The fields of what the function returns.
+
+    Raises:
+        UserError, JobError: as the function does.
+        KeyboardInterrupt: the child is interrupted, too, and waited for.
+    """
+    # The request may hold secrets: it goes by a pipe and not by arguments, which all may read.
+    command = [sys.executable, "-c", _CODE.format(path=sys.path)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        answer, _ = child.communicate(
+            json.dumps({"function": function, "request": asdict(request)})
+        )
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGINT)
+        child.wait()
+        raise
+    try:
+        told = json.loads(answer.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise JobError(
+            f"the job failed: its process ended with status {child.returncode}"
+        ) from None
+    if "error" in told:
+        raise ERRORS[told["error"]](told["message"])
+    return told["result"]
+
+
+def main() -> None:
+    """The child's side: a request on standard input, the answer as one line on standard output."""
+    told = json.load(sys.stdin)
+    try:
+        answer: dict[str, Any] = {"result": asdict(_run(told["function"], told["request"]))}
+    except tuple(ERRORS.values()) as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(json.dumps(answer))
+
+
+def _run(function: str, fields: dict[str, Any]) -> Any:
+    if function == "segment":
+        from pipeline.jobs import segment
+
+        return segment.segment(segment.Request(**fields))
+    from pipeline.jobs import evaluate
+
+    return evaluate.evaluate(evaluate.Request(**fields))
