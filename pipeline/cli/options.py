@@ -90,7 +90,7 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def set_up_logging(level: str) -> None:
-    """Sends the log to standard error, and quiets libraries that tell users what they cannot use."""
+    """Sends the log to standard error, less what libraries address to developers."""
     logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
     if level == "warning":  # what engine was picked is worth a line in any run
         logging.getLogger("pipeline").setLevel(logging.INFO)

@@ -120,7 +120,7 @@ class FirstImages(beam.PTransform):
 
 
 def name_below(path: str, root: str) -> str:
-    """The path below the root; below no root, it is the whole path, a scheme being its first part."""
+    """The path below the root; below none it is the whole path, its scheme the first part."""
     prefix = root if root.endswith("/") else f"{root}/"
     name = path[len(prefix) :] if path.startswith(prefix) else path.replace("://", "/")
     return name.lstrip("/")

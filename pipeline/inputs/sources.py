@@ -16,7 +16,7 @@ def parse_source(text: str, files: Files) -> Source:
     """Tells what kind an INPUT is; a path that exists is taken literally before it is a pattern.
 
     Raises:
-        UserError: there is nothing of that name, a list that is empty or unreadable, or a store that
+        UserError: there is nothing of that name, the list is empty or unreadable, or the store
             cannot be asked.
     """
     if not text:

@@ -46,8 +46,8 @@ def segment(
         output: the folder for the results, local or remote.
         model: a saved-model folder, local or remote; by default the one that comes along.
         overlays: also write photo and mask blended.
-        long_side: scale larger images down to so many pixels; ``"native"`` does not; None takes what
-            the model was trained at.
+        long_side: scale larger images down to so many pixels; ``"native"`` does not; None takes
+            what the model was trained at.
         all_files: try files without a known image extension, too.
         limit: only the first so many images by name.
         overwrite: do again what an earlier run has done.

@@ -134,8 +134,8 @@ def _names(data: DataFolder, request: Request) -> list[str]:
     ((name, times),) = Counter(names).most_common(1)
     if times > 1:
         raise UserError(
-            f"{request.data}: {name} is {times} times in the split {request.split}; an image counts "
-            "once: remove the others"
+            f"{request.data}: {name} is {times} times in the split {request.split}; an image "
+            "counts once: remove the others"
         )
     return names
 

@@ -4,8 +4,8 @@
 
     list ─► group by mask name ─► windows: read, decode, classify, encode, write ─► rows ─► shards
 
-Only references and rows cross a shuffle, pixels never do: everything from read to write is one fused
-stage.
+Only references and rows cross a shuffle, pixels never do: everything from read to write is one
+fused stage.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class SegmentArchive(beam.PTransform):
 
 
 class Found(NamedTuple):
-    """PCollections of all rows, of those of masks that were kept, of rejects, of files passed over."""
+    """PCollections of all rows, of those of kept masks, of rejects, and of files passed over."""
 
     rows: beam.PCollection
     kept: beam.PCollection

@@ -76,7 +76,7 @@ class Prediction(NamedTuple):
 def decode_ids(
     name: str, path: str, data: bytes | Exception, what: str, labels: LabelSet
 ) -> tuple[np.ndarray, int] | Fault:
-    """:func:`model_build.data.pairs.read_mask`, but for a fault; ``what`` is as in :class:`Fault`."""
+    """A mask's ids and unknown pixels, or a fault, whose ``what`` is given."""
     if isinstance(data, FileNotFoundError | NotADirectoryError):
         return Fault(name, what, True, path, "no such file")
     try:

@@ -17,7 +17,7 @@ from pipeline.records import ImageRef, MaskRef, Reject, Row, Task
 
 
 def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
-    """The image under its :func:`pipeline.inputs.names.group_key`; counted for the progress shown."""
+    """The image under its :func:`pipeline.inputs.names.group_key`; counted for the progress."""
     COUNTS.add(listed=1)
     return group_key(image.name), image
 

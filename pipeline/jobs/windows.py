@@ -4,9 +4,9 @@
 
     tasks ─► read and decode ─► RunInference ─► encode and write ─► rows, rejects
 
-A window is one element of the graph, so that its files are read at once and its masks are written at
-once: a store that takes 50 ms to answer costs no more than a disk. Pixels never leave the stage that
-Beam fuses of these steps.
+A window is one element of the graph, so that its files are read at once and its masks are written
+at once: a store that takes 50 ms to answer costs no more than a disk. Pixels never leave the stage
+that Beam fuses of these steps.
 """
 
 from __future__ import annotations

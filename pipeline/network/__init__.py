@@ -1,1 +1,1 @@
-"""The compiled network, its threads, and its Beam handler. TensorFlow is imported where it is used."""
+"""The compiled network, its threads, and its Beam handler."""

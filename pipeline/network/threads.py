@@ -1,9 +1,9 @@
 """How many threads share the work of a machine.
 
-On a CPU many single-threaded streams beat one that has many threads (``benchmarks/engines.py``): each
-takes its photos all the way, and no core waits for another within an operation. So TensorFlow gets
-one thread for the inside of an operation and the job as many streams as there are cores. A GPU takes
-one stream with batches.
+On a CPU many single-threaded streams beat one that has many threads (``benchmarks/streams.py``):
+each takes its photos all the way, and no core waits for another within an operation. So TensorFlow
+gets one thread for the inside of an operation and the job as many streams as there are cores. A GPU
+takes one stream with batches.
 """
 
 from __future__ import annotations
@@ -70,5 +70,5 @@ def set_threads() -> bool:
 
 
 def fixed_otherwise() -> bool:
-    """Whether this process' TensorFlow is in use with other threads than :func:`set_threads` gives."""
+    """Whether TensorFlow is in use here with other threads than :func:`set_threads` gives."""
     return "tensorflow" in sys.modules and not set_threads()

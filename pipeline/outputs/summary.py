@@ -1,4 +1,4 @@
-"""Totals of a run: tallied in the graph, written as ``summary.json``, told in a :class:`Summary`."""
+"""Totals of a run: tallied in the graph, written as ``summary.json``, told to people."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ AHEAD = 128 << 20  # bytes that may be read before they are asked for
 class Files:
     """Lists, reads, writes and deletes files of any disk or store; travels to workers.
 
-    No character of a name is a pattern, except in :meth:`glob`. Every method raises OSError for what
-    a disk or store cannot do: FileNotFoundError and PermissionError where that is the cause.
+    No character of a name is a pattern, except in :meth:`glob`. Every method raises OSError for
+    what a disk or store cannot do: FileNotFoundError and PermissionError where that is the cause.
     Transient failures of stores have been tried again by then.
 
     Args:

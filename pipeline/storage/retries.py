@@ -12,8 +12,8 @@ T = TypeVar("T")
 DEADLINE = 60.0  # seconds after which no further attempt begins
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 16.0  # seconds
 TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
-# Connections that were reset, refused or timed out, by the names that the clients of the stores give
-# them: their packages are optional, so their classes are not at hand.
+# Connections that were reset, refused or timed out, by the names that the clients of the stores
+# give them: their packages are optional, so their classes are not at hand.
 TRANSIENT_NAMES = frozenset(
     ("ClientConnectionError", "ClientConnectorError", "ClientOSError", "ClientPayloadError")
     + ("ServerDisconnectedError", "ServerTimeoutError", "ConnectionTimeoutError")

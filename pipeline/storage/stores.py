@@ -195,7 +195,7 @@ _FINDERS: dict[str, tuple[Callable[[Options], str], str]] = {
 
 
 def _anonymous_endpoint(options: Options) -> bool:
-    """A server of one's own, named by its address, is asked without credentials if there are none."""
+    """Whether s3:// is a server of one's own, asked without credentials as there are none."""
     return bool(os.environ.get("AWS_ENDPOINT_URL")) and not _aws_credentials(options)
 
 
