@@ -5,8 +5,11 @@ import pytest
 from PIL import Image
 
 from model_build.quiet import import_tensorflow
+from pipeline.network.threads import set_threads
 
 import_tensorflow()
+# Jobs in this process need TensorFlow with these threads; set before its first operation.
+set_threads()
 
 
 @pytest.fixture(scope="session")
