@@ -1,8 +1,6 @@
-import math
-
 import pytest
 
-from pipeline.rejects import STAGES, Reject, allowed_rejects, rejected
+from pipeline.records import STAGES, Reject, Row, as_json, rejected
 
 
 def test_a_reject_keeps_class_and_first_line():
@@ -23,25 +21,15 @@ def test_stages_are_in_the_order_of_work():
     assert STAGES == ("list", "read", "decode", "infer", "write")
 
 
-@pytest.mark.parametrize(
-    ("limit", "images", "allowed"),
-    [
-        (None, 10, math.inf),
-        ("0", 10, 0),
-        ("20", 10, 20),
-        ("0%", 10, 0),
-        ("1.5%", 200, 3),
-        ("100%", 7, 7),
-        ("50%", 0, 0),
-    ],
-)
-def test_allowed_rejects(limit, images, allowed):
-    assert allowed_rejects(limit, images) == allowed
-
-
-@pytest.mark.parametrize(
-    "limit", ["", "%", "-1", "-1%", "100.1%", "1.5", "many", "nan%", "inf%", "5%%", "%5"]
-)
-def test_other_forms_of_the_limit_are_refused(limit):
-    with pytest.raises(ValueError):  # noqa: PT011  (its message is the caller's business)
-        allowed_rejects(limit, 10)
+def test_a_row_and_a_reject_are_lines_of_json():
+    row = Row("a.jpg", "masks/a.png", 2, 1, {"sky": 2})
+    assert as_json(row) == {
+        "image": "a.jpg",
+        "mask": "masks/a.png",
+        "width": 2,
+        "height": 1,
+        "pixels": {"sky": 2},
+    }
+    assert list(as_json(rejected("a.jpg", "read", OSError("gone")))) == [
+        *("image", "stage", "error", "detail")
+    ]

@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -7,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 
-from pipeline import images
-from pipeline.images import TooManyPixels
+from pipeline.images import decode as module
+from pipeline.images.decode import DecodeOptions, TooManyPixels, decoded_bytes
 
 ORIENTATION = ExifTags.Base.Orientation
 
 
-def decode(data, **options):
-    return images.decode(data, **{"max_pixels": 10**7} | options)
+def decode(data, long_side=None, max_pixels=10**7):
+    return module.decode(data, DecodeOptions(long_side, max_pixels))
 
 
 def saved(image, kind, **options):
@@ -296,7 +298,7 @@ def test_a_file_cut_short_is_an_error(kind, image_bytes):
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
-    monkeypatch.setattr(images, "to_rgb", lambda image: pytest.fail("was decoded"))
+    monkeypatch.setattr(module, "to_rgb", lambda image: pytest.fail("was decoded"))
     bomb = png(60_000, 60_000, 8, 2, b"")
     with pytest.raises(TooManyPixels, match=r"60000×60000 .* 178,000,000 pixels .*--max-pixels"):
         decode(bomb, max_pixels=178_000_000)
@@ -322,9 +324,9 @@ def test_a_large_image_is_scaled_down_and_remembers_its_size(kind, orientation):
 
 def test_a_jpeg_is_decoded_at_a_fraction_of_its_size(monkeypatch):
     decoded = []
-    convert = images.to_rgb
+    convert = module.to_rgb
     monkeypatch.setattr(
-        images, "to_rgb", lambda image: decoded.append(image.size) or convert(image)
+        module, "to_rgb", lambda image: decoded.append(image.size) or convert(image)
     )
     picture = gradient(640, 480)
     image = decode(saved(picture, "JPEG", quality=95), long_side=100)
@@ -350,7 +352,34 @@ def test_odd_metadata_warns_nobody():
     data = saved(gradient(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
     with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(io.BytesIO(data)) as image:
         image.getexif()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        decode(data)
-    assert caught == []
+    # The filter is the process's, and pytest has its own: so a process of its own.
+    code = (
+        "import sys; from pipeline.images.decode import DecodeOptions, decode\n"
+        "print(decode(sys.stdin.buffer.read(), DecodeOptions(None, 10**7)).pixels.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"(32, 48, 3)\n", b"")
+
+
+# What a header tells
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(("long_side", "pixels"), [(None, 60 * 40), (1000, 60 * 40), (30, 30 * 20)])
+def test_a_header_tells_how_much_memory_an_image_takes(image_bytes, kind, long_side, pixels):
+    options = DecodeOptions(long_side, 10**7)
+    data = image_bytes(kind, 60, 40)
+    photo = module.decode(data, options)
+    assert decoded_bytes(data, options) == photo.pixels.nbytes + pixels == 4 * pixels
+
+
+def test_a_header_is_read_without_decoding(monkeypatch, image_bytes):
+    monkeypatch.setattr(module, "to_rgb", lambda image: pytest.fail("was decoded"))
+    assert decoded_bytes(image_bytes("PNG", 6, 4), DecodeOptions(None, 24)) == 96
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"just text", png(0, 5, 8, 2, b""), png(60_000, 60_000, 8, 2, b"")]
+)
+def test_what_will_not_be_decoded_takes_no_memory(data):
+    assert decoded_bytes(data, DecodeOptions(None, 10**7)) == 0

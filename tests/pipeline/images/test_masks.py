@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_build.labels import VOC, LabelSet
-from pipeline.masks import decode_mask, encode_mask, encode_overlay, histogram
+from model_build.data.labels import VOC, LabelSet
+from pipeline.images.masks import decode_mask, encode_mask, encode_overlay, histogram
 
 THREE = LabelSet(("void", "sky", "sea"), ((0, 0, 0), (200, 40, 0), (0, 0, 250)))
 

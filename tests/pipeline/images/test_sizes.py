@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shapes import bucket, fit, pad, restore
+from pipeline.images.sizes import bucket, crop, enlarge, fit, pad
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -41,7 +41,7 @@ def test_a_bucket_is_the_next_multiple_of_the_stride(height, width, stride):
 
 
 @given(small, small, st.integers(1, 32), st.integers(0, 2**32 - 1))
-def test_pad_and_restore_are_a_round_trip(height, width, stride, seed):
+def test_pad_and_crop_are_a_round_trip(height, width, stride, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     size = bucket(pixels, stride)
     padded = pad(pixels, size)
@@ -49,7 +49,7 @@ def test_pad_and_restore_are_a_round_trip(height, width, stride, seed):
     assert padded.dtype == np.uint8
     assert (padded[height:, :width] == pixels[-1]).all()
     assert (padded[:height, width:] == pixels[:, -1:]).all()
-    back = restore(padded[..., 0], pixels, (height, width))
+    back = crop(padded[..., 0], pixels)
     assert np.array_equal(back, pixels[..., 0])
 
 
@@ -59,17 +59,23 @@ def test_pad_leaves_a_fitting_image_alone():
 
 
 @given(small, small, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
-def test_restore_to_another_size_makes_up_no_class(height, width, tall, wide, seed):
+def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed):
     rng = np.random.default_rng(seed)
-    class_map = rng.choice(np.array([0, 3, 15, 20], np.uint8), (height + 5, width + 5))
-    restored = restore(class_map, np.empty((height, width, 3), np.uint8), (tall, wide))
-    assert restored.shape == (tall, wide)
-    assert restored.dtype == np.uint8
-    assert set(np.unique(restored)) <= set(np.unique(class_map[:height, :width]))
+    padded = rng.choice(np.array([0, 3, 15, 20], np.uint8), (height + 5, width + 5))
+    class_map = crop(padded, np.empty((height, width, 3), np.uint8))
+    enlarged = enlarge(class_map, (tall, wide))
+    assert enlarged.shape == (tall, wide)
+    assert enlarged.dtype == np.uint8
+    assert set(np.unique(enlarged)) <= set(np.unique(padded[:height, :width]))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
-def test_restore_by_a_whole_factor_repeats_every_class(factor):
+def test_enlarging_by_a_whole_factor_repeats_every_class(factor):
     class_map = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    restored = restore(class_map, np.empty((3, 4, 3), np.uint8), (3 * factor, 4 * factor))
-    assert np.array_equal(restored, class_map.repeat(factor, 0).repeat(factor, 1))
+    enlarged = enlarge(class_map, (3 * factor, 4 * factor))
+    assert np.array_equal(enlarged, class_map.repeat(factor, 0).repeat(factor, 1))
+
+
+def test_a_class_map_of_the_right_size_is_not_copied():
+    class_map = np.zeros((3, 4), np.uint8)
+    assert enlarge(class_map, (3, 4)) is class_map

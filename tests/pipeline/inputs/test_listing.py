@@ -1,3 +1,4 @@
+import datetime
 import os
 
 import apache_beam as beam
@@ -7,27 +8,21 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import UserError
-from pipeline import listing
-from pipeline.listing import (
-    IMAGE_EXTENSIONS,
-    ImageRef,
-    ListImages,
-    PassedOver,
-    Source,
-    assign_mask_names,
-    common_folder,
-    group_key,
-    list_source,
-    parse_source,
-)
-from pipeline.rejects import Reject
+from pipeline.inputs import listing
+from pipeline.inputs.listing import FirstImages, ListImages, ListOptions, list_source, name_below
+from pipeline.inputs.names import IMAGE_EXTENSIONS
+from pipeline.inputs.sources import common_folder, parse_source
+from pipeline.outputs.folder import OutputFolder
+from pipeline.records import ImageRef, PassedOver, Reject, Source
+from pipeline.storage import Files, paging
+
+FILES = Files()
 
 
 def listed(text, **options):
     """What INPUT ``text`` lists, by kind: names of images, of files passed over, rejects."""
-    source = parse_source(text)
-    found = list(list_source(source, options.pop("root", source.folder), **options))
+    source = parse_source(text, FILES)
+    found = list(list_source(source, ListOptions(**{"root": source.folder} | options), FILES))
     return (
         [one.name for one in found if isinstance(one, ImageRef)],
         [one.path for one in found if isinstance(one, PassedOver)],
@@ -41,6 +36,16 @@ def names(text, **options):
     return images
 
 
+def written(out):
+    """What is passed over for an output folder."""
+    return OutputFolder(out, FILES).written()
+
+
+def put(*uris):
+    for uri in uris:
+        FILES.write(uri, b"")
+
+
 # Folders
 
 
@@ -49,11 +54,12 @@ def test_a_folder_is_searched_recursively_and_in_order(tmp_path, touch):
     assert names(str(tmp_path)) == ["z.gif", "a/deep/er/x.webp", "b/1.png", "b/2.jpg"]
 
 
-def test_an_image_has_path_and_time(tmp_path, touch):
-    touch(tmp_path, "a.jpg", mtime=1234.5)
-    source = parse_source(str(tmp_path))
-    assert list(list_source(source, source.folder)) == [
-        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", 1234.5)
+def test_an_image_has_path_time_and_size(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"12345")
+    os.utime(tmp_path / "a.jpg", (1234.5, 1234.5))
+    source = parse_source(str(tmp_path), FILES)
+    assert list(list_source(source, ListOptions(source.folder), FILES)) == [
+        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", 1234.5, 5)
     ]
 
 
@@ -109,16 +115,18 @@ def test_links_are_followed_but_a_loop_is_not(tmp_path, touch):
 
 def test_a_dangling_link_is_left_to_be_rejected_when_read(tmp_path):
     (tmp_path / "a.jpg").symlink_to("nowhere")
-    source = parse_source(str(tmp_path))
-    assert list(list_source(source, source.folder)) == [
-        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None)
+    source = parse_source(str(tmp_path), FILES)
+    assert list(list_source(source, ListOptions(source.folder), FILES)) == [
+        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None, None)
     ]
 
 
 def test_a_named_pipe_is_no_image(tmp_path, touch):
     touch(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
-    assert listed(str(tmp_path))[0] == ["a.jpg"]
+    for all_files in (False, True):
+        images, passed_over, _ = listed(str(tmp_path), all_files=all_files)
+        assert (images, passed_over) == (["a.jpg"], [f"{tmp_path}/pipe.jpg"])
 
 
 def test_an_unreadable_folder_is_rejected_and_the_rest_is_listed(tmp_path, touch, monkeypatch):
@@ -138,7 +146,7 @@ def test_an_unreadable_folder_is_rejected_and_the_rest_is_listed(tmp_path, touch
 
 def test_the_output_inside_the_input_is_passed_over(tmp_path, touch):
     touch(tmp_path, "a.jpg", "out/masks/a.png", "out2/b.jpg")
-    images, passed_over, _ = listed(str(tmp_path), exclude=f"{tmp_path}/out")
+    images, passed_over, _ = listed(str(tmp_path), exclude=written(f"{tmp_path}/out"))
     assert images == ["a.jpg", "out2/b.jpg"]
     assert passed_over == [f"{tmp_path}/out/masks/a.png"]
 
@@ -146,7 +154,7 @@ def test_the_output_inside_the_input_is_passed_over(tmp_path, touch):
 def test_the_output_is_passed_over_when_the_input_is_reached_by_a_link(tmp_path, touch):
     touch(tmp_path, "real/a.jpg", "real/out/masks/a.png")
     (tmp_path / "link").symlink_to("real")
-    assert names(f"{tmp_path}/link", exclude=f"{tmp_path}/real/out") == ["a.jpg"]
+    assert names(f"{tmp_path}/link", exclude=written(f"{tmp_path}/real/out")) == ["a.jpg"]
 
 
 @pytest.mark.parametrize("out", ["", "/photos"], ids=["around the input", "the input itself"])
@@ -154,7 +162,7 @@ def test_an_output_that_holds_the_input_does_not_hide_it(tmp_path, touch, out):
     touch(
         tmp_path, "photos/a.jpg", "photos/b/c.jpg", f".{out}/masks/a.png", f".{out}/overlays/a.jpg"
     )
-    assert names(f"{tmp_path}/photos", exclude=f"{tmp_path}{out}") == ["a.jpg", "b/c.jpg"]
+    assert names(f"{tmp_path}/photos", exclude=written(f"{tmp_path}{out}")) == ["a.jpg", "b/c.jpg"]
 
 
 # Other kinds of INPUT
@@ -175,7 +183,6 @@ def test_two_stars_search_all_folders(tmp_path, touch):
 def test_a_glob_without_a_folder_is_below_the_current_one(tmp_path, touch, monkeypatch):
     touch(tmp_path, "a.jpg", "b.png")
     monkeypatch.chdir(tmp_path)
-    assert parse_source("*.jpg") == Source("glob", f"{tmp_path}/*.jpg", str(tmp_path))
     assert names("*.jpg") == ["a.jpg"]
 
 
@@ -187,26 +194,7 @@ def test_a_path_that_exists_is_no_pattern(tmp_path, touch):
 
 def test_a_file_named_by_itself_is_tried_whatever_its_extension(tmp_path, touch):
     touch(tmp_path, "scan.dat")
-    assert parse_source(f"{tmp_path}/scan.dat").kind == "file"
     assert names(f"{tmp_path}/scan.dat") == ["scan.dat"]
-
-
-def test_a_relative_path_is_made_absolute(tmp_path, touch, monkeypatch):
-    touch(tmp_path, "photos/a.jpg")
-    monkeypatch.chdir(tmp_path)
-    assert parse_source("photos/") == Source("folder", f"{tmp_path}/photos", f"{tmp_path}/photos")
-    assert parse_source("./photos/../photos/a.jpg").where == f"{tmp_path}/photos/a.jpg"
-
-
-def test_an_input_that_is_not_there_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
-        parse_source(f"{tmp_path}/nowhere")
-
-
-def test_an_empty_input_is_not_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError):
-        parse_source("")
 
 
 # Lists
@@ -217,20 +205,9 @@ def write_list(tmp_path, data):
     return f"@{tmp_path}/list.txt"
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"b/2.jpg\n%s/c/3.dat\n",
-        b"\xef\xbb\xbfb/2.jpg\r\n%s/c/3.dat\r\n",
-        b"\n\nb/2.jpg\n\r\n\n./b/../%s/c/3.dat",
-    ],
-    ids=["plain", "BOM and CRLF", "blank lines and no end"],
-)
-def test_a_list_holds_relative_and_absolute_paths(tmp_path, monkeypatch, data):
+def test_files_of_a_list_are_tried_whatever_their_extensions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    absolute = b"" if b".." in data else os.fsencode(tmp_path)
-    text = write_list(tmp_path, data.replace(b"%s/", absolute + b"/" if absolute else b""))
-    assert parse_source(text) == Source("list", f"{tmp_path}/list.txt", str(tmp_path))
+    text = write_list(tmp_path, b"b/2.jpg\n" + os.fsencode(tmp_path) + b"/c/3.dat\n")
     assert names(text) == ["b/2.jpg", "c/3.dat"]
 
 
@@ -240,9 +217,16 @@ def test_a_list_is_found_from_the_current_folder(tmp_path, monkeypatch):
     assert names("@list.txt") == ["a.jpg"]
 
 
+def test_nobody_asks_the_disk_about_the_files_of_a_list(tmp_path, touch):
+    touch(tmp_path, "a.jpg", mtime=5)
+    source = parse_source(write_list(tmp_path, f"{tmp_path}/a.jpg\n".encode()), FILES)
+    assert list(list_source(source, ListOptions(source.folder), FILES)) == [
+        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None, None)
+    ]
+
+
 def test_a_list_of_uris(tmp_path):
-    text = write_list(tmp_path, b"mem://b/x/1.jpg\nmem://b/x/y/2\n")
-    assert parse_source(text).folder == "mem://b/x"
+    text = write_list(tmp_path, b"memory://b/x/1.jpg\nmemory://b/x/y/2\n")
     assert names(text) == ["1.jpg", "y/2"]
 
 
@@ -259,102 +243,96 @@ def test_a_list_entry_that_is_not_utf_8_is_rejected(tmp_path):
     assert [one.image for one in rejects] == ["/x/b\\udcff.jpg"]
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\r\n\n", b"\xef\xbb\xbf"])
-def test_an_empty_list_is_the_users_error(tmp_path, data):
-    with pytest.raises(UserError, match=r"list\.txt: the list is empty"):
-        parse_source(write_list(tmp_path, data))
-
-
-def test_a_list_that_cannot_be_read_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.txt: the list cannot be read"):
-        parse_source(f"@{tmp_path}/nowhere.txt")
-    with pytest.raises(UserError, match="the list cannot be read"):
-        parse_source(f"@{tmp_path}")
-
-
-def test_a_remote_list(mem):
-    mem.files["mem://b/list.txt"] = b"mem://b/x/1.jpg\nmem://c/2.jpg\n"
-    assert names("@mem://b/list.txt", root="mem:/") == ["b/x/1.jpg", "c/2.jpg"]
-    with pytest.raises(UserError, match="the list cannot be read"):
-        parse_source("@mem://b/nowhere.txt")
+def test_a_remote_list(memory):
+    FILES.write("memory://b/list.txt", b"memory://b/x/1.jpg\nmemory://c/2.jpg\n")
+    assert names("@memory://b/list.txt", root="memory:/") == ["b/x/1.jpg", "c/2.jpg"]
 
 
 # Remote
 
 
-def test_a_remote_folder_is_listed_by_prefix(mem):
-    mem.files.update(
-        dict.fromkeys(
-            ["mem://b/p/1.jpg", "mem://b/p/q/2.PNG", "mem://b/p/q/", "mem://b/p2/3.jpg"], b""
-        )
-    )
-    mem.files["mem://b/p/notes.txt"] = b""
-    mem.times["mem://b/p/1.jpg"] = 77.0
-    for text in ("mem://b/p", "mem://b/p/"):
-        source = parse_source(text)
-        assert source == Source("folder", "mem://b/p", "mem://b/p")
-        assert list(list_source(source, source.folder)) == [
-            ImageRef("mem://b/p/1.jpg", "1.jpg", 77.0),
-            PassedOver("mem://b/p/notes.txt"),
-            ImageRef("mem://b/p/q/2.PNG", "q/2.PNG", 0.0),
+@pytest.fixture
+def prefixes(monkeypatch):
+    """What stores are asked to list: (bucket, prefix) each."""
+    asked = []
+    objects = paging.objects
+
+    def spy(scheme, client, bucket, prefix):
+        asked.append((bucket, prefix))
+        return objects(scheme, client, bucket, prefix)
+
+    monkeypatch.setattr(paging, "objects", spy)
+    return asked
+
+
+def test_a_remote_folder_is_listed_by_prefix(memory, prefixes):
+    put("memory://b/p/q/2.PNG", "memory://b/p2/3.jpg", "memory://b/p/notes.txt")
+    FILES.write("memory://b/p/1.jpg", b"123")
+    for file in memory.store.values():
+        file.created = datetime.datetime.fromtimestamp(77, datetime.timezone.utc)
+    for text in ("memory://b/p", "memory://b/p/"):
+        source = parse_source(text, FILES)
+        assert list(list_source(source, ListOptions(source.folder), FILES)) == [
+            ImageRef("memory://b/p/1.jpg", "1.jpg", 77.0, 3),
+            PassedOver("memory://b/p/notes.txt"),
+            ImageRef("memory://b/p/q/2.PNG", "q/2.PNG", 77.0, 0),
         ]
-    assert mem.listed == ["mem://b/p/"] * 2
+    assert prefixes == [("b", "p/")] * 2
 
 
-@pytest.mark.parametrize("text", ["mem://b", "mem://b/"])
-def test_a_whole_bucket(mem, text):
-    mem.files["mem://b/p/1.jpg"] = b""
+@pytest.mark.parametrize("text", ["memory://b", "memory://b/"])
+def test_a_whole_bucket(memory, text):
+    put("memory://b/p/1.jpg", "memory://bb/2.jpg")
     assert names(text) == ["p/1.jpg"]
 
 
-def test_a_remote_glob(mem):
-    mem.files.update(
-        dict.fromkeys(["mem://b/p/1.jpg", "mem://b/p/q/2.jpg", "mem://b/pp/3.jpg"], b"")
-    )
-    assert names("mem://b/p*/*.jpg") == ["p/1.jpg", "pp/3.jpg"]
-    assert names("mem://b/p/**.jpg") == ["1.jpg", "q/2.jpg"]
-    assert mem.listed == ["mem://b/", "mem://b/p/"]
+def test_a_remote_glob(memory, prefixes):
+    put("memory://b/p/1.jpg", "memory://b/p/q/2.jpg", "memory://b/pp/3.jpg")
+    assert names("memory://b/p*/*.jpg") == ["p/1.jpg", "pp/3.jpg"]
+    assert names("memory://b/p/**.jpg") == ["1.jpg", "q/2.jpg"]
+    assert prefixes == [("b", ""), ("b", "p/")]
 
 
-def test_wildcards_in_the_names_of_objects_are_not_expanded(mem):
-    mem.files.update(dict.fromkeys(["mem://b/p/x[1]/a*.jpg", "mem://b/p/x1/ab.jpg"], b""))
-    assert names("mem://b/p") == ["x1/ab.jpg", "x[1]/a*.jpg"]
+def test_wildcards_in_the_names_of_objects_are_not_expanded(memory):
+    put("memory://b/p/x[1]/a*.jpg", "memory://b/p/x1/ab.jpg")
+    assert names("memory://b/p") == ["x1/ab.jpg", "x[1]/a*.jpg"]
 
 
-def test_a_remote_file(mem):
-    mem.files["mem://b/p/scan"] = b""
-    assert parse_source("mem://b/p/scan") == Source("file", "mem://b/p/scan", "mem://b/p")
+def test_a_remote_file_is_tried_whatever_its_extension(memory):
+    put("memory://b/p/scan")
+    assert names("memory://b/p/scan") == ["scan"]
 
 
-def test_a_remote_object_that_exists_is_no_pattern(mem):
-    mem.files.update(dict.fromkeys(["mem://b/a[1].jpg", "mem://b/a1.jpg"], b""))
-    assert names("mem://b/a[1].jpg") == ["a[1].jpg"]
+def test_a_remote_object_that_exists_is_no_pattern(memory):
+    put("memory://b/a[1].jpg", "memory://b/a1.jpg")
+    assert names("memory://b/a[1].jpg") == ["a[1].jpg"]
 
 
-def test_a_remote_output_inside_the_input_is_passed_over(mem):
-    mem.files.update(dict.fromkeys(["mem://b/1.jpg", "mem://b/out/masks/1.png"], b""))
-    assert names("mem://b/", exclude="mem://b/out") == ["1.jpg"]
-
-
-def test_an_unknown_scheme_is_the_users_error():
-    with pytest.raises(UserError, match="nosuch://b/x: cannot be looked up"):
-        parse_source("nosuch://b/x")
+def test_a_remote_output_inside_the_input_is_passed_over(memory):
+    put("memory://b/1.jpg", "memory://b/out/masks/1.png")
+    assert names("memory://b/", exclude=written("memory://b/out")) == ["1.jpg"]
 
 
 @pytest.mark.parametrize("key", ["p//1.jpg", "../../1.jpg", "p/../1.jpg", "./1.jpg"])
-def test_keys_that_are_no_path_below_a_folder_are_rejected(mem, key):
+def test_keys_that_are_no_path_below_a_folder_are_rejected(memory, key):
     # Their masks would land on another image's, or outside of a local output folder.
-    mem.files.update(dict.fromkeys([f"mem://b/{key}", "mem://b/p/1.jpg"], b""))
-    images, _, rejects = listed("mem://b/")
+    put(f"memory://b/{key}", "memory://b/p/1.jpg")
+    images, _, rejects = listed("memory://b/")
     assert images == ["p/1.jpg"]
-    assert [(one.image, one.stage) for one in rejects] == [(f"mem://b/{key}", "list")]
+    assert [(one.image, one.stage) for one in rejects] == [(f"memory://b/{key}", "list")]
+
+
+def test_a_source_that_cannot_be_listed_is_an_oserror():
+    source = Source("folder", "https://localhost:9/photos", "https://localhost:9/photos")
+    with pytest.raises(OSError, match="a web server cannot be listed"):
+        list(list_source(source, ListOptions(source.folder), FILES))
 
 
 # Names
 
 parts = st.text(st.sampled_from("ab."), min_size=1, max_size=3).filter(lambda p: set(p) != {"."})
 paths = st.lists(parts, min_size=1, max_size=4).map("/".join)
-roots = st.sampled_from(["/", "mem://b/", "mem://c/", "gs://b/"])
+roots = st.sampled_from(["/", "memory://b/", "memory://c/", "gs://b/"])
 full_paths = st.builds(str.__add__, roots, paths)
 
 
@@ -365,28 +343,12 @@ def test_the_common_folder_holds_all_and_names_below_it_are_unique(given_paths):
     assert all(f"{source.folder}/".startswith(f"{root}/") for source in sources) or root == ""
     deeper = {source.folder[len(root) + 1 :].split("/")[0] for source in sources}
     assert len(deeper) > 1 or "" in deeper or root == ""
-    images = [image for source in sources for image in list_source(source, root)]
+    images = [
+        image for source in sources for image in list_source(source, ListOptions(root), FILES)
+    ]
     assert [image.path for image in images] == given_paths
     assert len({image.name for image in images}) == len(images)
     assert not any(image.name.startswith("/") or "//" in image.name for image in images)
-
-
-@pytest.mark.parametrize(
-    ("folders", "common"),
-    [
-        (["/a/b", "/a/c"], "/a"),
-        (["/a/b", "/a/bc"], "/a"),
-        (["/a/b"], "/a/b"),
-        (["/a", "/b"], ""),
-        (["/", "/b"], ""),
-        (["gs://x/a", "gs://x/b"], "gs://x"),
-        (["gs://x/a", "gs://y/a"], "gs:/"),
-        (["gs://x/a", "/x/a"], ""),
-        ([], ""),
-    ],
-)
-def test_common_folder(folders, common):
-    assert common_folder(folders) == common
 
 
 @pytest.mark.parametrize(
@@ -400,101 +362,8 @@ def test_common_folder(folders, common):
     ],
 )
 def test_names_of_mixed_roots(path, root, name):
-    (image,) = list_source(Source("file", path, ""), root)
-    assert image.name == name
-
-
-# Names of masks
-
-stems = st.text(st.sampled_from("ab"), min_size=1, max_size=1)
-extensions = st.sampled_from([".jpg", ".png", ".JPG", ".tif"])
-image_names = st.builds(
-    lambda s, e: s + "".join(e), stems, st.lists(extensions, min_size=1, max_size=3)
-)
-many_image_names = st.sets(image_names, max_size=8)
-any_name = st.builds(
-    lambda s, e: s + "".join(e),
-    st.sampled_from(["a", "x/a", "x.jpg/a", ".a", "a.raw"]),
-    st.lists(st.sampled_from([".jpg", ".png", ".raw", ".", ""]), max_size=3),
-)
-any_names = st.sets(any_name, max_size=8)
-
-
-@given(st.one_of(many_image_names, any_names))
-def test_every_name_gets_a_mask_of_its_own(found):
-    masks = assign_mask_names(sorted(found))
-    assert set(masks) == found
-    assert len(set(masks.values())) == len(found)
-    for name, mask in masks.items():
-        assert mask in (f"{os.path.splitext(name)[0]}.png", f"{name}.png")
-
-
-@given(many_image_names)
-def test_names_that_do_not_clash_are_short_and_those_that_do_keep_all(found):
-    masks = assign_mask_names(found)
-    short = {name: f"{os.path.splitext(name)[0]}.png" for name in found}
-    for name, mask in masks.items():
-        if mask == short[name]:
-            assert list(masks.values()).count(mask) == 1
-            assert sum(other == mask for other in short.values()) == 1
-        else:
-            rivals = {short[other] for other in found - {name}} | {
-                f"{other}.png" for other in found - {name}
-            }
-            assert short[name] in rivals
-
-
-@given(st.lists(image_names, unique=True, max_size=8), st.randoms())
-def test_masks_do_not_depend_on_the_order(found, random):
-    shuffled = list(found)
-    random.shuffle(shuffled)
-    assert assign_mask_names(found) == assign_mask_names(shuffled)
-
-
-@pytest.mark.parametrize(
-    ("found", "masks"),
-    [
-        (["a.jpg"], ["a.png"]),
-        (["x/a.jpg", "y/a.png"], ["x/a.png", "y/a.png"]),
-        (["a.jpg", "a.png"], ["a.jpg.png", "a.png.png"]),
-        (["a.jpg", "a.JPG"], ["a.jpg.png", "a.JPG.png"]),
-        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg.png", "a.png.png", "a.jpg.png.png"]),
-        (["a.b.jpg"], ["a.b.png"]),
-        (["a"], ["a.png"]),
-    ],
-)
-def test_names_of_masks(found, masks):
-    assert list(assign_mask_names(found).values()) == masks
-
-
-def by_group(found):
-    groups = {}
-    for name in found:
-        groups.setdefault(group_key(name), []).append(name)
-    masks = {}
-    for group in groups.values():
-        masks |= assign_mask_names(group)
-    return masks
-
-
-@given(many_image_names)
-def test_names_whose_masks_may_clash_share_a_key(found):
-    assert by_group(found) == assign_mask_names(found)
-
-
-@given(any_names)
-def test_masks_are_unique_over_all_groups_with_unknown_extensions_too(found):
-    assert len(set(by_group(found).values())) == len(found)
-
-
-def test_a_camera_raw_does_not_take_the_mask_of_its_export():
-    masks = by_group(["a.raw", "a.jpg", "a.raw.jpg"])
-    assert len(set(masks.values())) == 3
-
-
-def test_keys_are_fine_grained():
-    assert group_key("x/2024.01.02.jpg") == "x/2024.01.02"
-    assert group_key("a.jpg") != group_key("b.jpg")
+    (image,) = list_source(Source("file", path, ""), ListOptions(root), FILES)
+    assert image.name == name_below(path, root) == name
 
 
 # The transform
@@ -504,13 +373,12 @@ def test_list_images_has_three_outputs(tmp_path, touch):
     touch(tmp_path, "p/a.jpg", "p/notes.txt", "p/" + os.fsdecode(b"\xff.jpg"), "q/b.png", mtime=5)
     touch(tmp_path, "p/out/masks/a.png")
     sources = [Source("folder", f"{tmp_path}/{name}", f"{tmp_path}/{name}") for name in "pq"]
+    options = ListOptions(str(tmp_path), exclude=written(f"{tmp_path}/p/out"))
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        found = (
-            pipeline | beam.Create(sources) | ListImages(str(tmp_path), exclude=f"{tmp_path}/p/out")
-        )
+        found, others, rejected = pipeline | beam.Create(sources) | ListImages(options, FILES)
         images = [
-            ImageRef(f"{tmp_path}/p/a.jpg", "p/a.jpg", 5.0),
-            ImageRef(f"{tmp_path}/q/b.png", "q/b.png", 5.0),
+            ImageRef(f"{tmp_path}/p/a.jpg", "p/a.jpg", 5.0, 0),
+            ImageRef(f"{tmp_path}/q/b.png", "q/b.png", 5.0, 0),
         ]
         passed_over = [
             PassedOver(f"{tmp_path}/p/notes.txt"),
@@ -521,13 +389,33 @@ def test_list_images_has_three_outputs(tmp_path, touch):
                 f"{tmp_path}/p/\\udcff.jpg", "list", "NameError", "its name is not UTF-8; rename it"
             )
         ]
-        assert_that(found.images, equal_to(images), "Images")
-        assert_that(found.passed_over, equal_to(passed_over), "PassedOver")
-        assert_that(found.rejected, equal_to(rejects), "Rejected")
+        assert_that(found, equal_to(images), "Images")
+        assert_that(others, equal_to(passed_over), "PassedOver")
+        assert_that(rejected, equal_to(rejects), "Rejected")
+
+
+@pytest.mark.parametrize("limit", [2, 9])
+def test_a_limit_takes_the_first_by_name_over_all_sources(tmp_path, touch, limit):
+    touch(tmp_path, "p/c.jpg", "p/a.jpg", "q/b.jpg", "p/notes.txt", mtime=5)
+    sources = [Source("folder", f"{tmp_path}/{name}", f"{tmp_path}/{name}") for name in "pq"]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        found, others, _ = (
+            pipeline
+            | beam.Create(sources)
+            | ListImages(ListOptions(str(tmp_path), limit=limit), FILES)
+        )
+        first = ["p/a.jpg", "p/c.jpg", "q/b.jpg"][:limit]
+        assert_that(found | beam.Map(lambda image: image.name), equal_to(first), "Images")
+        assert_that(others, equal_to([PassedOver(f"{tmp_path}/p/notes.txt")]), "PassedOver")
+
+
+def test_the_first_of_no_images_are_none():
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        assert_that(pipeline | beam.Create([]) | FirstImages(3), equal_to([]))
 
 
 def test_all_files_reaches_the_workers(tmp_path, touch):
     touch(tmp_path, "a.dat", mtime=5)
     source = Source("folder", str(tmp_path), str(tmp_path))
-    do_fn = listing._ListSource(str(tmp_path), True, "")
-    assert list(do_fn.process(source)) == [ImageRef(f"{tmp_path}/a.dat", "a.dat", 5.0)]
+    do_fn = listing._ListSource(ListOptions(str(tmp_path), all_files=True), FILES)
+    assert list(do_fn.process(source)) == [ImageRef(f"{tmp_path}/a.dat", "a.dat", 5.0, 0)]

@@ -1,0 +1,113 @@
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.inputs.names import (
+    IMAGE_EXTENSIONS,
+    assign_mask_names,
+    group_key,
+    image_extension,
+)
+
+stems = st.text(st.sampled_from("ab"), min_size=1, max_size=1)
+extensions = st.sampled_from([".jpg", ".png", ".JPG", ".tif"])
+image_names = st.builds(
+    lambda s, e: s + "".join(e), stems, st.lists(extensions, min_size=1, max_size=3)
+)
+many_image_names = st.sets(image_names, max_size=8)
+any_name = st.builds(
+    lambda s, e: s + "".join(e),
+    st.sampled_from(["a", "x/a", "x.jpg/a", ".a", "a.raw"]),
+    st.lists(st.sampled_from([".jpg", ".png", ".raw", ".", ""]), max_size=3),
+)
+any_names = st.sets(any_name, max_size=8)
+
+
+@given(st.one_of(many_image_names, any_names))
+def test_every_name_gets_a_mask_of_its_own(found):
+    masks = assign_mask_names(sorted(found))
+    assert set(masks) == found
+    assert len(set(masks.values())) == len(found)
+    for name, mask in masks.items():
+        assert mask in (f"{os.path.splitext(name)[0]}.png", f"{name}.png")
+
+
+@given(many_image_names)
+def test_names_that_do_not_clash_are_short_and_those_that_do_keep_all(found):
+    masks = assign_mask_names(found)
+    short = {name: f"{os.path.splitext(name)[0]}.png" for name in found}
+    for name, mask in masks.items():
+        if mask == short[name]:
+            assert list(masks.values()).count(mask) == 1
+            assert sum(other == mask for other in short.values()) == 1
+        else:
+            rivals = {short[other] for other in found - {name}} | {
+                f"{other}.png" for other in found - {name}
+            }
+            assert short[name] in rivals
+
+
+@given(st.lists(image_names, unique=True, max_size=8), st.randoms())
+def test_masks_do_not_depend_on_the_order(found, random):
+    shuffled = list(found)
+    random.shuffle(shuffled)
+    assert assign_mask_names(found) == assign_mask_names(shuffled)
+
+
+@pytest.mark.parametrize(
+    ("found", "masks"),
+    [
+        (["a.jpg"], ["a.png"]),
+        (["x/a.jpg", "y/a.png"], ["x/a.png", "y/a.png"]),
+        (["a.jpg", "a.png"], ["a.jpg.png", "a.png.png"]),
+        (["a.jpg", "a.JPG"], ["a.jpg.png", "a.JPG.png"]),
+        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg.png", "a.png.png", "a.jpg.png.png"]),
+        (["a.b.jpg"], ["a.b.png"]),
+        (["a"], ["a.png"]),
+    ],
+)
+def test_names_of_masks(found, masks):
+    assert list(assign_mask_names(found).values()) == masks
+
+
+def by_group(found):
+    groups = {}
+    for name in found:
+        groups.setdefault(group_key(name), []).append(name)
+    masks = {}
+    for group in groups.values():
+        masks |= assign_mask_names(group)
+    return masks
+
+
+@given(many_image_names)
+def test_names_whose_masks_may_clash_share_a_key(found):
+    assert by_group(found) == assign_mask_names(found)
+
+
+@given(any_names)
+def test_masks_are_unique_over_all_groups_with_unknown_extensions_too(found):
+    assert len(set(by_group(found).values())) == len(found)
+
+
+def test_a_camera_raw_does_not_take_the_mask_of_its_export():
+    masks = by_group(["a.raw", "a.jpg", "a.raw.jpg"])
+    assert len(set(masks.values())) == 3
+
+
+def test_keys_are_fine_grained():
+    assert group_key("x/2024.01.02.jpg") == "x/2024.01.02"
+    assert group_key("a.jpg") != group_key("b.jpg")
+
+
+@pytest.mark.parametrize("extension", sorted(IMAGE_EXTENSIONS))
+def test_an_extension_is_kept_in_the_case_it_has(extension):
+    for case in (extension, extension.upper(), extension.title()):
+        assert image_extension(f"x/a{case}") == case
+
+
+@pytest.mark.parametrize("name", ["a", "a.", ".jpg", "x.jpg/a", "a.jpg.bak", "jpg", "a.eps"])
+def test_other_names_have_no_image_extension(name):
+    assert image_extension(name) == ""

@@ -1,0 +1,209 @@
+import os
+
+import pytest
+
+from model_build.errors import UserError
+from pipeline.inputs.sources import common_folder, parse_source, read_list
+from pipeline.records import Source
+from pipeline.storage import Files
+
+FILES = Files()
+
+
+def parse(text):
+    return parse_source(text, FILES)
+
+
+def put(*uris):
+    for uri in uris:
+        FILES.write(uri, b"")
+
+
+# Local paths
+
+
+def test_a_folder_a_file_and_a_glob_are_told_apart(tmp_path, touch):
+    touch(tmp_path, "photos/a.jpg")
+    folder = f"{tmp_path}/photos"
+    assert parse(folder) == Source("folder", folder, folder)
+    assert parse(f"{folder}/a.jpg") == Source("file", f"{folder}/a.jpg", folder)
+    assert parse(f"{tmp_path}/p*/*.jpg") == Source("glob", f"{tmp_path}/p*/*.jpg", str(tmp_path))
+
+
+def test_a_file_named_by_itself_may_have_any_extension(tmp_path, touch):
+    touch(tmp_path, "scan.dat")
+    assert parse(f"{tmp_path}/scan.dat").kind == "file"
+
+
+def test_a_glob_without_a_folder_is_below_the_current_one(tmp_path, touch, monkeypatch):
+    touch(tmp_path, "a.jpg", "b.png")
+    monkeypatch.chdir(tmp_path)
+    assert parse("*.jpg") == Source("glob", f"{tmp_path}/*.jpg", str(tmp_path))
+
+
+def test_a_path_that_exists_is_no_pattern(tmp_path, touch):
+    touch(tmp_path, "a[1].jpg", "a1.jpg", "dir[1]/x.jpg")
+    assert parse(f"{tmp_path}/a[1].jpg").kind == "file"
+    assert parse(f"{tmp_path}/dir[1]").kind == "folder"
+    assert parse(f"{tmp_path}/a[2].jpg").kind == "glob"
+
+
+def test_a_relative_path_is_made_absolute(tmp_path, touch, monkeypatch):
+    touch(tmp_path, "photos/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert parse("photos/") == Source("folder", f"{tmp_path}/photos", f"{tmp_path}/photos")
+    assert parse("./photos/../photos/a.jpg").where == f"{tmp_path}/photos/a.jpg"
+
+
+def test_an_input_that_is_not_there_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
+        parse(f"{tmp_path}/nowhere")
+
+
+def test_an_empty_input_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="an INPUT is empty"):
+        parse("")
+
+
+# Lists
+
+
+def write_list(tmp_path, data):
+    (tmp_path / "list.txt").write_bytes(data)
+    return f"@{tmp_path}/list.txt"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"b/2.jpg\n%s/c/3.dat\n",
+        b"\xef\xbb\xbfb/2.jpg\r\n%s/c/3.dat\r\n",
+        b"\n\nb/2.jpg\n\r\n\n./b/../%s/c/3.dat",
+    ],
+    ids=["plain", "BOM and CRLF", "blank lines and no end"],
+)
+def test_a_list_holds_relative_and_absolute_paths(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    absolute = b"" if b".." in data else os.fsencode(tmp_path)
+    text = write_list(tmp_path, data.replace(b"%s/", absolute + b"/" if absolute else b""))
+    assert parse(text) == Source("list", f"{tmp_path}/list.txt", str(tmp_path))
+    found = list(read_list(f"{tmp_path}/list.txt", FILES))
+    assert found == [f"{tmp_path}/b/2.jpg", f"{tmp_path}/c/3.dat"]
+
+
+def test_a_list_is_found_from_the_current_folder(tmp_path, monkeypatch):
+    write_list(tmp_path, b"a.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    assert parse("@list.txt") == Source("list", f"{tmp_path}/list.txt", str(tmp_path))
+
+
+def test_a_list_of_uris(tmp_path):
+    text = write_list(tmp_path, b"memory://b/x/1.jpg\nmemory://b/x/y/2\n")
+    assert parse(text).folder == "memory://b/x"
+    found = list(read_list(text[1:], FILES))
+    assert found == ["memory://b/x/1.jpg", "memory://b/x/y/2"]
+
+
+def test_a_list_may_mix_disk_and_stores(tmp_path):
+    assert parse(write_list(tmp_path, b"/x/1.jpg\nmemory://b/2.jpg\n")).folder == ""
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\r\n\n", b"\xef\xbb\xbf"])
+def test_an_empty_list_is_the_users_error(tmp_path, data):
+    with pytest.raises(UserError, match=r"list\.txt: the list is empty"):
+        parse(write_list(tmp_path, data))
+
+
+def test_a_list_that_cannot_be_read_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.txt: the list cannot be read"):
+        parse(f"@{tmp_path}/nowhere.txt")
+    with pytest.raises(UserError, match="the list cannot be read"):
+        parse(f"@{tmp_path}")
+
+
+def test_a_remote_list(memory):
+    FILES.write("memory://b/list.txt", b"memory://b/x/1.jpg\nmemory://c/2.jpg\n")
+    assert parse("@memory://b/list.txt") == Source("list", "memory://b/list.txt", "memory:/")
+    with pytest.raises(UserError, match="the list cannot be read"):
+        parse("@memory://b/nowhere.txt")
+
+
+def test_a_list_whose_store_is_unknown_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"nosuch://b/1\.jpg: unknown scheme nosuch://"):
+        parse(write_list(tmp_path, b"/x/a.jpg\nnosuch://b/1.jpg\n"))
+
+
+# Stores
+
+
+@pytest.mark.parametrize("text", ["memory://b/p", "memory://b/p/"])
+def test_a_remote_folder(memory, text):
+    put("memory://b/p/1.jpg")
+    assert parse(text) == Source("folder", "memory://b/p", "memory://b/p")
+
+
+@pytest.mark.parametrize("text", ["memory://b", "memory://b/"])
+def test_a_whole_bucket(memory, text):
+    put("memory://b/p/1.jpg")
+    assert parse(text) == Source("folder", "memory://b", "memory://b")
+
+
+def test_a_remote_file(memory):
+    put("memory://b/p/scan")
+    assert parse("memory://b/p/scan") == Source("file", "memory://b/p/scan", "memory://b/p")
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("memory://b/p*/*.jpg", "memory://b"),
+        ("memory://b/p/**.jpg", "memory://b/p"),
+        ("memory://b/p/?.jpg", "memory://b/p"),
+    ],
+)
+def test_a_remote_glob(memory, text, folder):
+    assert parse(text) == Source("glob", text, folder)
+
+
+def test_a_remote_object_that_exists_is_no_pattern(memory):
+    put("memory://b/a[1].jpg", "memory://b/a1.jpg")
+    assert parse("memory://b/a[1].jpg").kind == "file"
+    assert parse("memory://b/a[2].jpg").kind == "glob"
+
+
+def test_an_unknown_scheme_is_the_users_error():
+    with pytest.raises(UserError, match="nosuch://b/x: unknown scheme nosuch://"):
+        parse("nosuch://b/x")
+
+
+def test_a_uri_without_a_bucket_is_the_users_error():
+    with pytest.raises(UserError, match="memory:///x: names no bucket"):
+        parse("memory:///x")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_web_server_cannot_be_listed(scheme):
+    with pytest.raises(UserError, match="cannot be listed; name its files in an @LIST"):
+        parse(f"{scheme}://localhost:9/photos/")
+
+
+# What holds all of it
+
+
+@pytest.mark.parametrize(
+    ("folders", "common"),
+    [
+        (["/a/b", "/a/c"], "/a"),
+        (["/a/b", "/a/bc"], "/a"),
+        (["/a/b"], "/a/b"),
+        (["/a", "/b"], ""),
+        (["/", "/b"], ""),
+        (["gs://x/a", "gs://x/b"], "gs://x"),
+        (["gs://x/a", "gs://y/a"], "gs:/"),
+        (["gs://x/a", "/x/a"], ""),
+        ([], ""),
+    ],
+)
+def test_common_folder(folders, common):
+    assert common_folder(folders) == common
