@@ -102,6 +102,7 @@ def test_an_orientation_that_does_not_exist_is_none(orientation):
     ],
     ids=["empty", "garbage", "far offset", "far value", "text"],
 )
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File")  # pytest's own filters
 def test_damaged_exif_does_not_cost_the_image(exif):
     check_decoded(decode(saved(gradient(), "JPEG", exif=exif)), 32, 48)
 

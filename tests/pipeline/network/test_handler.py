@@ -1,18 +1,35 @@
+import logging
+
+import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.images import DecodedImage
-from pipeline.inference import (
-    Photo,
+from pipeline.network.handler import (
+    EngineOptions,
     SegmentationHandler,
-    Segmented,
+    classify,
     same_shape_batches,
 )
+from pipeline.network.segmenter import Segmenter
+from pipeline.records import ImageRef, Photo, Reject, Task, Window
+from pipeline.storage import Files
 
 
-def photo(name, height, width, source=None):
-    pixels = np.full((height, width, 3), 7, np.uint8)
-    return Photo(name, name, f"{name}.png", DecodedImage(pixels, *(source or (height, width))))
+def task(name):
+    return Task(ImageRef(f"/photos/{name}.jpg", f"{name}.jpg"), f"{name}.png")
+
+
+def photo(height, width, source=None, color=7):
+    return Photo(np.full((height, width, 3), color, np.uint8), *(source or (height, width)))
+
+
+def window(**photos):
+    return Window(tuple(map(task, photos)), tuple(photos.values()))
 
 
 class Brightness:
@@ -32,41 +49,139 @@ class Brightness:
 
 @pytest.fixture
 def handler():
-    return SegmentationHandler("unused")
+    return SegmentationHandler(EngineOptions("unused"), Files())
 
 
-def test_batches_share_a_padded_shape_and_lose_nothing():
-    photos = [photo(str(i), *size) for i, size in enumerate([(33, 40), (64, 64), (10, 10)] * 3)]
-    batches = list(same_shape_batches(photos, stride=32, batch_size=2))
-    assert sorted(p.path for batch in batches for p in batch) == sorted(p.path for p in photos)
-    assert all(len(batch) <= 2 for batch in batches)
+sizes = st.tuples(st.integers(1, 80), st.integers(1, 80))
+
+
+@given(st.dictionaries(st.integers(0, 50), sizes, max_size=12), st.integers(1, 4))
+def test_batches_share_a_padded_shape_and_lose_nothing(found, batch_size):
+    photos = {index: photo(*size) for index, size in found.items()}
+    batches = list(same_shape_batches(photos, stride=32, batch_size=batch_size))
+    assert sorted(index for batch in batches for index in batch) == sorted(photos)
+    assert all(1 <= len(batch) <= batch_size for batch in batches)
     for batch in batches:
-        assert len({-(-p.image.pixels.shape[0] // 32) for p in batch}) == 1
+        assert len({tuple(-(-side // 32) for side in found[index]) for index in batch}) == 1
 
 
-def test_class_maps_come_back_at_the_source_size(handler):
-    photos = [photo("a", 33, 40), photo("b", 20, 30, source=(200, 300))]
-    results = {r.photo.path: r for r in handler.run_inference(photos, Brightness())}
-    assert results["a"].class_map.shape == (33, 40)
-    assert results["b"].class_map.shape == (200, 300)
-    assert np.all(results["b"].class_map == 7)
+def test_photos_of_one_shape_fill_batches_across_the_window():
+    model = Brightness()
+    photos = {f"p{i}": photo(*size) for i, size in enumerate([(33, 40), (64, 64), (10, 10)] * 3)}
+    classify(window(**photos), model)
+    # 33×40 and 64×64 are padded to one shape.
+    assert model.shapes == [*[(2, 64, 64, 3)] * 3, (2, 32, 32, 3), (1, 32, 32, 3)]
 
 
-def test_a_failing_batch_costs_its_own_images_only(handler):
-    photos = [photo("large", 640, 640), photo("small", 32, 32)]
-    results = list(handler.run_inference(photos, Brightness()))
-    (reject,) = [r for r in results if not isinstance(r, Segmented)]
-    assert reject == ("large", "infer", "MemoryError", "no room for 640×640")
-    assert [r.photo.path for r in results if isinstance(r, Segmented)] == ["small"]
+def test_windows_come_back_with_their_class_maps(handler):
+    first = window(a=photo(33, 40, color=1), b=photo(10, 70, color=2), c=photo(60, 20, color=3))
+    second = window(d=photo(32, 32, color=4))
+    model = Brightness()
+    found = list(handler.run_inference([first, second], model))
+    assert [one.tasks for one in found] == [first.tasks, second.tasks]
+    assert [one.photos for one in found] == [first.photos, second.photos]
+    assert [[int(m[0, 0]) for m in one.class_maps] for one in found] == [[1, 2, 3], [4]]
 
 
-def test_an_empty_window_is_no_error(handler):
+def test_class_maps_have_the_size_of_the_photos_pixels(handler):
+    photos = window(a=photo(33, 40), b=photo(20, 30, source=(200, 300)))
+    (found,) = handler.run_inference([photos], Brightness())
+    assert [class_map.shape for class_map in found.class_maps] == [(33, 40), (20, 30)]
+    assert all((class_map == 7).all() for class_map in found.class_maps)
+    assert all(class_map.dtype == np.uint8 for class_map in found.class_maps)
+
+
+def test_the_network_sees_padded_photos_whose_edges_are_repeated():
+    seen = []
+
+    class Spy(Brightness):
+        def __call__(self, images):
+            seen.append(images)
+            return super().__call__(images)
+
+    classify(window(a=photo(20, 33, color=9)), Spy())
+    assert [images.shape for images in seen] == [(1, 32, 64, 3)]
+    assert (seen[0] == 9).all()
+
+
+def test_a_reject_passes_through(handler):
+    reject = Reject("/photos/b.jpg", "decode", "OSError", "cut short")
+    model = Brightness()
+    (found,) = handler.run_inference([window(a=photo(9, 9), b=reject, c=photo(8, 8))], model)
+    assert found.class_maps[1] is reject
+    assert [one.shape for one in found.class_maps[::2]] == [(9, 9), (8, 8)]
+    assert model.shapes == [(2, 32, 32, 3)]
+
+
+def test_a_window_of_rejects_needs_no_network(handler):
+    reject = Reject("/photos/a.jpg", "read", "OSError", "gone")
+    model = Brightness()
+    (found,) = handler.run_inference([window(a=reject)], model)
+    assert (found.class_maps, model.shapes) == ((reject,), [])
+
+
+def test_a_failing_batch_costs_its_own_photos_only(handler):
+    photos = window(large=photo(640, 640), small=photo(32, 32), larger=photo(640, 630))
+    (found,) = handler.run_inference([photos, window(b=photo(9, 9))], Brightness())[:1]
+    detail = ("infer", "MemoryError", "no room for 640×640")
+    assert found.class_maps[0] == ("/photos/large.jpg", *detail)
+    assert found.class_maps[2] == ("/photos/larger.jpg", *detail)
+    assert found.class_maps[1].shape == (32, 32)
+
+
+def test_a_failing_window_costs_no_other_window(handler):
+    windows = [window(large=photo(640, 640)), window(small=photo(9, 9))]
+    found = handler.run_inference(windows, Brightness())
+    assert [type(one.class_maps[0]) for one in found] == [Reject, np.ndarray]
+
+
+def test_no_windows_are_no_error(handler):
     assert list(handler.run_inference([], Brightness())) == []
 
 
-def test_windows_are_bounded_by_pixels(handler):
-    kwargs = handler.batch_elements_kwargs()
-    size = kwargs["element_size_fn"]
-    assert kwargs["min_batch_size"] == kwargs["max_batch_size"] == 32
-    assert size(photo("small", 10, 10)) == 1
-    assert size(photo("large", 4000, 3000)) == 13
+def test_a_window_is_one_element_to_beam(handler):
+    assert handler.batch_elements_kwargs() == {"min_batch_size": 1, "max_batch_size": 1}
+
+
+def test_the_bytes_of_a_batch_are_those_of_its_pixels(handler):
+    reject = Reject("/photos/b.jpg", "read", "OSError", "gone")
+    photos = window(a=photo(10, 20, source=(1000, 2000)), b=reject)
+    assert handler.get_num_bytes([photos, window(c=photo(5, 5))]) == 3 * (200 + 25)
+
+
+# With a network
+
+
+def test_the_log_tells_what_auto_means_on_a_cpu(tiny_model, caplog):
+    caplog.set_level(logging.INFO, logger="pipeline.network.handler")
+    segmenter = SegmentationHandler(EngineOptions(tiny_model), Files()).load_model()
+    assert isinstance(segmenter, Segmenter)
+    assert caplog.messages == ["engine auto: graph, batches of 1"]
+
+
+def test_options_reach_the_network(tiny_model, caplog):
+    caplog.set_level(logging.INFO, logger="pipeline.network.handler")
+    segmenter = SegmentationHandler(EngineOptions(tiny_model, "xla", 3), Files()).load_model()
+    assert (segmenter.description, segmenter.batch_size) == ("XLA", 3)
+    assert caplog.messages == ["engine xla: XLA, batches of 3"]
+
+
+def test_windows_go_through_beams_inference(tiny_model):
+    rng = np.random.default_rng(0)
+
+    def noise(height, width):
+        return Photo(rng.integers(0, 255, (height, width, 3), np.uint8), height, width)
+
+    reject = Reject("/photos/c.jpg", "read", "OSError", "gone")
+    windows = [window(a=noise(64, 96), b=noise(50, 70), c=reject), window(d=noise(33, 40))]
+    handler = SegmentationHandler(EngineOptions(tiny_model), Files())
+    expected = {one.tasks: classify(one, handler.load_model()) for one in windows}
+
+    def check(found):
+        assert {one.tasks for one in found} == set(expected)
+        for one in found:
+            for got, wanted in zip(one.class_maps, expected[one.tasks], strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        assert_that(pipeline | beam.Create(windows) | RunInference(handler), check)

@@ -2,9 +2,10 @@ import keras
 import numpy as np
 import pytest
 
-from model_build import artifact, fcn  # noqa: F401  (registers the upsampling layer)
-from pipeline.cli import ENGINES
-from pipeline.segmenter import Segmenter
+from model_build import artifact
+from model_build.network import fcn  # noqa: F401  (registers the upsampling layer)
+from pipeline.network.handler import ENGINES
+from pipeline.network.segmenter import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,11 @@ def test_takes_any_multiple_of_the_stride(network):
 
 
 def test_says_what_the_rule_picked(network):
-    assert Segmenter(network, "xla").description == "body XLA and head XLA"
-    assert Segmenter(network, "graph").description == "body graph and head graph"
-    assert Segmenter(network, "auto").description.endswith("head XLA")
+    assert Segmenter(network, "xla").description == "XLA"
+    assert Segmenter(network, "graph").description == "graph"
+    assert Segmenter(network, "auto").description == "graph"  # no accelerator
+
+
+def test_a_batch_is_one_image_on_a_cpu_unless_told_otherwise(network):
+    assert Segmenter(network).batch_size == 1
+    assert Segmenter(network, batch_size=5).batch_size == 5

@@ -1,4 +1,5 @@
 import json
+import math
 import time
 from collections import Counter
 
@@ -6,21 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rejects import Reject
-from pipeline.summary import (
+from pipeline.outputs import summary as module
+from pipeline.outputs.summary import (
+    Summary,
+    allowed_rejects,
     sum_tallies,
     summarise,
-    table,
     tally_kept,
     tally_passed_over,
     tally_reject,
     tally_row,
     versions,
 )
+from pipeline.records import Reject, Row
 
 
 def row(**pixels):
-    return {"image": "a.jpg", "mask": "masks/a.png", "width": 1, "height": 1, "pixels": pixels}
+    return Row("a.jpg", "masks/a.png", 1, 1, pixels)
 
 
 ROWS = [row(sky=30, sea=10), row(sky=60), row()]
@@ -42,6 +45,10 @@ def summary(**changes):
         summarise(total(), labels=["sky", "sea", "sand"], fingerprint="f00", options=options)
         | changes
     )
+
+
+def table(content, stages):
+    return Summary.from_json("/out", content, stages).table()
 
 
 def test_a_row_is_tallied_by_label():
@@ -108,8 +115,6 @@ def test_versions_name_what_decides_the_result():
 
 
 def test_a_package_that_is_missing_is_told(monkeypatch):
-    from pipeline import summary as module
-
     def missing(name):
         raise module.PackageNotFoundError(name)
 
@@ -142,3 +147,37 @@ def test_the_table_lines_up_and_has_no_trailing_blanks():
 
 def test_the_table_does_not_tell_of_kept_masks_where_there_are_none():
     assert "kept" not in table(summary(kept=0), {})
+
+
+def test_a_summary_has_every_field_of_its_file():
+    content = summary()
+    found = Summary.from_json("/out", content, {"read": 1.5})
+    assert (found.output, found.stages) == ("/out", {"read": 1.5})
+    assert {name: getattr(found, name) for name in content} == content
+
+
+# Too many rejects
+
+
+@pytest.mark.parametrize(
+    ("limit", "images", "allowed"),
+    [
+        (None, 10, math.inf),
+        ("0", 10, 0),
+        ("20", 10, 20),
+        ("0%", 10, 0),
+        ("1.5%", 200, 3),
+        ("100%", 7, 7),
+        ("50%", 0, 0),
+    ],
+)
+def test_allowed_rejects(limit, images, allowed):
+    assert allowed_rejects(limit, images) == allowed
+
+
+@pytest.mark.parametrize(
+    "limit", ["", "%", "-1", "-1%", "100.1%", "1.5", "many", "nan%", "inf%", "5%%", "%5"]
+)
+def test_other_forms_of_the_limit_are_refused(limit):
+    with pytest.raises(ValueError):  # noqa: PT011  (its message is the caller's business)
+        allowed_rejects(limit, 10)

@@ -1,0 +1,144 @@
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_build import artifact
+from model_build.errors import UserError
+from pipeline.network import models
+from pipeline.network.segmenter import Segmenter
+from pipeline.storage import Files
+
+FILES = Files()
+MODEL = "memory://bucket/models/m"
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Where temporary files go, empty at first."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def remote(memory, tiny_model):
+    """A saved model in the store."""
+    for path in Path(tiny_model).rglob("*"):
+        if path.is_file():
+            FILES.write(f"{MODEL}/{path.relative_to(tiny_model).as_posix()}", path.read_bytes())
+    return MODEL
+
+
+def largest(memory):
+    """The key of the network's largest file."""
+    return max(
+        (key for key in memory.store if "/saved_model/" in key),
+        key=lambda key: memory.store[key].size,
+    )
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_model_in_a_store_is_described_like_a_local_one(remote, tiny_model, end):
+    assert models.describe(remote + end, FILES) == artifact.describe(tiny_model)
+    assert models.describe(tiny_model, FILES) == artifact.describe(tiny_model)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_model_in_a_store_runs_like_a_local_one(remote, tiny_model, scratch, end):
+    network = models.load(remote + end, FILES)
+    local = models.load(tiny_model, FILES)
+    assert network.description == local.description
+    images = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
+    np.testing.assert_array_equal(Segmenter(network)(images), Segmenter(local)(images))
+
+
+def test_no_local_copy_is_left_behind(remote, scratch):
+    models.load(remote, FILES)
+    assert list(scratch.iterdir()) == []
+
+
+def test_only_the_model_is_copied_here(remote, scratch, monkeypatch):
+    FILES.write("memory://bucket/models/m2/saved_model/x", b"")
+    copied = {}
+    load = artifact.load
+
+    def look(folder, **options):
+        copied[folder] = {
+            str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()
+        }
+        return load(folder, **options)
+
+    monkeypatch.setattr(artifact, "load", look)
+    models.load(remote, FILES)
+    ((folder, names),) = copied.items()
+    assert folder.startswith(f"{scratch}/")
+    assert {name.split("/")[0] for name in names} == {"model.json", "saved_model"}
+
+
+def test_a_model_that_is_not_there_is_the_users_error(memory, scratch):
+    pattern = (
+        r"^memory://bucket/models/m: is no saved model: model\.json cannot be read \(.*fcn-beam"
+    )
+    with pytest.raises(UserError, match=pattern):
+        models.describe(MODEL, FILES)
+    with pytest.raises(UserError, match=r"^memory://bucket/models/m: cannot be copied here: "):
+        models.load(MODEL, FILES)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_local_model_that_is_not_there_is_the_users_error(tmp_path):
+    for function in (models.describe, models.load):
+        with pytest.raises(UserError, match=f"{tmp_path}/nowhere: is no saved model"):
+            function(f"{tmp_path}/nowhere", FILES)
+
+
+def damaged(remote, scratch):
+    """How loading the damaged model is told."""
+    with pytest.raises(UserError) as raised:
+        models.load(remote, FILES)
+    assert list(scratch.iterdir()) == []
+    assert str(scratch) not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_truncated_file_is_told_with_the_uri(remote, memory, scratch):
+    key = largest(memory)
+    FILES.write(f"memory:/{key}", FILES.read(f"memory:/{key}")[:-100])
+    message = damaged(remote, scratch)
+    assert message.startswith("memory://bucket/models/m/saved_model: is not what model.json was")
+    assert message.endswith("copy or train the model again")
+
+
+def test_a_missing_file_is_told_with_the_uri(remote, memory, scratch):
+    FILES.delete(f"memory:/{largest(memory)}")
+    assert damaged(remote, scratch).startswith("memory://bucket/models/m/saved_model: is not what")
+
+
+def test_a_missing_network_is_told_with_the_uri(memory, tiny_model, scratch):
+    FILES.write(f"{MODEL}/model.json", Path(tiny_model, "model.json").read_bytes())
+    assert damaged(MODEL, scratch).startswith("memory://bucket/models/m/saved_model: is not what")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"{}"])
+def test_a_damaged_description_is_told_with_the_uri(remote, scratch, data):
+    FILES.write(f"{remote}/model.json", data)
+    with pytest.raises(UserError, match=r"^memory://bucket/models/m/model\.json: is not "):
+        models.describe(remote, FILES)
+    assert damaged(remote, scratch).startswith("memory://bucket/models/m/model.json: is not ")
+
+
+def test_a_description_of_another_network_is_told_with_the_uri(remote, scratch):
+    where = f"{remote}/model.json"
+    content = json.loads(FILES.read(where))
+    content["labels"], content["palette"] = content["labels"][:-1], content["palette"][:-1]
+    FILES.write(where, json.dumps(content).encode())
+    assert damaged(remote, scratch).startswith(f"{where}: names 20 labels, but the network has 21")
+
+
+def test_an_unknown_scheme_is_the_users_error():
+    with pytest.raises(UserError, match="nosuch://b/m: unknown scheme nosuch://"):
+        models.describe("nosuch://b/m", FILES)
