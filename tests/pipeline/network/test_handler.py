@@ -121,12 +121,12 @@ def test_a_window_of_rejects_needs_no_network(handler):
 
 
 def test_a_failing_batch_costs_its_own_photos_only(handler):
-    photos = window(large=photo(640, 640), small=photo(32, 32), larger=photo(640, 630))
-    (found,) = handler.run_inference([photos, window(b=photo(9, 9))], Brightness())[:1]
+    photos = window(before=photo(32, 32), a=photo(640, 640), after=photo(70, 70), b=photo(640, 630))
+    (found,) = handler.run_inference([photos], Brightness())
     detail = ("infer", "MemoryError", "no room for 640×640")
-    assert found.class_maps[0] == ("/photos/large.jpg", *detail)
-    assert found.class_maps[2] == ("/photos/larger.jpg", *detail)
-    assert found.class_maps[1].shape == (32, 32)
+    assert found.class_maps[1] == ("/photos/a.jpg", *detail)
+    assert found.class_maps[3] == ("/photos/b.jpg", *detail)
+    assert [one.shape for one in found.class_maps[::2]] == [(32, 32), (70, 70)]
 
 
 def test_a_failing_window_costs_no_other_window(handler):

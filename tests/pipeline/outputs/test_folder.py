@@ -92,6 +92,13 @@ def test_masks_and_overlays_that_stand(out, touch):
     assert list(out.overlaid()) == ["x/b.png"]
 
 
+def test_what_is_no_regular_file_is_no_mask(out, touch):
+    touch(out.path, "masks/x/a.txt")
+    os.mkfifo(f"{out.path}/masks/a.png")  # reading it would wait for ever
+    os.makedirs(f"{out.path}/masks/b.png")
+    assert list(out.masks()) == []
+
+
 def test_masks_and_overlays_that_stand_in_a_store(memory):
     out = OutputFolder("memory://b/out", FILES)
     for name in ("masks/a.png", "masks/c.txt", "overlays/x/a.jpg", "run.json"):
