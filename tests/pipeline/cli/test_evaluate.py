@@ -2,17 +2,19 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 
+import apache_beam as beam
 import numpy as np
 import pytest
 from PIL import Image
 
-from model_build.labels import VOC, VOID
+from model_build.data.labels import VOC, VOID
 from model_build.scores import confusion_matrix
-from pipeline import cli
+from pipeline.cli import main
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def fcn_beam(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["fcn-beam", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main.main()
         printed = capsys.readouterr()
         return stop.value.code, printed.out, printed.err
 
@@ -258,13 +260,16 @@ def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path
         (["--masks", "predicted", "--split", "twice"], "1 is 2 times in the split twice"),
         (["--masks", "predicted", "--json", "none/a.json"], "its folder does not exist"),
         (["--masks", "nowhere"], "nowhere: no such folder"),
-        (["--masks", "."], "did you mean predicted?"),
-        (["--masks", "gs://bucket/masks"], "copy it here first"),
+        (["--masks", "."], "did you mean ./predicted?"),
+        (["--masks", "gss://bucket/masks"], "unknown scheme gss://; did you mean gs?"),
+        (["--masks", "memory://bucket/masks"], "memory://bucket/masks: no such folder"),
+        (["--data", "memory://bucket/data", "--masks", "predicted"], "holds neither lists in"),
+        (["--masks", "predicted", "--storage-option", "x.y=1"], "--storage-option x.y: is none of"),
         (["--model", "predicted"], "is no saved model"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_status_2(
-    fcn_beam, data, masks, monkeypatch, arguments, message
+def test_what_a_user_can_fix_is_one_line_and_status_2(
+    fcn_beam, data, masks, memory, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(data.parent)
     (data / "ImageSets/Segmentation/twice.txt").write_text("0\n1\n1\n")
@@ -285,17 +290,13 @@ def test_an_all_void_split_has_no_scores(fcn_beam, data, masks):
 
 
 def test_an_interrupt_is_one_line_and_status_130(fcn_beam, data, masks, monkeypatch):
-    import signal
-
-    from pipeline import evaluation
-
     def interrupted(*arguments):
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise RuntimeError("as Beam passes it on") from None
 
-    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    monkeypatch.setattr(beam.Pipeline, "run", interrupted)
     status, _, err = fcn_beam("evaluate", "--masks", masks, "--data", data)
     assert (status, err.strip()) == (130, "fcn-beam: interrupted")
 
@@ -314,7 +315,7 @@ def test_no_network_is_used(fcn_beam, data, tiny_model, monkeypatch):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\n"
-        "from pipeline.cli import fcn_beam\n"
+        "from pipeline.cli.main import fcn_beam\n"
         "fcn_beam.main(['evaluate', '--help'], standalone_mode=False)\n"
         "heavy = {'tensorflow', 'keras', 'apache_beam', 'numpy', 'PIL'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"

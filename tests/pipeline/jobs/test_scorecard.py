@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from model_build.labels import LabelSet
+from model_build.data.labels import LabelSet
 from model_build.scores import scores
-from pipeline.report import complaint, few, report, table
+from pipeline.jobs.scorecard import complaint, few, report, table
 
 LABELS = LabelSet(("ground", "box", "disc", "star"), tuple((9 * n, 0, 0) for n in range(4)))
 MATRIX = [[60, 5, 0, 0], [10, 20, 0, 0], [0, 5, 0, 0], [0, 0, 0, 0]]

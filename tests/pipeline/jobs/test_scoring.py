@@ -3,18 +3,19 @@
 import numpy as np
 import pytest
 import sklearn.metrics
+from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_build.dataset import layout
-from model_build.errors import UserError
-from model_build.labels import VOID, LabelSet, label2image
+from model_build.data.labels import VOID, LabelSet, label2image
 from model_build.scores import confusion_matrix
-from pipeline.beam_options import choose_runner, split_arguments
-from pipeline.evaluation import ConfusionMatrixFn, count, evaluate, findings
-from pipeline.predictions import Fault, Prediction, ReadMasks, check_folder, read_prediction
+from pipeline.jobs import runners
+from pipeline.jobs.predictions import Example, Fault, Prediction, ReadMasks
+from pipeline.jobs.scoring import ConfusionMatrixFn, Counted, count_window, findings, score
+from pipeline.storage import Files
 
+FILES = Files()
 LABELS = LabelSet(("ground", "box", "disc", "star"), ((0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)))
 
 
@@ -56,9 +57,20 @@ def predicted(data, tmp_path):
 
 
 def run(data, predicted, names=("n0", "n1", "n2", "n3", "n4"), workers=1):
-    _, options = split_arguments([], [])
-    choose_runner(options, workers)
-    return evaluate(list(names), ReadMasks(str(predicted), LABELS), layout(data), LABELS, options)
+    options = PipelineOptions([])
+    runners.run_here(options, workers)
+    examples = [
+        Example(name, f"{data}/images/{name}.jpg", f"{data}/masks/{name}.png") for name in names
+    ]
+    return score(examples, ReadMasks(str(predicted), LABELS, FILES), LABELS, FILES, options)
+
+
+def count(data, class_map, size=None):
+    """What counting one prediction of ``n0`` gives."""
+    truth = str(data / "masks/n0.png")
+    prediction = Prediction("n0", "p.png", truth, class_map, size or class_map.shape)
+    (found,) = count_window([prediction], LABELS, FILES)
+    return found
 
 
 def as_ids(path):
@@ -163,14 +175,23 @@ def test_a_prediction_of_another_size_is_counted_at_the_truths(data, predicted):
     assert found["confusion_matrix"] == expected.tolist()
 
 
+def test_a_class_map_is_counted_at_the_size_of_its_photo(data):
+    """The network's class map is smaller than the mask that ``segment`` makes of it."""
+    small = random_ids(9, (3, 4))
+    found = count(data, small, (6, 8))
+    doubled = small.repeat(2, axis=0).repeat(2, axis=1)
+    truth = as_ids(data / "masks/n0.png")
+    assert found.matrix.tolist() == confusion_matrix(truth, doubled, 4).tolist()
+    assert found.scaled == ""
+    assert count(data, small, (12, 16)).scaled == "16×12 to 8×6"
+
+
 def test_void_is_no_prediction_where_the_truth_has_a_label(data):
-    where = layout(data)
-    truth = as_ids(where.mask("n0"))
+    truth = as_ids(data / "masks/n0.png")
     on_void = np.where(truth == VOID, VOID, 1).astype(np.uint8)
-    (counted,) = count(Prediction("n0", "p.png", on_void), where, LABELS)
+    counted = count(data, on_void)
     assert counted.matrix[:, 1].sum() == (truth != VOID).sum() == counted.matrix.sum()
-    everywhere = np.full_like(truth, VOID)
-    (fault,) = count(Prediction("n0", "p.png", everywhere), where, LABELS)
+    fault = count(data, np.full_like(truth, VOID))
     assert (fault.what, fault.file, fault.missing) == ("prediction", "p.png", False)
     assert "holds void" in fault.detail
 
@@ -179,25 +200,60 @@ def test_a_true_colour_of_no_label_is_ignored_and_counted(data):
     pixels = label2image(np.zeros((2, 3), np.uint8), LABELS).copy()
     pixels[0, :2] = 1, 2, 3
     Image.fromarray(pixels).save(data / "masks/n0.png")
-    prediction = Prediction("n0", "p.png", np.zeros((2, 3), np.uint8))
-    (counted,) = count(prediction, layout(data), LABELS)
+    counted = count(data, np.zeros((2, 3), np.uint8))
     assert (counted.unknown, counted.ignored, counted.matrix.sum()) == (2, 2, 4)
 
 
-@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_predictions_may_be_palette_grey_or_rgb(tmp_path, mode):
-    ids = random_ids(3, (4, 5), 3)
-    write_mask(tmp_path / "sub/n.png", ids, mode)
-    found = read_prediction("sub/n", str(tmp_path), LABELS)
-    assert isinstance(found, Prediction)
-    np.testing.assert_array_equal(found.class_map, ids)
+def test_the_truth_is_looked_at_where_there_is_no_prediction(data):
+    gone = Fault("n0", "prediction", True, "p.png", "no such file")
+    (data / "masks/n1.png").write_text("no image")
+    predictions = [
+        Prediction(name, "p.png", str(data / f"masks/{name}.png"), gone._replace(name=name))
+        for name in ("n0", "n1", "none")
+    ]
+    fine = Prediction("n2", "p.png", str(data / "masks/n2.png"), np.zeros((1, 9), np.uint8), (1, 9))
+    *faults, counted = count_window([*predictions, fine], LABELS, FILES)
+    assert [(fault.name, fault.what, fault.missing) for fault in faults] == [
+        ("n0", "prediction", True),
+        ("n1", "prediction", True),
+        ("n1", "truth", False),
+        ("none", "prediction", True),
+        ("none", "truth", True),
+    ]
+    assert isinstance(counted, Counted)
+    assert counted.name == "n2"
 
 
-def test_a_prediction_in_a_format_of_no_mask_is_a_fault(tmp_path):
-    Image.fromarray(np.zeros((3, 3), np.uint16)).save(tmp_path / "n.png")
-    found = read_prediction("n", str(tmp_path), LABELS)
-    assert isinstance(found, Fault)
-    assert "palette, grey or RGB" in found.detail
+def test_faults_in_every_window_are_all_listed_and_the_rest_is_counted(tmp_path):
+    """100 examples make four windows; with two workers they need not come in order."""
+    names = [f"n{index:02}" for index in range(100)]
+    for index, name in enumerate(names):
+        write_mask(tmp_path / f"masks/{name}.png", random_ids(index, (2, 3)))
+        if index % 4:
+            write_mask(tmp_path / f"predicted/{name}.png", random_ids(index + 100, (2, 3)))
+        if index % 5 == 0:
+            (tmp_path / f"masks/{name}.png").write_text("no image")
+    found = run(tmp_path, tmp_path / "predicted", names, workers=2)
+    expected = [
+        (name, what)
+        for index, name in enumerate(names)
+        for what, step in (("prediction", 4), ("truth", 5))
+        if index % step == 0
+    ]
+    assert [(fault["name"], fault["what"]) for fault in found["faults"]] == expected
+    counted = [name for index, name in enumerate(names) if index % 4 and index % 5]
+    assert found["images"] == len(counted) == 60
+    assert (
+        found["confusion_matrix"]
+        == sum(
+            confusion_matrix(
+                as_ids(tmp_path / f"masks/{name}.png"),
+                as_ids(tmp_path / f"predicted/{name}.png"),
+                4,
+            )
+            for name in counted
+        ).tolist()
+    )
 
 
 def test_findings_do_not_depend_on_order():
@@ -215,17 +271,3 @@ def test_findings_do_not_depend_on_order():
     assert one == other
     assert list(one["scaled"]) == list(other["scaled"]) == ["a", "b", "c"]
     assert (one["images"], one["ignored_pixels"], one["unknown_color_pixels"]) == (3, 6, 3)
-
-
-@pytest.mark.parametrize("below", ["masks", "masks/photos"])
-def test_a_folder_above_the_masks_is_told(tmp_path, below):
-    write_mask(tmp_path / below / "sub/a[1].png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match=f"did you mean .*/{below}\\?"):
-        check_folder(str(tmp_path), ["sub/a[1]", "b"])
-    check_folder(str(tmp_path / below), ["b", "sub/a[1]"])
-
-
-def test_a_folder_of_other_files_is_left_to_the_list_of_faults(tmp_path):
-    check_folder(str(tmp_path), ["a"])
-    with pytest.raises(UserError, match="no such folder"):
-        check_folder(str(tmp_path / "none"), ["a"])
