@@ -38,8 +38,13 @@ def write(path: str, data: bytes, scratch: str, exclusive: bool = False) -> None
 
 def delete(path: str) -> None:
     """Deletes the file of just this name; where there is none, that is no error."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    try:
         os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:
+        if not os.path.isdir(path):  # a folder is no file; which error it is, systems differ on
+            raise
 
 
 def stat_file(path: str) -> File:
