@@ -4,7 +4,6 @@ import click
 import pytest
 from apache_beam.options.pipeline_options import (
     DebugOptions,
-    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
@@ -13,13 +12,15 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipeline.beam_options import choose_runner, split_arguments
+from pipeline.cli.arguments import own_options, split_arguments
 
 OWN = ["--output", "--overlays", "--overwrite", "--long-side"]
 
 
 def split(*arguments):
-    return split_arguments(arguments, OWN)
+    """The INPUTs, and what Beam makes of the options that are left."""
+    inputs, options = split_arguments(arguments, OWN)
+    return inputs, PipelineOptions(options)
 
 
 def test_inputs_alone():
@@ -145,28 +146,23 @@ def test_a_bad_value_is_a_usage_error(arguments):
         split("photos", *arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--runner", "DirectRunner"],
-        ["--runner", "directrunner"],
-        ["--runner=direct"],
-        ["--runner", "FnApiRunner"],
-    ],
-)
-@pytest.mark.parametrize(("workers", "mode"), [(1, "in_memory"), (3, "multi_threading")])
-def test_a_local_run_is_in_this_process(arguments, workers, mode):
-    _, options = split(*arguments)
-    assert choose_runner(options, workers)
-    assert options.view_as(StandardOptions).runner == "FnApiRunner"
-    direct = options.view_as(DirectOptions)
-    assert (direct.direct_num_workers, direct.direct_running_mode) == (workers, mode)
+def test_the_options_are_handed_on_as_they_were_given():
+    arguments = ["one", "--runner", "DataflowRunner", "--project=p", "--streaming", "two"]
+    assert split_arguments(arguments, OWN) == (
+        ["one", "two"],
+        ["--runner", "DataflowRunner", "--project=p", "--streaming"],
+    )
 
 
-@pytest.mark.parametrize("runner", ["DataflowRunner", "FlinkRunner", "SparkRunner"])
-def test_other_runners_are_left_alone(runner):
-    _, options = split("--runner", runner, "--project", "p")
-    before = options.get_all_options()
-    assert not choose_runner(options, 3)
-    assert options.get_all_options() == before
+def test_a_commands_own_options_are_known_by_name():
+    @click.command()
+    @click.argument("arguments", nargs=-1)
+    @click.option("--output", "-o")
+    @click.option("--storage-option", "storage_options")
+    def command(**options):
+        pass
+
+    names = own_options(command)
+    assert {"--output", "-o", "--storage-option"} <= set(names)
+    with pytest.raises(click.UsageError, match="did you mean --storage-option"):
+        split_arguments(["--storage-options", "a=b"], names)

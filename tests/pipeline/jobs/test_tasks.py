@@ -4,16 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.listing import ImageRef, assign_mask_names, group_key
-from pipeline.progress import COUNTS
-from pipeline.tasks import (
-    Task,
-    key_image,
-    keyed_masks,
-    keyed_overlays,
-    overlay_name,
-    plan_tasks,
-)
+from model_build.data.labels import VOC
+from pipeline.images.masks import encode_mask
+from pipeline.inputs.names import assign_mask_names, group_key
+from pipeline.jobs.progress import COUNTS
+from pipeline.jobs.tasks import keep_masks, keyed_image, keyed_masks, keyed_overlays, plan_group
+from pipeline.outputs.folder import OutputFolder
+from pipeline.records import ImageRef, MaskRef, Reject, Row, Task
+from pipeline.storage import Files
 
 
 def image(name, mtime=100.0):
@@ -21,12 +19,12 @@ def image(name, mtime=100.0):
 
 
 def mask(name, mtime=200.0):
-    return ImageRef(f"/out/masks/{name}", name, mtime)
+    return MaskRef(name, mtime)
 
 
-def plan(images, masks=(), have_overlays=(), **options):
+def plan(images, masks=(), have_overlays=(), *, out="/out", overlays=False, since=0.0):
     found = {"images": images, "masks": masks, "overlays": have_overlays}
-    return list(plan_tasks(found, **options))
+    return list(plan_group(found, OutputFolder(out, Files(), overlays), since))
 
 
 def done(*args, **options):
@@ -98,18 +96,23 @@ def test_masks_without_images_are_left_alone():
     assert plan([], [mask("a.png")], ["a.png"]) == []
 
 
+def test_an_image_whose_mask_the_output_cannot_hold_is_a_reject_of_its_own():
+    control, fine = plan([image("a\n.jpg")], out="memory://b/out"), plan([image("a\n.jpg")])
+    assert control == [
+        Reject(
+            "/in/a\n.jpg",
+            "list",
+            "NameError",
+            "its name holds a control character, which a store cannot; rename it",
+        )
+    ]
+    assert fine == [Task(image("a\n.jpg"), "a\n.png")]
+
+
 def test_keying_an_image_counts_it():
     COUNTS.reset()
-    assert key_image(image("x/a.jpg")) == ("x/a", image("x/a.jpg"))
+    assert keyed_image(image("x/a.jpg")) == ("x/a", image("x/a.jpg"))
     assert COUNTS.listed == 1
-
-
-@pytest.mark.parametrize(
-    ("mask_name", "overlay"),
-    [("a.png", "a.jpg"), ("x/a.jpg.png", "x/a.jpg.jpg"), ("a.png.png", "a.png.jpg")],
-)
-def test_overlay_names(mask_name, overlay):
-    assert overlay_name(mask_name) == overlay
 
 
 any_name = st.builds(
@@ -126,7 +129,7 @@ def test_a_mask_is_found_under_the_key_of_its_image(names):
         groups.setdefault(group_key(name), set()).add(name)
     for key, group in groups.items():
         for name, mask_name in assign_mask_names(group).items():
-            assert key_image(image(name))[0] == key
+            assert keyed_image(image(name))[0] == key
             assert group_key(mask_name) == key
 
 
@@ -134,40 +137,100 @@ def test_a_mask_is_found_under_the_key_of_its_image(names):
 def test_a_second_run_finds_every_mask_of_the_first(names):
     groups = {}
     for name in names:
-        groups.setdefault(group_key(name), {"images": [], "masks": [], "overlays": []})
+        groups.setdefault(group_key(name), {"images": [], "masks": []})
         groups[group_key(name)]["images"].append(image(name))
-    first = [task for group in groups.values() for task in plan_tasks(group)]
+    first = [task for group in groups.values() for task in plan(**group)]
     for task in first:
         groups[group_key(task.mask_name)]["masks"].append(mask(task.mask_name))
-    second = [task for group in groups.values() for task in plan_tasks(group)]
+    second = [task for group in groups.values() for task in plan(**group)]
     assert len(second) == len(names)
     assert all(task.done for task in second)
 
 
+def output(path):
+    return OutputFolder(str(path), Files())
+
+
 def test_keyed_masks_are_what_stands_in_the_output(tmp_path, touch):
     touch(tmp_path, "masks/x/a.png", "masks/b.raw.png", "masks/c.jpg", "other/d.png", mtime=7)
-    found = sorted(keyed_masks(str(tmp_path)))
-    folder = f"{tmp_path}/masks"
-    assert ("x/a", ImageRef(f"{folder}/x/a.png", "x/a.png", 7.0)) in found
-    assert {key for key, _ in found} >= {"x/a", "b.raw"}
-    assert {mask.name for _, mask in found} == {"x/a.png", "b.raw.png"}
+    found = sorted(keyed_masks(output(tmp_path)))
+    assert found == [("b.raw", MaskRef("b.raw.png", 7.0)), ("x/a", MaskRef("x/a.png", 7.0))]
 
 
 def test_keyed_overlays_are_told_by_their_masks(tmp_path, touch):
     touch(tmp_path, "overlays/x/a.jpg", "overlays/b.jpg.jpg", "overlays/notes.txt")
-    found = set(keyed_overlays(str(tmp_path)))
-    assert found >= {("x/a", "x/a.png"), ("b", "b.jpg.png")}
-    assert {name for _, name in found} == {"x/a.png", "b.jpg.png"}
+    assert set(keyed_overlays(output(tmp_path))) == {("x/a", "x/a.png"), ("b", "b.jpg.png")}
 
 
-def test_an_output_that_is_not_there_holds_nothing(tmp_path):
-    assert not list(keyed_masks(os.fspath(tmp_path / "nowhere")))
-    assert not list(keyed_overlays(os.fspath(tmp_path / "nowhere")))
+def test_an_output_that_is_not_there_holds_nothing(tmp_path, memory):
+    for nowhere in (tmp_path / "nowhere", "memory://bucket/nowhere"):
+        assert not list(keyed_masks(output(nowhere)))
+        assert not list(keyed_overlays(output(nowhere)))
 
 
-def test_masks_of_a_remote_output(mem):
-    mem.files.update(dict.fromkeys(["mem://b/out/masks/x/a.png", "mem://b/out/masks2/b.png"], b""))
-    mem.times["mem://b/out/masks/x/a.png"] = 9.0
-    assert set(keyed_masks("mem://b/out")) == {
-        ("x/a", ImageRef("mem://b/out/masks/x/a.png", "x/a.png", 9.0))
-    }
+def test_masks_of_a_remote_output(memory):
+    for name in ("out/masks/x/a.png", "out/masks2/b.png", "out/masks.png"):
+        Files().write(f"memory://b/{name}", b"")
+    written = Files().stat("memory://b/out/masks/x/a.png").mtime
+    assert written > 0
+    assert list(keyed_masks(output("memory://b/out"))) == [("x/a", MaskRef("x/a.png", written))]
+
+
+# Looking at what stands
+
+
+@pytest.fixture(params=["disk", "store"])
+def out(request, tmp_path, memory):
+    return output(tmp_path / "out" if request.param == "disk" else "memory://bucket/out")
+
+
+def class_map(class_id, size=(4, 6)):
+    import numpy as np
+
+    return np.full(size, class_id, np.uint8)
+
+
+def finished(out, name, class_id, **changes):
+    """A task whose mask stands."""
+    out.write(f"masks/{name}.png", encode_mask(class_map(class_id), VOC, f"{name}.jpg"))
+    fields = {"image": image(f"{name}.jpg"), "mask_mtime": 200.0, "done": True} | changes
+    return Task(mask_name=f"{name}.png", **fields)
+
+
+def test_masks_that_stand_are_counted_again_and_come_in_order(out):
+    tasks = [
+        finished(out, "a", 0),
+        Task(image("b.jpg"), "b.png"),
+        finished(out, "x/c", 15),
+        Task(image("d.jpg"), "d.png", 200.0),
+    ]
+    assert list(keep_masks(tasks, VOC, out)) == [
+        Row("/in/a.jpg", "masks/a.png", 6, 4, {"background": 24}),
+        tasks[1],
+        Row("/in/x/c.jpg", "masks/x/c.png", 6, 4, {"person": 24}),
+        tasks[3],
+    ]
+
+
+def test_masks_that_are_damaged_gone_or_of_another_image_are_to_do(out):
+    cut, gone, other, kept = (finished(out, name, 3) for name in ("cut", "gone", "other", "kept"))
+    whole = out.files.read(f"{out.path}/masks/cut.png")
+    out.write("masks/cut.png", whole[: len(whole) // 2])
+    out.delete("masks/gone.png")
+    out.write("masks/other.png", encode_mask(class_map(3), VOC, "quite/another.jpg"))
+    *redone, row = keep_masks([cut, gone, other, kept], VOC, out)
+    assert redone == [task._replace(done=False) for task in (cut, gone, other)]
+    assert row.mask == "masks/kept.png"
+
+
+def test_a_source_of_unknown_time_is_asked_when_its_mask_is_looked_at(out, tmp_path):
+    tasks = []
+    for name, written in (("old", 100), ("new", 300)):
+        source = tmp_path / f"{name}.jpg"
+        source.write_bytes(b"")
+        os.utime(source, (written, written))
+        of_list = ImageRef(str(source), f"{name}.jpg", None)
+        tasks.append(finished(out, name, 1, image=of_list))
+    kept, redone = keep_masks(tasks, VOC, out)
+    assert isinstance(kept, Row)
+    assert redone == tasks[1]._replace(done=False)

@@ -1,0 +1,120 @@
+import os
+import signal
+import threading
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+from model_build.errors import JobError, UserError
+from pipeline.jobs import runners
+from pipeline.jobs.progress import COUNTS
+from pipeline.network import threads
+
+LOCAL = [
+    [],
+    ["--runner", "DirectRunner"],
+    ["--runner", "directrunner"],
+    ["--runner=direct"],
+    ["--runner", "FnApiRunner"],
+]
+
+
+@pytest.mark.parametrize("arguments", LOCAL)
+@pytest.mark.parametrize(("workers", "mode"), [(1, "in_memory"), (3, "multi_threading")])
+def test_a_local_run_is_in_this_process(arguments, workers, mode):
+    options = PipelineOptions(arguments)
+    assert runners.is_local(options)
+    runners.run_here(options, workers)
+    assert options.view_as(StandardOptions).runner == "FnApiRunner"
+    direct = options.view_as(DirectOptions)
+    assert (direct.direct_num_workers, direct.direct_running_mode) == (workers, mode)
+
+
+def test_a_local_run_has_a_stream_a_core_unless_told_otherwise(monkeypatch):
+    options = PipelineOptions([])
+    runners.run_here(options, None)
+    assert options.view_as(DirectOptions).direct_num_workers == threads.usable_cores()
+    monkeypatch.setattr(threads, "has_accelerator", lambda: True)
+    runners.run_here(options, None)
+    assert options.view_as(DirectOptions).direct_num_workers == 1
+
+
+@pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "PrismRunner", "PortableRunner"])
+def test_other_runners_are_left_alone(runner):
+    options = PipelineOptions(["--runner", runner, "--project", "p"])
+    before = options.get_all_options()
+    assert not runners.is_local(options)
+    assert options.get_all_options() == before
+
+
+def test_dataflow_is_asked_for_by_name_with_the_extra_it_needs(monkeypatch):
+    options = PipelineOptions(["--runner", "DataflowRunner", "--project", "p"])
+    monkeypatch.setattr("model_build.errors._installed", lambda module: "google" not in module)
+    with pytest.raises(UserError, match=r"--runner DataflowRunner needs .*pip install 'fcn-beam\["):
+        runners.is_local(options)
+
+
+def test_an_unknown_runner_is_the_users_error():
+    with pytest.raises(UserError, match=r"--runner None: .*None"):
+        runners.is_local(PipelineOptions(["--runner", "None"]))
+
+
+def pipeline(step):
+    options = PipelineOptions([])
+    runners.run_here(options, 1)
+    made = beam.Pipeline(options=options)
+    _ = made | beam.Create([1, 2]) | beam.Map(step)
+    return made
+
+
+def _two_lines(number):
+    raise OSError("quota exceeded\nNo space left on device")
+
+
+def test_what_a_worker_raises_ends_the_job_in_one_line():
+    with pytest.raises(JobError) as failed:
+        runners.run(pipeline(_two_lines))
+    message = str(failed.value)
+    assert message.startswith("the job failed: No space left on device")
+    assert "\n" not in message
+    assert failed.value.__cause__ is not None  # for --log-level debug
+
+
+def _count(number):
+    from pipeline.jobs.progress import COUNTS  # this process's, not a pickled copy
+
+    COUNTS.add(masks=1)
+
+
+def test_the_number_of_images_may_be_known_before():
+    runners.run(pipeline(_count), listed=7)
+    assert (COUNTS.listed, COUNTS.masks) == (7, 2)
+
+
+def _interrupt(number):
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(30)  # the main thread is on its way
+
+
+def test_ctrl_c_ends_by_a_keyboard_interrupt_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        runners.run(pipeline(_interrupt))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_thread_that_is_not_the_main_one_may_run_a_job():
+    outcomes = []
+
+    def work():
+        try:
+            runners.run(pipeline(_count))
+            outcomes.append(COUNTS.masks)
+        except BaseException as error:
+            outcomes.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert outcomes == [2]
