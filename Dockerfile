@@ -5,8 +5,8 @@ ARG PYTHON=3.11
 FROM apache/beam_python${PYTHON}_sdk:2.77.0
 
 WORKDIR /fcn-beam
-COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+COPY requirements-cloud.txt .
+RUN pip install --no-cache-dir -r requirements-cloud.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY pipeline pipeline
 COPY model_build model_build

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= out/
 INSTALLED := $(VENV)/.installed
+CLOUD_INSTALLED := $(VENV)/.cloud-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
@@ -16,16 +17,15 @@ run-local: $(INSTALLED) ## Segment photos: INPUT=dir/ [OUTPUT=out/] [MODEL=dir/]
 	@test -n "$(INPUT)" || { echo "make run-local: name the photos, as in INPUT=examples/" >&2; exit 2; }
 	@$(BIN)/fcn-beam segment "$(INPUT)" --output "$(OUTPUT)" $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
-# IMAGE is a container image built from the Dockerfile; without one, workers install everything
-# themselves, which takes them about ten minutes.
+# IMAGE is a container image built from the Dockerfile, of the same Python.
 DATAFLOW = $(BIN)/fcn-beam segment "$(INPUT)" --output "$(OUTPUT)" $(if $(MODEL),--model "$(MODEL)") \
 	--runner DataflowRunner --project "$(PROJECT)" --region "$(REGION)" \
 	--temp_location "$(OUTPUT:/=)/dataflow-tmp" --experiments no_use_multiple_sdk_containers \
-	$(if $(IMAGE),--sdk_container_image "$(IMAGE)" --sdk_location container,--setup_file ./setup.py) $(ARGS)
+	--sdk_container_image "$(IMAGE)" --sdk_location container $(ARGS)
 
-run-dataflow: $(if $(DRY),,$(INSTALLED)) ## Segment on Dataflow: INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… [IMAGE=…] [DRY=1]
-	@test -n "$(INPUT)" -a -n "$(PROJECT)" -a -n "$(REGION)" || \
-	  { echo "make run-dataflow: needs INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=…" >&2; exit 2; }
+run-dataflow: $(if $(DRY),,$(CLOUD_INSTALLED)) ## Segment on Dataflow: INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… IMAGE=… [DRY=1]
+	@test -n "$(INPUT)" -a -n "$(PROJECT)" -a -n "$(REGION)" -a -n "$(IMAGE)" || \
+	  { echo "make run-dataflow: needs INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… IMAGE=…; see the Dockerfile" >&2; exit 2; }
 	@case "$(OUTPUT)" in gs://*) ;; *) echo "make run-dataflow: OUTPUT must be gs://…" >&2; exit 2;; esac
 	$(if $(DRY),@echo '$(DATAFLOW)',$(DATAFLOW))
 
@@ -38,14 +38,16 @@ lint: $(DEV_INSTALLED) ## Check style and types
 bench: $(DEV_INSTALLED) ## Measure: INPUT=dir/ [MODEL=dir/]
 	@$(BIN)/python benchmarks/job.py "$(INPUT)" $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
+# The set of the developers holds all others, which follow it.
+COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate \
+	--no-emit-index-url pyproject.toml
 lock: $(DEV_INSTALLED) ## Resolve the pinned requirements anew
-	$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.10 --no-header --no-annotate \
-	  --no-emit-index-url pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.10 --no-header --no-annotate \
-	  --no-emit-index-url --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	$(COMPILE) --upgrade --extra dev --extra train --extra gcp --extra aws --extra azure -o requirements-dev.txt
+	$(COMPILE) --extra train -c requirements-dev.txt -o requirements.txt
+	$(COMPILE) --extra gcp --extra aws --extra azure -c requirements-dev.txt -o requirements-cloud.txt
 
 clean: ## Remove what this Makefile has made
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
@@ -54,6 +56,10 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "make: python3 has no venv (Debian: install python3-venv)" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(CLOUD_INSTALLED): requirements-cloud.txt $(INSTALLED)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-cloud.txt
 	@touch $@
 
 $(DEV_INSTALLED): requirements-dev.txt $(INSTALLED)

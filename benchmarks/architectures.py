@@ -66,7 +66,7 @@ def main(
     from model_build.network.fcn import Architecture
     from model_build.training.loop import Options, train
     from model_build.training.recipes import RECIPES, Recipe
-    from pipeline.segmenter import Segmenter
+    from pipeline.network.segmenter import Segmenter
 
     of_recipe = {field.name for field in dataclasses.fields(Recipe)}
     height, width = map(int, crop.split("x"))

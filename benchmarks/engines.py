@@ -15,7 +15,8 @@ import time
 import click
 import numpy as np
 
-from pipeline.cli import DEFAULT_MODEL, ENGINES
+from model_build.artifact import DEFAULT_MODEL
+from pipeline.cli.options import ENGINES
 
 IMAGES = 8  # a round
 
@@ -34,7 +35,7 @@ def main(
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from pipeline.segmenter import Segmenter
+    from pipeline.network.segmenter import Segmenter
 
     height, width = map(int, size.split("x"))
     images = np.random.default_rng(0).integers(0, 255, (IMAGES, height, width, 3), np.uint8)

@@ -7,6 +7,8 @@ from PIL import Image
 from model_build.quiet import import_tensorflow
 from pipeline.network.threads import set_threads
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 import_tensorflow()
 # Jobs in this process need TensorFlow with these threads; set before its first operation.
 set_threads()

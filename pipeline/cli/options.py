@@ -97,7 +97,7 @@ def set_up_logging(level: str) -> None:
     if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
-    # Beam says so wherever an optional package of its own is missing; nothing here needs it.
-    noise = "Resource module is not available"
+    # Beam says so where optional packages of its own are missing; nothing here needs them.
+    noise = ("Resource module is not available", "apitools not found")
     for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: noise not in str(record.msg))
+        handler.addFilter(lambda record: not str(record.msg).startswith(noise))

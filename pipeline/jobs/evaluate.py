@@ -98,10 +98,13 @@ def evaluate(request: Request) -> Evaluation:
         raise UserError(f"{request.data}: cannot be read: {first_line(error)}") from None
     if request.model is not None:
         predict, source = _by_model(request, request.model, labels, files)
+        workers = request.workers
     else:
         assert request.masks is not None
         predict, source = _by_masks(request, request.masks, names, labels, files)
-    runners.run_here(options, request.workers)
+        # No network runs: TensorFlow, which knows of accelerators, need not be asked.
+        workers = request.workers or threads.usable_cores()
+    runners.run_here(options, workers)
     found = scoring.score(examples, predict, labels, files, options)
     told = {"data": request.data, "split": request.split, "source": source}
     report = told | scorecard.report(found, labels, request.skip_missing)

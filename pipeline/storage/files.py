@@ -53,13 +53,19 @@ class Files:
         """A file's bytes; at most the first ``limit`` of them, where that is not negative."""
         if not is_remote(path):
             return local.read(path, limit)
-        client, key = self._client(path)
-        end = limit if limit >= 0 else None
-        if end == 0:
+        if limit == 0:
             return b""
-        return self._try(
-            path, lambda: client.cat_file(key, end=end) if end else client.cat_file(key)
-        )
+        client, key = self._client(path)
+        if limit < 0:
+            return self._try(path, lambda: client.cat_file(key))
+        try:
+            return self._try(path, lambda: client.cat_file(key, start=0, end=limit))
+        except OSError:
+            # An empty file has no first byte, so some stores refuse to give a range of it.
+            with contextlib.suppress(OSError):
+                if self.stat(path).size == 0:
+                    return b""
+            raise
 
     def write(self, path: str, data: bytes, *, scratch: str = "", exclusive: bool = False) -> None:
         """Writes a file whole or not at all; one that stands there is replaced.

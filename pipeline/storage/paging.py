@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from pipeline.storage.retries import with_retries
 
 
+PAGE = 1000  # objects, the most that stores give at once
+
+
 class Object(NamedTuple):
     """An object of a store: its key in the bucket, bytes, and time of writing (s since 1970)."""
 
@@ -47,6 +50,7 @@ def _google(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
             "b/{}/o",
             bucket,
             prefix=prefix,
+            maxResults=PAGE,
             pageToken=token,
             fields="nextPageToken,items(name,size,updated)",
             json_out=True,

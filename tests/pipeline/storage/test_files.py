@@ -1,0 +1,263 @@
+"""One behaviour on every disk and store: local disk, memory, moto and fake-gcs-server."""
+
+import itertools
+import pickle
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.storage import File, Files
+
+FILES = Files()
+
+HOSTILE = [
+    "[1]",
+    "*",
+    "?",
+    "#",
+    "%20",
+    " ",
+    "é",
+    "e\u0301",
+    "-",
+    ".",
+    "..",
+    "~",
+    "&",
+    "+",
+    "=",
+    "\\",
+]
+HOSTILE += ["'", '"', "<", "|", "{a,b}", "!", "@", ":", ";", "$", "漢", "😀", "a", "b.jpg"]
+parts = st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=4).map("".join)
+parts = parts.filter(lambda part: part not in (".", "..") and len(part.encode()) < 200)
+names = st.lists(parts, min_size=1, max_size=3).map("/".join)
+
+
+@st.composite
+def trees(draw):
+    """Names of files of which none is another's folder."""
+    found = draw(st.lists(names, min_size=1, max_size=5, unique=True))
+    return [
+        name for name in found if not any(other.startswith(f"{name}/") for other in found)
+    ] or found[:1]
+
+
+def listed(folder):
+    return {file.path[len(folder) + 1 :] for file in FILES.list(folder)}
+
+
+numbers = itertools.count()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees())
+def test_hostile_names_are_written_listed_read_replaced_and_deleted_literally(folder, tree):
+    root = f"{folder}/{next(numbers)}"
+    for name in tree:
+        FILES.write(f"{root}/{name}", name.encode())
+    assert listed(root) == set(tree)
+    for name in tree:
+        assert FILES.exists(f"{root}/{name}")
+        assert FILES.read(f"{root}/{name}") == name.encode()
+        FILES.write(f"{root}/{name}", b"again")
+        assert FILES.stat(f"{root}/{name}").size == 5
+    for index, name in enumerate(tree):
+        FILES.delete(f"{root}/{name}")
+        assert listed(root) == set(tree[index + 1 :])
+        assert not FILES.exists(f"{root}/{name}")
+
+
+def test_line_ends_are_literal_where_a_disk_holds_them(tmp_path):
+    for name in ("a\nb.jpg", "\r", "a\x01"):
+        FILES.write(f"{tmp_path}/x/{name}", name.encode())
+    assert listed(f"{tmp_path}/x") == {"a\nb.jpg", "\r", "a\x01"}
+    FILES.delete(f"{tmp_path}/x/a\nb.jpg")
+    assert listed(f"{tmp_path}/x") == {"\r", "a\x01"}
+
+
+def test_deleting_nothing_is_no_error(folder):
+    FILES.write(f"{folder}/a", b"1")
+    for name in ("b", "b/c", "*", "[a]", "?"):
+        FILES.delete(f"{folder}/{name}")
+    assert listed(folder) == {"a"}
+
+
+def test_what_is_not_there_is_told_as_that(folder):
+    FILES.write(f"{folder}/x/a", b"1")
+    for name in ("b", "x", "x/a/b"):
+        with pytest.raises(OSError, match=r"[Nn]o such|Is a directory|Not a directory"):
+            FILES.read(f"{folder}/{name}")
+        assert not FILES.exists(f"{folder}/{name}")
+    assert list(FILES.list(f"{folder}/nowhere"))[1:] == []
+    assert not [found for found in FILES.list(f"{folder}/nowhere") if isinstance(found, File)]
+
+
+def test_a_listing_tells_sizes_and_times(folder):
+    FILES.write(f"{folder}/a", b"12345")
+    (found,) = FILES.list(folder)
+    assert (found.path, found.size) == (f"{folder}/a", 5)
+    assert found.mtime == pytest.approx(FILES.stat(f"{folder}/a").mtime, abs=1.1)
+
+
+def test_a_prefix_is_no_folder(folder):
+    for name in ("p/a", "p2/b", "p"[:1] + "q"):
+        FILES.write(f"{folder}/{name}", b"")
+    assert listed(f"{folder}/p") == {"a"}
+    found = [file.path[len(folder) + 1 :] for file in FILES.starting_with(f"{folder}/p")]
+    assert found == ["pq"]
+
+
+def test_a_glob_matches_what_lies_in_folders_and_below(folder):
+    for name in ("x1/a.jpg", "x2/b.jpg", "x2/c.txt", "x2/deep/d.jpg", "y/e.jpg"):
+        FILES.write(f"{folder}/{name}", b"")
+
+    def matched(pattern):
+        return sorted(file.path[len(folder) + 1 :] for file in FILES.glob(f"{folder}/{pattern}"))
+
+    assert matched("x*/*.jpg") == ["x1/a.jpg", "x2/b.jpg"]
+    assert matched("x[!1]/?.jpg") == ["x2/b.jpg"]
+    assert matched("**/*.jpg") == ["x1/a.jpg", "x2/b.jpg", "x2/deep/d.jpg", "y/e.jpg"]
+
+
+def test_a_part_of_a_file_is_read(folder):
+    FILES.write(f"{folder}/a", b"0123456789")
+    assert [FILES.read(f"{folder}/a", limit) for limit in (0, 4, 99, -1)] == [
+        b"",
+        b"0123",
+        b"0123456789",
+        b"0123456789",
+    ]
+
+
+def test_an_empty_file_is_read(folder):
+    FILES.write(f"{folder}/a", b"")
+    assert FILES.read(f"{folder}/a") == b""
+    assert FILES.read(f"{folder}/a", 10) == b""
+
+
+def test_an_exclusive_write_replaces_nothing(folder):
+    FILES.write(f"{folder}/a", b"first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        FILES.write(f"{folder}/a", b"second", exclusive=True)
+    assert FILES.read(f"{folder}/a") == b"first"
+    assert listed(folder) == {"a"}
+
+
+def test_many_files_are_read_at_once_and_each_fails_by_itself(folder):
+    for index in range(40):
+        if index % 7:
+            FILES.write(f"{folder}/{index}", str(index).encode())
+    read = list(FILES.read_each((f"{folder}/{index}", None) for index in range(40)))
+    assert len(read) == 40
+    for index, data in enumerate(read):
+        assert isinstance(data, OSError) if index % 7 == 0 else data == str(index).encode()
+
+
+def test_what_is_read_ahead_is_bounded_in_bytes(tmp_path, monkeypatch):
+    from pipeline.storage import files
+
+    monkeypatch.setattr(files, "AHEAD", 100)
+    started = []
+
+    class Counting(Files):
+        def read(self, path, limit=-1):
+            started.append(path)
+            return b""
+
+    read = Counting().read_each([(str(index), 60) for index in range(9)])
+    next(read)
+    assert len(started) <= 2
+    assert len(list(read)) == 8
+
+
+def test_operations_run_at_once_and_each_fails_by_itself():
+    meeting = threading.Barrier(3, timeout=20)
+
+    def fail():
+        meeting.wait()
+        raise OSError("full")
+
+    outcomes = FILES.run_each([meeting.wait, fail, meeting.wait])
+    assert [type(outcome) for outcome in outcomes] == [type(None), OSError, type(None)]
+
+
+def test_a_folder_is_copied_here(folder, tmp_path):
+    for name in ("m/model.json", "m/x/y [1]/z", "other"):
+        FILES.write(f"{folder}/{name}", name.encode())
+    FILES.copy_here(f"{folder}/m", f"{tmp_path}/here")
+    here = {p.relative_to(tmp_path / "here").as_posix() for p in (tmp_path / "here").rglob("*.*")}
+    assert "model.json" in here
+    assert (tmp_path / "here/x/y [1]/z").read_text() == "m/x/y [1]/z"
+
+
+@pytest.mark.parametrize("count", [1000, 1001, 2345])
+def test_a_listing_goes_on_over_its_pages(s3, count):
+    FILES.run_each([lambda i=i: FILES.write(f"{s3}/p/{i:05}", b"") for i in range(count)])
+    assert len(list(FILES.list(f"{s3}/p"))) == count
+
+
+def test_a_listing_of_gs_goes_on_over_its_pages(gs, monkeypatch):
+    from pipeline.storage import paging
+
+    monkeypatch.setattr(paging, "PAGE", 7)
+    FILES.run_each([lambda i=i: FILES.write(f"{gs}/p/{i:05}", b"") for i in range(50)])
+    assert len(list(FILES.list(f"{gs}/p"))) == 50
+
+
+@pytest.mark.parametrize("key", ["a//b", "x/../y", "./z", "a\tb"])
+def test_keys_that_are_no_paths_are_literal_in_a_bucket(bucket, key):
+    FILES.write(f"{bucket}/{key}", b"1")
+    assert [file.path for file in FILES.list(bucket)] == [f"{bucket}/{key}"]
+    assert FILES.read(f"{bucket}/{key}") == b"1"
+    FILES.delete(f"{bucket}/{key}")
+    assert not list(FILES.list(bucket))
+
+
+def test_a_bucket_that_is_not_there(bucket):
+    where = f"{bucket}nowhere"
+    with pytest.raises(FileNotFoundError, match="no such object or bucket"):
+        FILES.read(f"{where}/a")
+    with pytest.raises(FileNotFoundError, match="no such object or bucket"):
+        list(FILES.list(where))
+    with pytest.raises(OSError, match="nowhere"):
+        FILES.write(f"{where}/a", b"1")
+
+
+def test_an_object_that_marks_a_folder_is_no_file(s3):
+    FILES.write(f"{s3}/p/", b"")
+    FILES.write(f"{s3}/p/a", b"")
+    assert listed(f"{s3}/p") == {"a"}
+
+
+def test_files_travel_and_do_not_show_secrets():
+    files = Files((("s3", "secret", "hush"),))
+    assert pickle.loads(pickle.dumps(files)) == files
+    assert "hush" not in repr(files)
+
+
+def test_a_web_server_is_read_and_neither_listed_nor_written(tmp_path):
+    import functools
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    (tmp_path / "a [1] é.jpg").write_bytes(b"photo")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        root = f"http://127.0.0.1:{server.server_port}"
+        for name in ("a%20[1]%20%C3%A9.jpg", "a [1] é.jpg"):
+            assert FILES.read(f"{root}/{name}") == b"photo"
+        with pytest.raises(FileNotFoundError):
+            FILES.read(f"{root}/b.jpg")
+        with pytest.raises(OSError, match="@LIST"):
+            list(FILES.list(root))
+        with pytest.raises(OSError, match="cannot be written"):
+            FILES.write(f"{root}/b.jpg", b"")
+    finally:
+        server.shutdown()

@@ -1,0 +1,36 @@
+import pytest
+
+from pipeline.storage import glob_folder, is_remote
+from pipeline.storage.names import bucket_and_key, pattern_of
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("a/*.jpg", ["a/b.jpg", "a/.jpg"], ["a/b/c.jpg", "a/b.JPG", "b.jpg"]),
+        ("a/**.jpg", ["a/b.jpg", "a/b/c.jpg"], ["b.jpg"]),
+        ("a/**/b", ["a/b", "a/x/b", "a/x/y/b"], ["ab", "a/xb"]),
+        ("a?c", ["abc", "a\nc"], ["ac", "a/c"]),
+        ("[ab]x", ["ax", "bx"], ["cx", "[ab]x"]),
+        ("[!a]x", ["bx", "^x"], ["ax"]),
+        ("a[", ["a["], ["a"]),
+        ("a+(b).c", ["a+(b).c"], ["aab.c", "a+(b)xc"]),
+        ("[]]x", ["]x"], ["x"]),
+    ],
+)
+def test_patterns_over_the_names_of_a_store(pattern, matching, others):
+    matches = pattern_of(pattern).fullmatch
+    assert all(matches(name) for name in matching)
+    assert not any(matches(name) for name in others)
+
+
+def test_the_folder_of_a_glob():
+    assert glob_folder("/a/b/*.jpg") == "/a/b"
+    assert glob_folder("gs://b/p*/x") == "gs://b"
+    assert glob_folder("gs://b/p/[1]/x") == "gs://b/p"
+
+
+def test_uris_are_taken_apart():
+    assert bucket_and_key("gs://b/a//c?d#e") == ("b", "a//c?d#e")
+    assert bucket_and_key("gs://b") == ("b", "")
+    assert is_remote("gs://b") and not is_remote("/a:/b")  # noqa: PT018

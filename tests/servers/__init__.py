@@ -1,0 +1,1 @@
+"""The servers that tests use: real ones, on this machine."""

@@ -1,0 +1,72 @@
+"""The servers as fixtures; a plugin of :mod:`tests.conftest`."""
+
+import uuid
+
+import pytest
+
+from tests.servers import stores
+
+
+@pytest.fixture(scope="session")
+def moto_address(tmp_path_factory):
+    with stores.moto(tmp_path_factory.mktemp("moto")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def fake_gcs_address(tmp_path_factory):
+    program = stores.fake_gcs_program()
+    if program is None:
+        if stores.required():
+            pytest.fail(stores.NO_FAKE_GCS)
+        pytest.skip(stores.NO_FAKE_GCS)
+    with stores.fake_gcs(tmp_path_factory.mktemp("gcs"), program) as address:
+        yield address
+
+
+@pytest.fixture
+def s3(moto_address, monkeypatch):
+    """An empty bucket on moto, as ``s3://BUCKET``."""
+    for name, value in stores.moto_environment(moto_address).items():
+        monkeypatch.setenv(name, value)
+    bucket = f"b{uuid.uuid4().hex}"
+    stores.make_moto_bucket(moto_address, bucket)
+    _forget_clients()
+    yield f"s3://{bucket}"
+    _forget_clients()
+
+
+@pytest.fixture
+def gs(fake_gcs_address, monkeypatch):
+    """An empty bucket on fake-gcs-server, as ``gs://BUCKET``."""
+    for name, value in stores.fake_gcs_environment(fake_gcs_address).items():
+        monkeypatch.setenv(name, value)
+    bucket = f"b{uuid.uuid4().hex}"
+    stores.make_gcs_bucket(fake_gcs_address, bucket)
+    _forget_clients()
+    yield f"gs://{bucket}"
+    _forget_clients()
+
+
+def _forget_clients():
+    """A client keeps the address and the credentials it was made with."""
+    from pipeline.storage import stores as clients
+
+    clients._client.cache_clear()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request):
+    """An empty bucket on either server."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["local", "memory", "s3", "gs"])
+def folder(request, tmp_path):
+    """An empty folder on each kind of disk and store: a path or URI."""
+    if request.param == "local":
+        return str(tmp_path / "folder")
+    if request.param == "memory":
+        request.getfixturevalue("memory")
+        return "memory://bucket/folder"
+    return f"{request.getfixturevalue(request.param)}/folder"
