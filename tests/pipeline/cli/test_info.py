@@ -1,0 +1,95 @@
+"""``fcn-beam info``."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from model_build import artifact
+from model_build.errors import UserError
+from pipeline.cli.info import info
+from pipeline.storage import Files
+
+TRAINING = {"recipe": "default", "image_size": [64, 96], "val_miou": 0.4375, "data": {"train": 6}}
+
+
+@pytest.fixture
+def trained(tiny_model, tmp_path):
+    """The tiny model with what a training notes of itself."""
+    folder = tmp_path / "trained"
+    shutil.copytree(tiny_model, folder)
+    described = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(described | {"training": TRAINING}))
+    return folder
+
+
+def invoke(model, *options):
+    return CliRunner().invoke(info, [str(model), *options], standalone_mode=False)
+
+
+def shown(result):
+    assert result.exception is None, result.exception
+    return dict(re.split(r"  +", line, maxsplit=1) for line in result.output.splitlines())
+
+
+def test_info_shows_the_saved_model(trained):
+    rows = shown(invoke(trained))
+    description = artifact.describe(str(trained))
+    assert rows["backbone"] == "small"
+    assert rows["stride"] == "32"
+    assert rows["long side"] == "96 pixels"
+    assert rows["parameters"] == f"{description.parameters:,}"
+    assert description.parameters > 1000
+    assert rows["labels"].startswith("21: background, aeroplane, bicycle,")
+    assert rows["fingerprint"] == description.fingerprint
+    assert rows["normalisation"] == "RGB × (0.01562, 0.01562, 0.01562) + (-2, -2, -2)"
+    assert rows["val miou"] == "0.4375"
+    assert rows["image size"] == "64 × 96"
+    assert rows["data"] == "train 6"
+
+
+def test_info_checks_the_whole_model(trained, tmp_path):
+    (tmp_path / "model.json").write_text((trained / "model.json").read_text())
+    result = invoke(tmp_path)
+    assert isinstance(result.exception, UserError)
+    assert "truncated, changed or missing" in str(result.exception)
+
+
+def test_info_of_a_missing_folder_names_it(tmp_path):
+    result = invoke(tmp_path / "missing")
+    assert isinstance(result.exception, UserError)
+    assert str(tmp_path / "missing") in str(result.exception)
+
+
+@pytest.fixture
+def remote(trained, memory):
+    for path in Path(trained).rglob("*"):
+        if path.is_file():
+            name = path.relative_to(trained).as_posix()
+            Files().write(f"memory://bucket/a[1]/{name}", path.read_bytes())
+    return "memory://bucket/a[1]"
+
+
+def test_info_of_a_model_in_a_store_is_that_of_its_copy_on_disk(trained, remote):
+    here = shown(invoke(trained))
+    assert shown(invoke(remote)) == here
+    assert shown(invoke(f"{remote}/", "--storage-option", "s3.anon=true")) == here
+
+
+def test_info_checks_a_model_in_a_store_and_calls_it_by_its_uri(remote):
+    (weights,) = (file.path for file in Files().list(remote) if "variables.data" in file.path)
+    Files().write(weights, Files().read(weights)[:-1000])
+    result = invoke(remote)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith(f"{remote}/saved_model: ")
+    assert "truncated, changed or missing" in str(result.exception)
+
+
+def test_info_of_nothing_in_a_store_names_it(memory):
+    result = invoke("memory://bucket/nowhere")
+    assert isinstance(result.exception, UserError)
+    assert "memory://bucket/nowhere" in str(result.exception)
+    assert "\n" not in str(result.exception)

@@ -1,0 +1,237 @@
+"""``fcn-beam segment``; the job itself is tested in ``jobs/test_segment.py``."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+
+
+def in_a_process(*arguments, **options):
+    """The command as users start it."""
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture
+def segment(photos, tiny_model, tmp_path, monkeypatch, capsys):
+    """``segment`` of the photos in this process; its status, what it printed, and OUT."""
+
+    def run(*arguments, inputs=(photos,), out="out"):
+        target = tmp_path / out
+        options = ["--output", target, "--model", tiny_model, *arguments]
+        monkeypatch.setattr("sys.argv", ["fcn-beam", "segment", *map(str, (*inputs, *options))])
+        with pytest.raises(SystemExit) as stop:
+            main.main()
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err, target
+
+    return run
+
+
+def masks(out):
+    return {path.relative_to(out): path.read_bytes() for path in out.glob("masks/**/*.png")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos", "--output", "out", "--overlay"], "did you mean --overlays"),
+        (["photos", "--output", "out", "--regoin", "x"], "did you mean --region"),
+        (["photos"], "--output"),
+        (["photos", "--output", "out", "--runner", "None"], "--runner None"),
+        (["--output", "out"], "no INPUT"),
+        (["nowhere", "--output", "out"], "nowhere: no such file or folder"),
+        (["photos", "--output", "out", "--long-side", "0"], "native"),
+        (["photos", "--output", "out", "--max-rejected", "x%"], "percentage"),
+        (["photos", "--output", "out", "--model", "photos"], "is no saved model"),
+        (["photos", "--output", "photos/a/0.jpg"], "must be a folder"),
+        (["photos", "--output", "gcs://b/out"], "unknown scheme gcs://; did you mean gs?"),
+        (["empty", "--output", "out"], "holds no file"),
+        (["other", "--output", "out"], "--all-files"),
+        (["@photos/none.txt", "--output", "out"], "list cannot be read"),
+        (["photos", "--output", "out", "--storage-option", "s3.anon"], "SCHEME.KEY=VALUE"),
+        (["photos", "--output", "out", "--storage-option", "anon=true"], "is none of gs.KEY"),
+        (["photos", "--output", "out", "--runner", "FlinkRunner"], "add --shared-disk"),
+    ],
+)
+def test_what_a_user_can_fix_is_one_line_and_status_2(
+    photos, tiny_model, tmp_path, arguments, message
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/readme.txt").write_text("no image")
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", tiny_model]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = in_a_process("segment", *arguments, cwd=tmp_path, env=environment)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "labels"])
+def test_a_damaged_model_is_one_line(photos, tiny_model, tmp_path, damage):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    if damage == "truncated":
+        (weights,) = model.glob("saved_model/variables/*.data-*")
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        description = json.loads((model / "model.json").read_text())
+        description["labels"].pop()
+        (model / "model.json").write_text(json.dumps(description))
+    done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", model)
+    assert done.returncode == 2
+    assert ("truncated" if damage == "truncated" else "20 labels") in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_run_prints_its_summary_and_logs_the_engine(photos, tiny_model, tmp_path):
+    done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", tiny_model)
+    assert done.returncode == 0
+    assert done.stderr == "INFO: engine auto: graph, batches of 1\n"
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert (lines["images"], lines["masks"], lines["rejected"]) == ("5", "5", "0")
+    assert lines["results:"] == str(tmp_path / "out")
+
+
+def test_the_summary_is_that_of_the_run(segment):
+    status, printed, _, out = segment()
+    assert status == 0
+    assert len(masks(out)) == 5
+    assert "nothing to do" not in printed
+    status, printed, _, _ = segment()
+    assert status == 0
+    assert re.search(r"^masks +5 \(5 kept from an earlier run\)$", printed, re.MULTILINE)
+    assert "nothing to do: every mask was there already" in printed
+
+
+def test_exit_status_tells_of_too_many_rejects(segment, photos):
+    bad = photos / "bad.jpg"
+    bad.write_text("bad")
+    assert segment("--max-rejected", "1")[0] == 0
+    assert segment("--max-rejected", "50%")[0] == 0
+    assert segment("--max-rejected", "0")[0] == 3
+    status, printed, err, _ = segment("--max-rejected", "10%")
+    assert status == 3
+    assert "rejected" in printed
+    assert err.endswith("fcn-beam: more than 10% images were rejected\n")
+    status, _, err, _ = segment(inputs=[bad], out="none")
+    assert status == 3
+    assert "fcn-beam: no image got a mask; " in err
+
+
+def test_dry_run_lists_and_writes_nothing(segment):
+    status, printed, _, out = segment("--dry-run")
+    assert status == 0
+    assert printed.splitlines()[-1].startswith("5 images: 5 to do")
+    assert "masks/a/0.png: to do" in printed
+    assert not out.exists()
+
+
+def test_a_job_that_fails_is_one_line_and_status_1(segment, monkeypatch):
+    import apache_beam as beam
+
+    def fail(pipeline):
+        raise RuntimeError("Traceback of a worker\n  here\nOSError: No space left on device")
+
+    monkeypatch.setattr(beam.Pipeline, "run", fail)
+    status, printed, err, _ = segment()
+    assert status == 1
+    assert printed == ""
+    assert err == (
+        "fcn-beam: the job failed: OSError: No space left on device "
+        "(--log-level debug tells where)\n"
+    )
+
+
+def test_every_option_arrives(segment, tmp_path):
+    arguments = [
+        *("--overlays", "--long-side", "64", "--all-files", "--limit", "3", "--engine", "graph"),
+        *("--batch-size", "2", "--max-pixels", "10000", "--workers", "2"),
+        *("--storage-option", "s3.anon=true", "--runner", "DirectRunner", "--log-level", "error"),
+    ]
+    status, _, err, out = segment(*arguments)
+    assert status == 0, err
+    options = json.loads((out / "summary.json").read_text())["options"]
+    expected = {
+        "overlays": True,
+        "long_side": 64,
+        "all_files": True,
+        "limit": 3,
+        "engine": "graph",
+        "batch_size": 2,
+        "max_pixels": 10_000,
+        "out": str(out),
+        "root": str(tmp_path / "photos"),
+    }
+    assert {name: options[name] for name in expected} == expected
+    assert len(list(out.glob("overlays/**/*.jpg"))) == 2  # the third has too many pixels
+
+
+def test_an_output_may_be_named_like_a_pattern(segment):
+    status, _, err, out = segment(out="o[u]t*?")
+    assert status == 0, err
+    assert len(masks(out)) == 5
+    assert segment(out="o[u]t*?")[0] == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2", "3"])
+def test_masks_do_not_depend_on_workers(segment, tmp_path, workers):
+    _, _, _, whole = segment(out="whole")
+    status, _, err, out = segment("--workers", workers)
+    assert status == 0, err
+    assert len(masks(out)) == 5
+    assert masks(out) == masks(whole)
+
+
+def test_a_killed_run_is_completed_with_the_same_masks(photos, tiny_model, tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(150):
+        noise = rng.integers(0, 255, (96, 96, 3), np.uint8)
+        Image.fromarray(noise).save(photos / f"{index}.png")
+    options = ["--model", tiny_model, "--output"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert in_a_process("segment", photos, *options, whole).returncode == 0
+    command = [sys.executable, "-m", "pipeline", "segment", str(photos), *options, str(cut)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(cut.glob("masks/*.png")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(list(cut.glob("masks/**/*.png"))) < 155
+    done = in_a_process("segment", photos, *options, cut)
+    assert done.returncode == 0
+    assert "kept from an earlier run" in done.stdout
+    assert masks(cut) == masks(whole)
+    assert len(masks(cut)) == 155
+    rows = [sorted(path.read_text() for path in out.glob("histograms-*")) for out in (whole, cut)]
+    assert sorted(rows[0][0].splitlines()) == sorted(rows[1][0].splitlines())
+    assert not (cut / ".unfinished").exists()
+
+
+def test_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path):
+    for index in range(400):
+        Image.new("RGB", (96, 96), (index % 256, 0, 0)).save(photos / f"{index}.png")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeline", "segment", photos, "--output", out]
+    process = subprocess.Popen([*command, "--model", tiny_model], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("masks/*.png")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    assert len(list(out.glob("masks/**/*.png"))) < 405
