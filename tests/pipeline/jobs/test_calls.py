@@ -244,6 +244,16 @@ def test_without_scores_evaluate_says_what_the_command_says(script, command, dat
     )
 
 
+def test_masks_are_scored_without_tensorflow(script, data):
+    told = script(
+        f"""
+result = pipeline.evaluate({str(data)!r}, masks={str(data / "masks")!r})
+print(json.dumps([result.scores["miou"], "tensorflow" in sys.modules]))
+"""
+    )
+    assert told == [1.0, False]
+
+
 THREAD = """
 import threading
 found = []
