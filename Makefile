@@ -8,7 +8,7 @@ CLOUD_INSTALLED := $(VENV)/.cloud-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run-local run-dataflow test lint lock bench clean
+.PHONY: help run-local run-dataflow test servers lint lock bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,10 +32,15 @@ run-dataflow: $(if $(DRY),,$(CLOUD_INSTALLED)) ## Segment on Dataflow: INPUT=gs:
 test: $(DEV_INSTALLED) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+servers: $(BIN)/fake-gcs-server ## Install the server that tests of gs:// use; needs Go
+
+$(BIN)/fake-gcs-server: | $(DEV_INSTALLED)
+	GOBIN="$(abspath $(BIN))" go install github.com/fsouza/fake-gcs-server@v1.56.1
+
 lint: $(DEV_INSTALLED) ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(DEV_INSTALLED) ## Measure: INPUT=dir/ [MODEL=dir/]
+bench: $(DEV_INSTALLED) ## Measure the job beside a plain loop: INPUT=dir/ [MODEL=dir/]
 	@$(BIN)/python benchmarks/job.py "$(INPUT)" $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 # The set of the developers holds all others, which follow it.

@@ -40,6 +40,7 @@ def parse_source(text: str, files: Files) -> Source:
     try:
         if not bucket_only and not text.endswith("/") and files.exists(text):
             return Source("file", text, folder_of(text))
+        magic = magic and not files.has_any(text)
     except OSError as error:
         raise UserError(f"{text}: cannot be looked up: {first_line(error)}") from None
     if magic:

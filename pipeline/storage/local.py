@@ -61,6 +61,8 @@ def stat_file(path: str) -> File:
 
 def walk(folder: str) -> Iterator[File | Unlisted]:
     """Every file below a folder, in order; links are followed, a folder met again is not."""
+    if not os.path.isdir(folder):
+        return
     problems: list[OSError] = []
     seen = set()
     for where, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):

@@ -109,13 +109,14 @@ def flaky(moto_address):
         def _pass_on(self):
             first = (self.command, self.path) not in seen
             seen.append((self.command, self.path))
-            body = self._body()
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if first:
                 self.send_response(503)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            headers = {k: v for k, v in self.headers.items() if k != "Transfer-Encoding"}
+            headers = {"Content-Type": "application/octet-stream", **self.headers}
+            headers.pop("Expect", None)
             request = urllib.request.Request(
                 moto_address + self.path, body or None, headers, method=self.command
             )
@@ -133,16 +134,6 @@ def flaky(moto_address):
             self.end_headers()
             self.wfile.write(data)
 
-        def _body(self):
-            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return body
-
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass_on
 
         def log_message(self, *arguments):
@@ -159,7 +150,8 @@ def test_nothing_is_lost_to_a_server_that_fails_each_request_once(s3, flaky, mon
 
     address, seen = flaky
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    # Checksums in trailers of chunks are more than this small server understands.
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     stores._client.cache_clear()
     files = Files()
     for index in range(5):

@@ -1,0 +1,212 @@
+"""Whole jobs on real servers of s3:// and gs://: masks equal to those of a local run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.jobs import evaluate, segment
+from pipeline.storage import File, Files
+
+FILES = Files()
+
+
+def upload(folder, where):
+    """Copies a local folder into a bucket."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            FILES.write(f"{where}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+def contents(where, ending=""):
+    """Names and bytes of the files below a folder, local or remote."""
+    found = [file for file in FILES.list(where) if isinstance(file, File)]
+    return {
+        file.path[len(where) + 1 :]: FILES.read(file.path)
+        for file in found
+        if file.path.endswith(ending)
+    }
+
+
+def rows(out, kind="histograms"):
+    lines = b"".join(data for _, data in sorted(contents_of_shards(out, kind))).splitlines()
+    return sorted(map(json.loads, lines), key=lambda row: row["image"])
+
+
+def contents_of_shards(out, kind):
+    return [(f.path, FILES.read(f.path)) for f in FILES.starting_with(f"{out}/{kind}-")]
+
+
+@pytest.fixture
+def run(tiny_model):
+    def run(inputs, out, **options):
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        options = {"model": tiny_model} | options
+        return segment.segment(segment.Request(inputs=inputs, output=out, **options))
+
+    return run
+
+
+@pytest.fixture
+def local(run, photos, tmp_path):
+    """The masks and rows of a local run over the photos."""
+    run(str(photos), f"{tmp_path}/local", overlays=True)
+    return f"{tmp_path}/local"
+
+
+def test_a_first_run_writes_what_a_local_run_writes(run, bucket, photos, local):
+    upload(photos, f"{bucket}/photos")
+    summary = run(f"{bucket}/photos", f"{bucket}/out", overlays=True)
+    assert (summary.images, summary.masks, summary.rejected) == (5, 5, 0)
+    for kind in ("masks", "overlays"):
+        assert contents(f"{bucket}/out/{kind}") == contents(f"{local}/{kind}")
+    ours, theirs = rows(f"{bucket}/out"), rows(local)
+    assert [row["pixels"] for row in ours] == [row["pixels"] for row in theirs]
+    assert {row["image"] for row in ours} == {
+        f"{bucket}/photos/{path.relative_to(photos).as_posix()}" for path in photos.glob("*/*.jpg")
+    }
+    assert rows(f"{bucket}/out", "rejected") == []
+    assert set(contents(f"{bucket}/out")) - set(contents(f"{bucket}/out", "g")) == {
+        "run.json",
+        "summary.json",
+        "histograms-00000-of-00001.jsonl",
+        "rejected-00000-of-00001.jsonl",
+    }
+
+
+def test_rejects_are_listed_and_a_second_run_keeps_the_rest(run, bucket, photos, local):
+    (photos / "bad.jpg").write_text("no image")
+    upload(photos, f"{bucket}/photos")
+    summary = run(f"{bucket}/photos", f"{bucket}/out")
+    assert (summary.masks, summary.rejected) == (5, 1)
+    (reject,) = rows(f"{bucket}/out", "rejected")
+    assert (reject["image"], reject["stage"]) == (f"{bucket}/photos/bad.jpg", "decode")
+    before = contents(f"{bucket}/out/masks")
+    again = run(f"{bucket}/photos", f"{bucket}/out")
+    assert (again.kept, again.rejected) == (5, 1)
+    assert contents(f"{bucket}/out/masks") == before == contents(f"{local}/masks")
+
+
+def test_a_redo_replaces_and_a_failing_one_leaves_no_stale_mask(run, bucket, photos):
+    upload(photos, f"{bucket}/photos")
+    run(f"{bucket}/photos", f"{bucket}/out")
+    time.sleep(1.1)  # times in s3 are whole seconds
+    Image.new("RGB", (40, 40), "red").save(photos / "a/0.jpg")
+    FILES.write(f"{bucket}/photos/a/0.jpg", (photos / "a/0.jpg").read_bytes())
+    FILES.write(f"{bucket}/photos/a/2.jpg", b"bad")
+    summary = run(f"{bucket}/photos", f"{bucket}/out")
+    assert (summary.masks, summary.kept, summary.rejected) == (4, 3, 1)
+    masks = contents(f"{bucket}/out/masks")
+    assert "a/2.png" not in masks
+    assert len(masks) == 4
+
+
+def test_hostile_names_get_the_masks_of_a_local_run(run, bucket, tmp_path):
+    folder = tmp_path / "odd"
+    for name in ("a[1].jpg", "a1.jpg", "*.jpg", "x?y/#.jpg", "%20 é.jpg", "-x.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), "gray").save(folder / name)
+    upload(folder, f"{bucket}/odd [photos]")
+    run(str(folder), f"{tmp_path}/out")
+    run(f"{bucket}/odd [photos]", f"{bucket}/out *")
+    assert contents(f"{bucket}/out */masks") == contents(f"{tmp_path}/out/masks")
+    FILES.write(f"{bucket}/odd [photos]/*.jpg", b"bad")
+    run(f"{bucket}/odd [photos]", f"{bucket}/out *", overwrite=True)
+    assert set(contents(f"{tmp_path}/out/masks")) - set(contents(f"{bucket}/out */masks")) == {
+        "*.png"
+    }
+
+
+def test_what_a_store_can_hold_but_no_folder_is_rejected(run, bucket, photos):
+    data = (photos / "a/0.jpg").read_bytes()
+    for key in ("a//b.jpg", "x/../y.jpg", f"{'n' * 252}.jpg", "good.jpg", "t\tab.jpg"):
+        FILES.write(f"{bucket}/photos/{key}", data)
+    summary = run(f"{bucket}/photos", f"{bucket}/out")
+    assert set(contents(f"{bucket}/out/masks")) == {"good.png", f"{'n' * 252}.png"}
+    assert summary.causes == {"list: NameError": 3}
+    details = " ".join(reject["detail"] for reject in rows(f"{bucket}/out", "rejected"))
+    assert "control character" in details
+
+
+def test_a_component_too_long_for_a_disk_is_rejected_there(run, s3, photos, tmp_path):
+    data = (photos / "a/0.jpg").read_bytes()
+    for key in (f"{'n' * 252}.jpg", "good.jpg", "a.jpg", "a.png/b.jpg"):
+        FILES.write(f"{s3}/photos/{key}", data)
+    summary = run(f"{s3}/photos", f"{tmp_path}/out")
+    assert summary.masks + summary.rejected == 4
+    details = [reject["detail"] for reject in rows(f"{tmp_path}/out", "rejected")]
+    assert any("over 255 bytes" in detail for detail in details)
+    assert summary.rejected == 2, "a.png cannot be both a mask and a folder of masks"
+
+
+def test_model_and_list_in_the_store(run, bucket, photos, tiny_model, local, tmp_path):
+    from pathlib import Path
+
+    upload(photos, f"{bucket}/photos")
+    upload(Path(tiny_model), f"{bucket}/models/tiny")
+    listed = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.jpg"))
+    text = "".join(f"{bucket}/photos/{name}\n" for name in listed)
+    FILES.write(f"{bucket}/list.txt", text.encode())
+    run(f"@{bucket}/list.txt", f"{bucket}/out", model=f"{bucket}/models/tiny")
+    assert contents(f"{bucket}/out/masks") == contents(f"{local}/masks")
+
+
+def test_a_list_with_a_remote_line_among_local_ones(run, bucket, photos, tmp_path):
+    FILES.write(f"{bucket}/far.jpg", (photos / "a/0.jpg").read_bytes())
+    (tmp_path / "list.txt").write_text(f"{photos}/a/2.jpg\n{bucket}/far.jpg\n{bucket}/gone.jpg\n")
+    summary = run(f"@{tmp_path}/list.txt", f"{tmp_path}/out")
+    assert (summary.masks, summary.rejected) == (2, 1)
+    assert len(contents(f"{tmp_path}/out/masks")) == 2
+
+
+def test_evaluate_reads_all_of_it_from_the_store(bucket, run, photos, tiny_model, tmp_path):
+    data = tmp_path / "data"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (data / part).mkdir(parents=True)
+    names = []
+    for photo in sorted(photos.glob("*/*.jpg")):
+        (data / "JPEGImages" / photo.name).write_bytes(photo.read_bytes())
+        with Image.open(photo) as image:
+            ids = np.random.default_rng(0).integers(0, 3, image.size[::-1], np.uint8)
+        Image.fromarray(ids).save(data / f"SegmentationClass/{photo.stem}.png")
+        names.append(f"{photo.stem}\n")
+    (data / "ImageSets/Segmentation/val.txt").write_text("".join(names))
+    upload(data, f"{bucket}/data")
+    run(f"{bucket}/data/JPEGImages", f"{bucket}/out")
+
+    def report(**options):
+        found = evaluate.evaluate(evaluate.Request(**options)).report
+        return {name: found[name] for name in ("scores", "confusion_matrix", "images")}
+
+    expected = report(data=str(data), model=tiny_model)
+    assert expected["images"] == 5
+    assert report(data=f"{bucket}/data", model=tiny_model) == expected
+    assert report(data=f"{bucket}/data", masks=f"{bucket}/out/masks") == expected
+
+
+def test_a_killed_run_is_completed_with_the_same_masks(bucket, photos, tiny_model, run, tmp_path):
+    for index in range(150):
+        noise = np.random.default_rng(index).integers(0, 255, (96, 96, 3), np.uint8)
+        Image.fromarray(noise).save(photos / f"{index}.png")
+    upload(photos, f"{bucket}/photos")
+    command = [sys.executable, "-m", "pipeline", "segment", f"{bucket}/photos"]
+    options = ["--output", f"{bucket}/out", "--model", tiny_model]
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
+    while process.poll() is None and not FILES.has_any(f"{bucket}/out/masks"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(contents(f"{bucket}/out/masks")) < 155
+    summary = run(f"{bucket}/photos", f"{bucket}/out")
+    assert summary.kept > 0
+    assert summary.masks == 155
+    run(str(photos), f"{tmp_path}/out")
+    assert contents(f"{bucket}/out/masks") == contents(f"{tmp_path}/out/masks")
