@@ -1,10 +1,10 @@
-"""Seconds of the whole job on stores beside those on local disk: the same photos, start-up included.
+"""Seconds of the whole job on stores beside those on local disk, start-up included.
 
     python benchmarks/stores.py photos/ [--limit 100] [--rounds 3]
 
-s3:// is moto and gs:// is fake-gcs-server, both on this machine; "+ 50 ms" is the same server behind a
-proxy that holds back each request. The variants alternate; medians are printed, and the ratio to
-the local run round by round.
+s3:// is moto and gs:// is fake-gcs-server, both on this machine; "+ 50 ms" is the same server behind
+a proxy that holds back each request. The variants alternate on the same photos; medians are printed,
+and the ratio to the local run round by round.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def main(photos: str, limit: int, rounds: int) -> None:
                 )
                 seconds[name].append(time.perf_counter() - start)
     click.echo(
-        f"{len(paths)} photos, {os.cpu_count()} CPUs ({platform.machine()}), {rounds} rounds, medians "
-        "of seconds, start-up included"
+        f"{len(paths)} photos, {os.cpu_count()} CPUs ({platform.machine()}), {rounds} rounds, "
+        "medians of seconds, start-up included"
     )
     for name, values in seconds.items():
         base = zip(values, seconds["local disk"], strict=True)

@@ -8,8 +8,8 @@
                                                                    is the finest stride scored
                               head    scores                     → float32 logits [n, h, w, c]
 
-It loads without the code that trained it. The network is saved in two parts because on a CPU the
-body is fastest as a graph and the head as compiled by XLA.
+It loads without the code that trained it. The network is saved in two parts, so that
+what interpolates can be compiled or replaced apart from the body.
 
 All of this is on local disk: a folder on a store is copied here first. TensorFlow is imported where
 it is used; reading ``model.json`` does not need it.

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from pipeline.storage.retries import with_retries
 
-
 PAGE = 1000  # objects, the most that stores give at once
 
 
