@@ -2,9 +2,9 @@
 
     python benchmarks/stores.py photos/ [--limit 100] [--rounds 3]
 
-s3:// is moto and gs:// is fake-gcs-server, both on this machine; "+ 50 ms" is the same server behind
-a proxy that holds back each request. The variants alternate on the same photos; medians are printed,
-and the ratio to the local run round by round.
+s3:// is moto and gs:// is fake-gcs-server, both on this machine; "+ 50 ms" is the same server
+behind a proxy that holds back each request. The variants alternate on the same photos; medians are
+printed, and the ratio to the local run round by round.
 """
 
 from __future__ import annotations
