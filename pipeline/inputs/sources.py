@@ -42,7 +42,10 @@ def parse_source(text: str, files: Files) -> Source:
             return Source("file", text, folder_of(text))
         magic = magic and not files.has_any(text)
     except OSError as error:
-        raise UserError(f"{text}: cannot be looked up: {first_line(error)}") from None
+        cause = first_line(error).removeprefix(f"{text}: ")
+        raise UserError(
+            f"{text}: cannot be looked up: {cause}; check the path and your permissions"
+        ) from None
     if magic:
         return Source("glob", text, glob_folder(text))
     return Source("folder", text.rstrip("/"), text.rstrip("/"))

@@ -89,4 +89,7 @@ def _list(
         try:
             yield from list_source(source, listing, files)
         except (OSError, ValueError) as error:
-            raise UserError(f"{source.where}: cannot be listed: {first_line(error)}") from None
+            cause = first_line(error).removeprefix(f"{source.where}: ")
+            raise UserError(
+                f"{source.where}: cannot be listed: {cause}; check the path and your permissions"
+            ) from None

@@ -28,7 +28,10 @@ def standing_since(out: OutputFolder, options: dict[str, Any], overwrite: bool) 
         before = out.read_json(RUN)
         strangers = before is None and out.has_masks()
     except OSError as error:
-        raise UserError(f"{out.path}: cannot be looked at: {first_line(error)}") from None
+        raise UserError(
+            f"{out.path}: cannot be looked at: {first_line(error)}; check the path and your "
+            "permissions"
+        ) from None
     try:
         earlier, since = dict(before["options"]), float(before["started"])
     except (KeyError, TypeError, ValueError):

@@ -348,7 +348,7 @@ import_tensorflow()
 import tensorflow as tf
 from model_build.network import backbones
 from model_build.training import checkpoints, devices, recipes
-from pipeline.cli import main
+from pipeline.cli.main import main
 backbones._find = runpy.run_path({conftest!r})["_find_tiny"]
 {before}
 for arguments in json.loads(sys.argv[1]):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from model_build.cli.data import data
 from model_build.data import download
 from model_build.errors import UserError
-from pipeline.cli import fcn_beam
+from pipeline.cli.main import fcn_beam
 
 ROOT = Path(download.__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_an_interrupt_keeps_what_has_come(serve, voc_tar, make_source, tmp_path)
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored\n"
         "from model_build.data import download\n"
         f"download.VOC2012 = download.{source!r}\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         f"sys.argv = ['fcn-beam', 'data', 'voc2012', {str(tmp_path)!r}]\n"
         "main()"
     )

@@ -97,7 +97,7 @@ def test_half_reports_the_scores_of_the_rounded_network(
 def test_a_diverging_training_stops_in_one_line(
     use_tiny_backbone, train_options, tmp_path, monkeypatch, capfd
 ):
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     def run(*options):
         arguments = [*train_options, "--output", tmp_path, *options]

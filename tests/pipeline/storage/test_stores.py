@@ -79,6 +79,54 @@ def test_an_emulator_needs_none(monkeypatch):
     Files().check("gs://b/x")
 
 
+@pytest.fixture
+def forbidding(monkeypatch):
+    """A server of s3:// and gs:// that answers 403 to all; notes what it is asked."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from pipeline.storage import stores
+
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _refuse(self):
+            asked.append(self.path)
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_PUT = do_POST = _refuse
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    stores._client.cache_clear()
+    yield asked
+    server.shutdown()
+    stores._client.cache_clear()
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_no_permission_is_told_at_once_and_not_tried_again(forbidding, scheme):
+    files = Files()
+    for operation in (
+        lambda: files.read(f"{scheme}://b/a"),
+        lambda: list(files.list(f"{scheme}://b/p")),
+    ):
+        forbidding.clear()
+        with pytest.raises(PermissionError, match=rf"{scheme}://b.*: no permission"):
+            operation()
+        assert len(forbidding) == 1
+
+
 def test_options_are_parsed_by_scheme():
     assert parse_options({"s3.anon": "true", "gs.token": "anon"}) == (
         ("s3", "anon", "true"),
