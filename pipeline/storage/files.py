@@ -237,6 +237,8 @@ class Files:
             key = urllib.parse.quote(uri, safe="%/:?#[]@!$&'()*+,;=~")
         else:
             key = uri.partition("://")[2]
+            if reason := stores.unsayable(scheme, key):
+                raise OSError(f"{uri}: its name {reason}; rename it")
         return stores.client(scheme, self._options(scheme)), key
 
     def _options(self, scheme: str) -> dict[str, str]:

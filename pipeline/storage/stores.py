@@ -53,6 +53,19 @@ def secrets(options: Mapping[str, str]) -> list[str]:
     ]
 
 
+def unsayable(scheme: str, key: str) -> str | None:
+    """Why a client would take a name for another one, or None: the few that are not literal.
+
+    s3fs and adlfs take ``?versionId=`` for the beginning of a version, adlfs a last ``#`` for an
+    empty fragment of a URL.
+    """
+    if scheme in ("s3", "az") and "?versionid=" in key.lower():
+        return "holds ?versionId=, which the store's client does not take literally"
+    if scheme == "az" and key.endswith("#"):
+        return "ends with #, which the store's client does not take literally"
+    return None
+
+
 def check_scheme(uri: str) -> None:
     """Tells a scheme that is unknown, or whose client is not installed, before anything is opened.
 

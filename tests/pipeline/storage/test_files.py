@@ -216,6 +216,16 @@ def test_keys_that_are_no_paths_are_literal_in_a_bucket(bucket, key):
     assert not list(FILES.list(bucket))
 
 
+def test_a_name_that_a_client_would_take_for_another_is_refused(s3):
+    for operation in (lambda: FILES.write(name, b"1"), lambda: FILES.read(name)):
+        name = f"{s3}/a?versionId=b"
+        with pytest.raises(OSError, match=r"holds \?versionId=, .*; rename it"):
+            operation()
+    with pytest.raises(OSError, match="ends with #"):
+        FILES.delete("az://container/a#")
+    assert not list(FILES.list(s3))
+
+
 def test_a_bucket_that_is_not_there(bucket):
     where = f"{bucket}nowhere"
     with pytest.raises(FileNotFoundError, match="no such object or bucket"):
