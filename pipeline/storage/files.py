@@ -239,6 +239,8 @@ class Files:
             key = uri.partition("://")[2]
             if reason := stores.unsayable(scheme, key):
                 raise OSError(f"{uri}: its name {reason}; rename it")
+            if scheme == "memory":
+                key = f"/{key}"  # it adds that itself, but not where a name holds ``::``
         return stores.client(scheme, self._options(scheme)), key
 
     def _options(self, scheme: str) -> dict[str, str]:

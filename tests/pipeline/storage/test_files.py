@@ -30,7 +30,7 @@ HOSTILE = [
     "=",
     "\\",
 ]
-HOSTILE += ["'", '"', "<", "|", "{a,b}", "!", "@", ":", ";", "$", "漢", "😀", "a", "b.jpg"]
+HOSTILE += ["::", "'", '"', "<", "|", "{a,b}", "!", "@", ":", ";", "$", "漢", "😀", "a", "b.jpg"]
 parts = st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=4).map("".join)
 parts = parts.filter(lambda part: part not in (".", "..") and len(part.encode()) < 200)
 names = st.lists(parts, min_size=1, max_size=3).map("/".join)
@@ -217,8 +217,8 @@ def test_keys_that_are_no_paths_are_literal_in_a_bucket(bucket, key):
 
 
 def test_a_name_that_a_client_would_take_for_another_is_refused(s3):
+    name = f"{s3}/a?versionId=b"
     for operation in (lambda: FILES.write(name, b"1"), lambda: FILES.read(name)):
-        name = f"{s3}/a?versionId=b"
         with pytest.raises(OSError, match=r"holds \?versionId=, .*; rename it"):
             operation()
     with pytest.raises(OSError, match="ends with #"):
