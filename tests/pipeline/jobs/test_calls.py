@@ -270,7 +270,10 @@ def test_a_thread_that_is_not_the_main_one_may_call(script, by_command, tmp_path
     assert masks(tmp_path / "out") == by_command
 
 
+# A shell's background job ignores Ctrl-C, and so would a program that it starts.
 INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     pipeline.segment(photos, out, model=model, workers=1)
 except KeyboardInterrupt:
