@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from model_build.errors import UserError, first_line
 from pipeline.records import Source
-from pipeline.storage import Files, folder_of, glob_folder, is_remote, scheme_of
+from pipeline.storage import Files, folder_of, glob_folder, is_read_only, is_remote, scheme_of
 
 
 def parse_source(text: str, files: Files) -> Source:
@@ -34,7 +34,7 @@ def parse_source(text: str, files: Files) -> Source:
             return Source("glob", path, glob_folder(path))
         raise UserError(f"{text}: no such file or folder")
     files.check(text)
-    if scheme_of(text) in ("https", "http"):
+    if is_read_only(text):
         raise UserError(f"{text}: a web server cannot be listed; name its files in an @LIST")
     bucket_only = "/" not in text.split("://")[1].rstrip("/")
     try:

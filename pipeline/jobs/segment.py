@@ -58,8 +58,8 @@ class Plan:
         since: since when OUT has been holding masks that may stand, in seconds since 1970; None
             where none does.
         started: when the run began, likewise.
-        overwrite, local, workers, shared_disk: see :class:`Request`; ``local`` is a run in this
-            process.
+        local: the job runs in this process.
+        workers, shared_disk: see :class:`Request`.
     """
 
     sources: tuple[Source, ...]

@@ -25,31 +25,36 @@ def standing_since(out: OutputFolder, options: dict[str, Any], overwrite: bool) 
     if overwrite:
         return None
     try:
-        before = out.read_json(RUN)
-        strangers = before is None and out.has_masks()
+        noted = _noted(out.read_json(RUN))
+        strangers = noted is None and out.has_masks()
     except OSError as error:
         raise UserError(
             f"{out.path}: cannot be looked at: {first_line(error)}; check the path and your "
             "permissions"
         ) from None
-    try:
-        earlier, since = dict(before["options"]), float(before["started"])
-    except (KeyError, TypeError, ValueError):
-        strangers = strangers or out.has_masks()
-    else:
-        for key, value in options.items():
-            if (found := earlier.get(key)) != value:
-                raise UserError(
-                    f"{out.path}: holds masks made with {key} {found}, not {value}; "
-                    "add --overwrite to do them again, or choose another --output"
-                )
-        return since
     if strangers:
         raise UserError(
             f"{out.path}/{MASKS}: holds files that no run has written; choose another --output, "
             "or add --overwrite to write among them"
         )
-    return None
+    if noted is None:
+        return None
+    earlier, since = noted
+    for key, value in options.items():
+        if (found := earlier.get(key)) != value:
+            raise UserError(
+                f"{out.path}: holds masks made with {key} {found}, not {value}; "
+                "add --overwrite to do them again, or choose another --output"
+            )
+    return since
+
+
+def _noted(run: Any) -> tuple[dict[str, Any], float] | None:
+    """The options and the beginning that a ``run.json`` tells; None if it is of another form."""
+    try:
+        return dict(run["options"]), float(run["started"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def claim(out: OutputFolder, options: dict[str, Any], started: float) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from model_build.errors import UserError
 from pipeline.records import MaskRef
-from pipeline.storage import File, Files, is_remote, scheme_of
+from pipeline.storage import File, Files, is_read_only, is_remote
 
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
@@ -86,8 +86,6 @@ class OutputFolder:
 
     def _below(self, folder: str) -> Iterator[tuple[str, File]]:
         where = f"{self.path}/{folder}"
-        if not is_remote(where) and not os.path.isdir(where):
-            return
         for file in self.files.list(where):
             if isinstance(file, File) and file.regular:
                 yield file.path[len(where) + 1 :], file
@@ -108,7 +106,7 @@ def parse_output(text: str, files: Files) -> str:
         raise UserError("--output is empty; name a folder or URI")
     if is_remote(text):
         files.check(text)
-        if scheme_of(text) in ("https", "http"):
+        if is_read_only(text):
             raise UserError(f"{text}: cannot be an output folder: a web server is only read")
         return text.rstrip("/")
     path = os.path.abspath(text)

@@ -5,7 +5,7 @@ The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA
 
 from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Unlisted
-from pipeline.storage.names import folder_of, is_remote, join, scheme_of
+from pipeline.storage.names import folder_of, is_read_only, is_remote, join, scheme_of
 from pipeline.storage.stores import parse_options, secrets
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Unlisted",
     "folder_of",
     "glob_folder",
+    "is_read_only",
     "is_remote",
     "join",
     "parse_options",

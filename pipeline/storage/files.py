@@ -19,9 +19,9 @@ from model_build.errors import UserError, first_line
 from pipeline.storage import local, paging, stores
 from pipeline.storage.listed import File, Unlisted
 from pipeline.storage.names import (
-    READ_ONLY,
     bucket_and_key,
     folder_of,
+    is_read_only,
     is_remote,
     pattern_of,
     scheme_of,
@@ -78,7 +78,7 @@ class Files:
         if not is_remote(path):
             local.write(path, data, scratch or os.path.dirname(path), exclusive)
             return
-        if scheme_of(path) in READ_ONLY:
+        if is_read_only(path):
             raise OSError(f"{path}: cannot be written to")
         client, key = self._client(path)
         mode = "create" if exclusive else "overwrite"
@@ -158,7 +158,7 @@ class Files:
         if not is_remote(folder):
             yield from local.walk(folder)
             return
-        if scheme_of(folder) in READ_ONLY:
+        if is_read_only(folder):
             raise OSError("a web server cannot be listed; name its files in an @LIST")
         _, key = bucket_and_key(folder)
         prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
@@ -232,7 +232,7 @@ class Files:
         """The client of a URI's scheme, and what the client calls the file."""
         scheme = scheme_of(uri)
         stores.check_scheme(uri)
-        if scheme in READ_ONLY:
+        if is_read_only(uri):
             # A URL may be written with or without its escapes.
             key = urllib.parse.quote(uri, safe="%/:?#[]@!$&'()*+,;=~")
         else:

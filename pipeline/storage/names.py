@@ -13,7 +13,6 @@ SCHEMES = {
     "http": None,
     "memory": None,
 }
-READ_ONLY = ("https", "http")
 
 
 def is_remote(path: str) -> bool:
@@ -24,6 +23,11 @@ def is_remote(path: str) -> bool:
 def scheme_of(path: str) -> str:
     """The scheme of a URI, ``""`` for a local path."""
     return path.partition("://")[0] if is_remote(path) else ""
+
+
+def is_read_only(path: str) -> bool:
+    """Whether the path is on a web server, which is neither listed nor written to."""
+    return scheme_of(path) in ("https", "http")
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:

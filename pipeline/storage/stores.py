@@ -177,7 +177,8 @@ def _find_google(options: Options) -> str:
 def _find_amazon(options: Options) -> str:
     if "key" in options or str(options.get("anon", "")).lower() == "true":
         return ""
-    if _aws_credentials(options) or _anonymous_endpoint(options):
+    # A server of one's own may be asked without any.
+    if os.environ.get("AWS_ENDPOINT_URL") or _aws_credentials(options):
         return ""
     return "neither keys nor a profile nor a role"
 
