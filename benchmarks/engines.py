@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from model_build.artifact import DEFAULT_MODEL
-from pipeline.cli.options import ENGINES
+from pipeline.network import ENGINES
 
 IMAGES = 8  # a round
 

@@ -21,7 +21,7 @@ import click
 import numpy as np
 
 from model_build.artifact import DEFAULT_MODEL
-from pipeline.cli.options import ENGINES
+from pipeline.network import ENGINES
 from pipeline.network.threads import usable_cores
 
 IMAGES = 48  # a round

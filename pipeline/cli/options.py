@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-ENGINES = ("auto", "xla", "graph")
+from pipeline.network import ENGINES
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
+from model_build.errors import UserError
 from pipeline.images.sizes import bucket, crop, pad
+from pipeline.network import ENGINES
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
 
 _LOGGER = logging.getLogger(__name__)
 
-ENGINES = ("auto", "xla", "graph")
 METRICS = "fcn_beam"  # the namespace of Beam's metrics
 
 
@@ -29,11 +30,18 @@ class EngineOptions:
         model: the saved-model folder, on any disk or store.
         engine: see :class:`pipeline.network.segmenter.Segmenter`.
         batch_size: likewise.
+
+    Raises:
+        UserError: an unknown engine.
     """
 
     model: str
     engine: str = "auto"
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine {self.engine}: is none of {', '.join(ENGINES)}")
 
 
 class SegmentationHandler(ModelHandler[Window, Window, Any]):

@@ -9,6 +9,7 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_build.errors import UserError
 from pipeline.network.handler import (
     EngineOptions,
     SegmentationHandler,
@@ -185,3 +186,8 @@ def test_windows_go_through_beams_inference(tiny_model):
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         assert_that(pipeline | beam.Create(windows) | RunInference(handler), check)
+
+
+def test_an_unknown_engine_is_told_at_once():
+    with pytest.raises(UserError, match="--engine fast: is none of auto, xla, graph"):
+        EngineOptions("model", engine="fast")

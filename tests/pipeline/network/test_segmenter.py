@@ -4,7 +4,7 @@ import pytest
 
 from model_build import artifact
 from model_build.network import fcn  # noqa: F401  (registers the upsampling layer)
-from pipeline.network.handler import ENGINES
+from pipeline.network import ENGINES
 from pipeline.network.segmenter import Segmenter
 
 
