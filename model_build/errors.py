@@ -20,6 +20,10 @@ class JobError(Exception):
     """What ended a job: one line with the cause. Commands exit with status 1."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where Ctrl-C is a KeyboardInterrupt."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its class if it has none."""
     lines = str(error).strip().splitlines()

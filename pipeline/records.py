@@ -5,11 +5,15 @@ Only references, tasks and rows cross a shuffle; a :class:`Window`, which holds 
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from model_build.errors import first_line
+
+_LOGGER = logging.getLogger(__name__)
 
 STAGES = ("list", "read", "decode", "infer", "write")  # in the order of work
 
@@ -28,20 +32,31 @@ class Source(NamedTuple):
     folder: str
 
 
+class Stamp(NamedTuple):
+    """What a disk or store says a file is, without its being read.
+
+    Attributes:
+        size: in bytes, None where nobody knows.
+        version: differs whenever the file has been written: the store's generation or ETag, else
+            the time of writing, on local disk in nanoseconds; None where there is none of these.
+    """
+
+    size: int | None = None
+    version: str | None = None
+
+
 class ImageRef(NamedTuple):
     """An image that was listed.
 
     Attributes:
         path: absolute path or URI.
         name: the path below the root, with its extension; ``/`` separates folders.
-        mtime: seconds since 1970, or None where nobody has asked the disk or store yet.
-        size: in bytes, or None likewise.
+        stamp: None where nobody has asked the disk or store yet.
     """
 
     path: str
     name: str
-    mtime: float | None = None
-    size: int | None = None
+    stamp: Stamp | None = None
 
 
 class MaskRef(NamedTuple):
@@ -49,11 +64,11 @@ class MaskRef(NamedTuple):
 
     Attributes:
         name: its path below ``OUT/masks``.
-        mtime: seconds since 1970.
+        stamp: as the listing has it.
     """
 
     name: str
-    mtime: float
+    stamp: Stamp
 
 
 class PassedOver(NamedTuple):
@@ -68,14 +83,16 @@ class Task(NamedTuple):
     Attributes:
         image: the image.
         mask_name: path of its mask below ``OUT/masks``.
-        mask_mtime: when an earlier run wrote the mask, in seconds since 1970; None if none did.
-        done: whether that mask still holds, as far as the listing tells.
+        mask: the mask of that name that stands, None if none does.
+        row: the row that an earlier run has left of it, if there is one.
+        overlaid: an overlay of that name stands.
     """
 
     image: ImageRef
     mask_name: str
-    mask_mtime: float | None = None
-    done: bool = False
+    mask: Stamp | None = None
+    row: Row | None = None
+    overlaid: bool = False
 
 
 class Photo(NamedTuple):
@@ -85,11 +102,13 @@ class Photo(NamedTuple):
         pixels: uint8 RGB ``[h, w, 3]``, upright, perhaps scaled down.
         height: of the source in pixels, upright.
         width: likewise.
+        hash: of the file's bytes, see :func:`hash_of`.
     """
 
     pixels: np.ndarray
     height: int
     width: int
+    hash: str = ""
 
 
 class Window(NamedTuple):
@@ -116,6 +135,10 @@ class Row(NamedTuple):
         width: of both in pixels, upright.
         height: likewise.
         pixels: how many pixels each label has, of those that occur; adds up to width × height.
+        source: what the source's disk or store said of it before it was read.
+        hash: of the source's bytes, see :func:`hash_of`.
+        written: what the mask's disk or store said of it once it was written.
+        recipe: id of the recipe it was made by; None for a mask that was edited by hand.
     """
 
     image: str
@@ -123,6 +146,48 @@ class Row(NamedTuple):
     width: int
     height: int
     pixels: dict[str, int]
+    source: Stamp = Stamp()
+    hash: str = ""
+    written: Stamp = Stamp()
+    recipe: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of its line."""
+        return {
+            "image": self.image,
+            "mask": self.mask,
+            "width": self.width,
+            "height": self.height,
+            "pixels": self.pixels,
+            "versions": {
+                "image": self.source._asdict() | {"sha256": self.hash},
+                "mask": self.written._asdict(),
+            },
+            "recipe": self.recipe,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Row:
+        """The way back from :meth:`to_json`.
+
+        Raises:
+            ValueError: the value is of another form.
+        """
+        try:
+            source, mask = value["versions"]["image"], value["versions"]["mask"]
+            return cls(
+                image=value["image"],
+                mask=value["mask"],
+                width=value["width"],
+                height=value["height"],
+                pixels=dict(value["pixels"]),
+                source=Stamp(source["size"], source["version"]),
+                hash=source["sha256"],
+                written=Stamp(mask["size"], mask["version"]),
+                recipe=value["recipe"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no row of a mask: {error!r}") from None
 
 
 class Reject(NamedTuple):
@@ -140,12 +205,26 @@ class Reject(NamedTuple):
     error: str
     detail: str
 
+    def to_json(self) -> dict[str, Any]:
+        """The form of its line."""
+        return self._asdict()
+
+
+_told: set[tuple[str, str]] = set()
+
 
 def rejected(image: str, stage: str, error: BaseException) -> Reject:
-    """A :class:`Reject` for an exception; only the first line of its message is kept."""
+    """A :class:`Reject` for an exception; only the first line of its message is kept.
+
+    The first of each stage and cause is logged at level info with its traceback.
+    """
+    kind = (stage, type(error).__name__)
+    if kind not in _told:
+        _told.add(kind)
+        _LOGGER.info("%s: %s: %s", image, stage, first_line(error), exc_info=error)
     return Reject(image, stage, type(error).__name__, first_line(error)[:500])
 
 
-def as_json(record: Row | Reject) -> dict[str, Any]:
-    """The record as the JSON of its line."""
-    return record._asdict()
+def hash_of(data: bytes) -> str:
+    """sha256 of a file's bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
 import warnings
+from typing import Any
 
 import click
 
-from model_build.errors import JobError, SuggestingGroup, UserError
+from model_build.errors import JobError, SuggestingGroup, Terminated, UserError
 
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {
@@ -43,23 +45,33 @@ def main() -> None:
     """Runs a command; what a user can fix is one line and status 2, what fails is status 1."""
     # Libraries address these to developers: an old Python, a renamed argument.
     warnings.simplefilter("ignore", FutureWarning)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = fcn_beam.main(standalone_mode=False)
     except click.ClickException as error:
         status = complain(error.format_message(), 2)
     except UserError as error:
         status = complain(str(error), 2)
-    except (click.Abort, KeyboardInterrupt):
-        status = complain("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as interrupt:
+        status = complain(*told_interrupt(interrupt))
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         if isinstance(error, JobError):
-            status = complain(f"{error} (--log-level debug tells where)", 1)
+            status = complain(f"{error} (--log-level info tells where)", 1)
         else:
             cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             status = complain(f"failed: {cause[0].strip()}", 1)
     sys.exit(status)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def told_interrupt(interrupt: BaseException) -> tuple[str, int]:
+    """What an interrupt is called, and the status to exit with: 128 and the signal's number."""
+    return ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
 
 
 def complain(message: str, status: int) -> int:

@@ -93,8 +93,6 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 def set_up_logging(level: str) -> None:
     """Sends the log to standard error, less what libraries address to developers."""
     logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
-    if level == "warning":  # what engine was picked is worth a line in any run
-        logging.getLogger("pipeline").setLevel(logging.INFO)
     if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.main import complain
+from pipeline.cli.main import complain, told_interrupt
 from pipeline.cli.options import (
     given,
     log_level,
@@ -39,7 +39,13 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="Only the first N images by name."
 )
-@click.option("--overwrite", is_flag=True, help="Do again what an earlier run has done.")
+@click.option("--overwrite", is_flag=True, help="Do again what was made with other options.")
+@click.option(
+    "--verify", is_flag=True, help="Check every mask that stands, and do damaged ones again."
+)
+@click.option(
+    "--moved", is_flag=True, help="INPUT is the archive of the earlier runs in another place."
+)
 @click.option("--dry-run", is_flag=True, help="List what would be done.")
 @click.option(
     "--max-rejected",
@@ -73,18 +79,19 @@ def segment(
     """
     set_up_logging(log_level)
     from pipeline.cli.arguments import own_options, split_arguments
-    from pipeline.jobs import preview, segment
+    from pipeline.jobs import plan, preview, segment
 
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
-    request = segment.Request(inputs=inputs, beam_options=beam_options, **given(options))
+    request = plan.Request(inputs=inputs, beam_options=beam_options, **given(options))
     if dry_run:
-        preview.dry_run(segment.plan(request), click.echo)
+        preview.dry_run(plan.plan(request), click.echo)
         return 0
     try:
         summary = segment.segment(request)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        what, status = told_interrupt(interrupt)
         return complain(
-            "interrupted; every mask written is whole: the same command goes on from there", 130
+            f"{what}; every mask written is whole: the same command goes on from there", status
         )
     text, status, reason = segment.report(summary, max_rejected)
     click.echo(text)

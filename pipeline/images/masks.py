@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+import json
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -12,40 +13,69 @@ from model_build.data.labels import LabelSet, label2image
 
 # Level 9 takes four times as long for masks that are 10 % smaller.
 PNG_LEVEL = 3
+KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
 
 
-def encode_mask(class_map: np.ndarray, labels: LabelSet, source: str = "") -> bytes:
+class Origin(NamedTuple):
+    """What a mask's text tells of where it comes from: true wherever the mask lies.
+
+    Attributes:
+        image: name of the source below the root.
+        hash: of the source's bytes.
+        recipe: id of what it was made by.
+        pixels: its histogram.
+    """
+
+    image: str
+    hash: str
+    recipe: str
+    pixels: dict[str, int]
+
+
+def encode_mask(class_map: np.ndarray, labels: LabelSet, origin: Origin | None = None) -> bytes:
     """A class map as a PNG of mode P with the label set's palette.
 
     Args:
         class_map: uint8 ``[h, w]``.
-        source: name of the photo, kept in the PNG's text: names of masks can pass from one photo
-            to another when photos are added, and a mask must tell whose it is.
+        origin: kept as JSON in a text chunk of the PNG.
     """
     image = Image.fromarray(class_map)
     image.putpalette(labels.palette)  # turns mode L into P; the pixels stay
     text = PngImagePlugin.PngInfo()
-    text.add_itxt("Source", source)
+    if origin is not None:
+        text.add_text(KEYWORD, json.dumps(origin._asdict()))
     return _save(image, "PNG", compress_level=PNG_LEVEL, pnginfo=text)
 
 
-def decode_mask(data: bytes, labels: LabelSet, source: str = "") -> np.ndarray:
+def decode_mask(data: bytes, labels: LabelSet) -> tuple[np.ndarray, Origin | None]:
     """The way back from :func:`encode_mask`.
 
+    Returns:
+        The class map, and the origin as far as the text tells it.
+
     Raises:
-        ValueError: the file is no palette PNG, holds an id that is no label's, or is of another
-            photo than ``source``.
-        OSError: the file is damaged.
+        ForeignMask: the file is whole, but no palette PNG, or holds an id that is no label's.
+        Exception: what Pillow raises for files that are damaged or cut short.
     """
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        if image.mode != "P":
-            raise ValueError(f"a mask has mode P, but this file has {image.mode}")
-        if (found := image.info.get("Source", "")) != source:
-            raise ValueError(f"is the mask of {found!r}, not of {source!r}")
         class_map = np.asarray(image)
+        origin = _origin(image.info.get(KEYWORD))
+        if image.mode != "P":
+            raise ForeignMask(f"has mode {image.mode}, but a mask has P")
     if class_map.max() >= len(labels):
-        raise ValueError(f"holds id {class_map.max()}, but there are {len(labels)} labels")
-    return class_map
+        raise ForeignMask(f"holds id {class_map.max()}, but there are {len(labels)} labels")
+    return class_map, origin
+
+
+class ForeignMask(ValueError):
+    """A whole PNG that is no mask of these labels."""
+
+
+def _origin(text: Any) -> Origin | None:
+    try:
+        return Origin(**json.loads(text))
+    except (TypeError, ValueError):  # no such text, or of another form
+        return None
 
 
 def histogram(class_map: np.ndarray, labels: LabelSet) -> dict[str, int]:

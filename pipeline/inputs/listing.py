@@ -15,7 +15,7 @@ import apache_beam as beam
 
 from pipeline.inputs.names import image_extension
 from pipeline.inputs.sources import read_list
-from pipeline.records import ImageRef, PassedOver, Reject, Source
+from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import File, Files, Unlisted, folder_of, is_remote
 
 
@@ -62,7 +62,9 @@ def list_source(
         elif not {"", ".", ".."}.isdisjoint(name.split("/")):
             yield Reject(path, "list", "NameError", "its name is no path below a folder; rename it")
         else:
-            yield ImageRef(path, name, file.mtime, file.size)
+            # Nobody has asked yet for what a list names.
+            asked = file.size is not None or file.version is not None
+            yield ImageRef(path, name, Stamp(file.size, file.version) if asked else None)
 
 
 def _files(source: Source, files: Files) -> Iterator[File | Unlisted]:

@@ -28,6 +28,8 @@ def segment(
     all_files: bool = False,
     limit: int | None = None,
     overwrite: bool = False,
+    moved: bool = False,
+    verify: bool = False,
     max_pixels: int = MAX_PIXELS,
     engine: str = "auto",
     batch_size: int | None = None,
@@ -50,7 +52,9 @@ def segment(
             what the model was trained at.
         all_files: try files without a known image extension, too.
         limit: only the first so many images by name.
-        overwrite: do again what an earlier run has done.
+        overwrite: do again what was made with other options.
+        moved: the archive is that of the earlier runs, in another place.
+        verify: check the pixels of every mask that stands against its row.
         max_pixels: reject larger images.
         engine: ``"auto"``, ``"xla"`` or ``"graph"``.
         batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.
@@ -76,6 +80,8 @@ def segment(
         all_files=all_files,
         limit=limit,
         overwrite=overwrite,
+        moved=moved,
+        verify=verify,
         max_pixels=max_pixels,
         engine=engine,
         batch_size=batch_size,

@@ -17,10 +17,10 @@ from model_build.errors import UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.jobs import runners, scorecard, scoring
+from pipeline.jobs.plan import network_side
 from pipeline.jobs.predictions import Example, PredictMasks, ReadMasks, check_folder
-from pipeline.jobs.segment import network_side
 from pipeline.network import models, threads
-from pipeline.network.handler import EngineOptions
+from pipeline.network.handler import resolve
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.storage import File, Files, folder_of, is_remote, parse_options
 
@@ -156,7 +156,7 @@ def _by_model(
     decode = DecodeOptions(
         network_side(request.long_side, description), request.max_pixels or MAX_PIXELS
     )
-    engine = EngineOptions(model, request.engine or "auto", request.batch_size)
+    engine = resolve(model, request.engine or "auto", request.batch_size, threads.has_accelerator)
     return PredictMasks(decode, engine, files), {
         "model": model,
         "fingerprint": description.fingerprint,

@@ -10,90 +10,100 @@ fused stage.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 
-from model_build.data.labels import LabelSet
-from pipeline.images.decode import DecodeOptions
-from pipeline.inputs.listing import ListImages, ListOptions
-from pipeline.jobs.tasks import KeepMasks, PlanTasks
+from pipeline.inputs.listing import ListImages
+from pipeline.jobs.plan import Plan
+from pipeline.jobs.tasks import KeepMasks, PlanTasks, identify
 from pipeline.jobs.windows import SegmentWindows, Windowed
-from pipeline.network.handler import EngineOptions
 from pipeline.outputs import summary
-from pipeline.outputs.folder import HISTOGRAMS, REJECTED, SUMMARY, OutputFolder
-from pipeline.outputs.shards import WriteShards, stale_shards
+from pipeline.outputs.ending import finish
+from pipeline.outputs.shards import WriteShards
 
 
 class SegmentArchive(beam.PTransform):
     """Sources (:class:`pipeline.records.Source`) → files in the output folder.
 
-    Args:
-        since: see :class:`pipeline.jobs.tasks.PlanTasks`.
-        model: fingerprint of the model.
-        recorded: options of the run, for ``summary.json``.
-
     The output is one element, the content of ``summary.json``, once everything has been written.
+
+    Args:
+        plan: of a run that has claimed its output folder.
     """
 
-    def __init__(
-        self,
-        listing: ListOptions,
-        decode: DecodeOptions,
-        engine: EngineOptions,
-        out: OutputFolder,
-        *,
-        since: float,
-        labels: LabelSet,
-        model: str,
-        recorded: dict[str, Any],
-    ):
+    def __init__(self, plan: Plan):
         super().__init__()
-        self.listing, self.decode, self.engine, self.out = listing, decode, engine, out
-        self.since, self.labels, self.model, self.recorded = since, labels, model, recorded
+        self.plan = plan
 
     def expand(self, sources):
-        out, labels = self.out, self.labels
-        images, passed_over, unlisted = sources | "List" >> ListImages(self.listing, out.files)
-        planned = images | "Plan" >> PlanTasks(out, self.since)
+        plan, out = self.plan, self.plan.out
+        images, passed_over, unlisted = sources | "List" >> ListImages(plan.listing, out.files)
+        planned = images | "Plan" >> PlanTasks(out, plan.noted.rows(out))
         kept = (
             planned.tasks
             | "Window" >> Windowed()
-            | "Keep" >> beam.ParDo(KeepMasks(labels, out)).with_outputs("rows", main="tasks")
+            | "Identify" >> beam.Map(identify, out.files)
+            | "Keep"
+            >> beam.ParDo(KeepMasks(plan.keep, out)).with_outputs("rows", "rejected", main="tasks")
         )
-        made = kept.tasks | "Segment" >> SegmentWindows(self.decode, self.engine, labels, out)
-        rows = (kept.rows, made.rows) | "Rows" >> beam.Flatten()
-        rejected = (unlisted, planned.rejected, made.rejected) | "Rejects" >> beam.Flatten()
-        found = Found(rows, kept.rows, rejected, passed_over)
-        return found | "Report" >> Report(out, labels, self.model, self.recorded)
+        made = kept.tasks | "Segment" >> SegmentWindows(plan.decode, plan.engine, plan.write)
+        found = Found(
+            listed=images | "Listed" >> beam.Map(lambda image: image.path),
+            rows=(kept.rows, made.rows) | "Rows" >> beam.Flatten(),
+            kept=kept.rows,
+            rejects=(planned.rejected, kept.rejected, made.rejected) | "Rejects" >> beam.Flatten(),
+            unlisted=unlisted,
+            passed_over=passed_over,
+            outside=planned.outside,
+        )
+        return found | "Report" >> Report(plan)
 
 
 class Found(NamedTuple):
-    """PCollections of all rows, of those of kept masks, of rejects, and of files passed over."""
+    """PCollections.
 
+    Attributes:
+        listed: paths of all images.
+        rows: of all masks.
+        kept: those rows of masks that earlier runs have made.
+        rejects: of images.
+        unlisted: rejects of what could not be listed.
+        passed_over: files that are no images.
+        outside: masks that are no image's.
+    """
+
+    listed: beam.PCollection
     rows: beam.PCollection
     kept: beam.PCollection
-    rejected: beam.PCollection
+    rejects: beam.PCollection
+    unlisted: beam.PCollection
     passed_over: beam.PCollection
+    outside: beam.PCollection
 
 
 class Report(beam.PTransform):
     """:class:`Found` → shards and ``summary.json``, whose content is the output."""
 
-    def __init__(self, out: OutputFolder, labels: LabelSet, model: str, recorded: dict[str, Any]):
+    def __init__(self, plan: Plan):
         super().__init__()
-        self.out, self.labels, self.model, self.recorded = out, labels, model, recorded
+        assert plan.claimed is not None
+        self.plan, self.claimed = plan, plan.claimed
 
     def expand(self, found):
-        shards = (
-            found.rows | "Histograms" >> WriteShards(HISTOGRAMS, self.out),
-            found.rejected | "Rejected" >> WriteShards(REJECTED, self.out),
-        ) | "Shards" >> beam.Flatten()
+        shards = {
+            "listed": found.listed,
+            "rows": found.rows,
+            "rejects": found.rejects,
+            "unlisted": found.unlisted,
+        } | "Shards" >> WriteShards(self.plan.out, self.claimed.lock)
         tallies = (
             found.rows | "TallyRows" >> beam.Map(summary.tally_row),
             found.kept | "TallyKept" >> beam.Map(summary.tally_kept),
-            found.rejected | "TallyRejects" >> beam.Map(summary.tally_reject),
+            found.rejects | "TallyRejects" >> beam.Map(summary.tally_reject),
+            found.unlisted | "TallyUnlisted" >> beam.Map(summary.tally_reject),
             found.passed_over | "TallyPassedOver" >> beam.Map(summary.tally_passed_over),
+            found.outside | "TallyOutside" >> beam.Map(summary.tally_outside),
         ) | "Tallies" >> beam.Flatten()
         return (
             tallies
@@ -101,22 +111,9 @@ class Report(beam.PTransform):
             | "Summarise"
             >> beam.Map(
                 summary.summarise,
-                labels=self.labels.names,
-                fingerprint=self.model,
-                options=self.recorded,
+                labels=self.plan.model.labels.names,
+                recipe=self.plan.recipe.to_json(),
+                options=self.plan.recorded,
             )
-            | "Finish" >> beam.Map(finish, self.out, beam.pvalue.AsList(shards))
+            | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(shards), self.claimed)
         )
-
-
-def finish(content: dict[str, Any], out: OutputFolder, shards: list[str]) -> dict[str, Any]:
-    """Writes ``summary.json``, then removes what earlier runs have left.
-
-    Args:
-        shards: names below OUT of all that this run has written.
-    """
-    out.write_json(SUMMARY, content)
-    for name in stale_shards(out, shards):
-        out.delete(name)
-    out.clean_up()
-    return content

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model_build.errors import UserError, first_line
 from pipeline.inputs.listing import ListOptions, list_source
 from pipeline.inputs.names import group_key
-from pipeline.jobs.tasks import keyed_masks, keyed_overlays, plan_group
+from pipeline.jobs.standing import State, state
+from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
 from pipeline.outputs.folder import mask_file
-from pipeline.records import ImageRef, PassedOver, Reject, Source
+from pipeline.records import ImageRef, PassedOver, Reject, Source, Task
 from pipeline.storage import Files
 
 if TYPE_CHECKING:
-    from pipeline.jobs.segment import Plan
+    from pipeline.jobs.plan import Plan
+
+AT_ONCE = 1000  # images of a list that are asked for together
 
 
 def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -> None:
@@ -43,7 +46,7 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
     Raises:
         UserError: the sources or OUT cannot be listed.
     """
-    out, listing, since = plan.out, plan.listing, plan.since
+    out, listing = plan.out, plan.listing
     images: dict[str, ImageRef] = {}
     rejects = passed_over = 0
     for found in _list(plan.sources, listing, out.files):
@@ -56,30 +59,41 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
             passed_over += 1
     groups: dict[str, dict[str, list]] = {}
     for name in sorted(images)[: listing.limit]:
-        empty: dict[str, list] = {"images": [], "masks": [], "overlays": []}
+        empty: dict[str, list] = {"images": [], "masks": [], "rows": [], "overlays": []}
         groups.setdefault(group_key(name), empty)["images"].append(images[name])
-    if since is not None:
-        for key, mask in keyed_masks(out):
+    for kind, standing in _standing(plan):
+        for key, one in standing:
             if key in groups:
-                groups[key]["masks"].append(mask)
-        for key, mask_name in keyed_overlays(out) if out.overlays else ():
-            if key in groups:
-                groups[key]["overlays"].append(mask_name)
-    count = done = 0
-    for group in groups.values():
-        for task in plan_group(group, out, since or 0.0):
-            if isinstance(task, Reject):
-                rejects += 1
-                say(f"{task.image}: rejected: {task.detail}")
-                continue
-            count += 1
-            done += task.done
-            state = "up to date" if task.done else "to do"
-            say(f"{task.image.path} -> {mask_file(task.mask_name)}: {state}")
+                groups[key][kind].append(one)
+    counts = dict.fromkeys(State, 0)
+    tasks: list[Task] = []
+    for planned in (one for group in groups.values() for one in plan_group(group, out)):
+        if isinstance(planned, Task):
+            tasks.append(planned)
+        elif isinstance(planned, Reject):
+            rejects += 1
+            say(f"{planned.image}: rejected: {planned.detail}")
+    for start in range(0, len(tasks), AT_ONCE):
+        for task in identify(tasks[start : start + AT_ONCE], out.files):
+            comes_to = state(task, plan.keep, out.overlays)
+            counts[comes_to] += 1
+            say(f"{task.image.path} -> {mask_file(task.mask_name)}: {comes_to.value}")
     say(
-        f"{count} images: {count - done} to do, {done} up to date; {rejects} rejected; "
-        f"{passed_over} files passed over"
+        f"{len(tasks)} images: "
+        + ", ".join(f"{counts[one]} {one.value}" for one in (State.TO_DO, State.CHECK, State.DONE))
+        + f"; {rejects} rejected; {passed_over} files passed over"
     )
+
+
+def _standing(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, Any]]]]:
+    """What stands in OUT, by kind; each under the key of the images it may be of."""
+    out = plan.out
+    if plan.noted.recipe is None and not plan.overwrite:
+        return
+    yield "masks", keyed_masks(out)
+    yield "rows", (one for name in plan.noted.rows(out) for one in keyed_rows(name, out))
+    if out.overlays:
+        yield "overlays", keyed_overlays(out)
 
 
 def _list(

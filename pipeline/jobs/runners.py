@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,9 +14,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, create_runner
 
-from model_build.errors import JobError, UserError, require
+from model_build.errors import JobError, Terminated, UserError, require
 from pipeline.jobs import progress
 from pipeline.network import threads
+
+_LOGGER = logging.getLogger(__name__)
 
 LOCAL_RUNNER = "FnApiRunner"
 LOCAL_NAMES = ("direct", "directrunner", "fnapirunner")
@@ -63,7 +67,7 @@ def run(pipeline: beam.Pipeline, listed: int = 0) -> PipelineResult:
 
     Raises:
         JobError: what ended the job, in one line.
-        KeyboardInterrupt: on Ctrl-C.
+        KeyboardInterrupt: on Ctrl-C; Terminated, a kind of it, on SIGTERM.
     """
     try:
         with _telling_interrupts(), progress.shown():
@@ -72,29 +76,57 @@ def run(pipeline: beam.Pipeline, listed: int = 0) -> PipelineResult:
             result.wait_until_finish()
             return result
     except Exception as error:
-        # Beam passes on what a worker raised as text: its traceback, then the cause.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise JobError(f"the job failed: {lines[-1].strip()}") from error
+        _LOGGER.info("the job failed", exc_info=error)
+        raise JobError(f"{explain(str(error))}; {_so_far()}") from error
+
+
+# Beam passes on what a worker raised as text: its traceback, which ends by the class and message.
+_RAISED = re.compile(r"^(?:\S*?([A-Za-z_]\w*): )(.+?)(?: \[while running '([^']*)'\])?$")
+
+
+def explain(text: str) -> str:
+    """Why a job failed, in one line, of what its runner raised.
+
+    Args:
+        text: of the exception: tracebacks of workers, perhaps of another language around them.
+    """
+    lines = [line.strip() for line in text.strip().splitlines()] or ["no cause was told"]
+    found = [match for line in lines if (match := _RAISED.match(line))]
+    for match in found:
+        if match[1] in (JobError.__name__, UserError.__name__):
+            return match[2]
+    for match in reversed(found):
+        if match[3]:  # raised by a step of ours, and not meant to be
+            return f"a fault of this program: {match[1]}: {match[2]}; please report it"
+    return f"the job failed: {lines[-1]}"
+
+
+def _so_far() -> str:
+    """How far a local run has come, and how it goes on."""
+    counts = progress.COUNTS
+    done = f"{counts.done} of {counts.listed} images are done; " if counts.listed else ""
+    return f"{done}the same command goes on from there"
 
 
 @contextlib.contextmanager
 def _telling_interrupts() -> Iterator[None]:
-    """Ends by a KeyboardInterrupt on Ctrl-C: Beam may pass it on as an error of the job."""
+    """Ends by a KeyboardInterrupt on Ctrl-C or SIGTERM: Beam may pass it on as a job's error."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted, and may say what happens then
         return
-    interrupted = threading.Event()
+    interrupts: list[type[KeyboardInterrupt]] = []
 
     def note(number: int, frame: Any) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
+        interrupts.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise interrupts[0]
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except BaseException:
-        if interrupted.is_set():
-            raise KeyboardInterrupt from None
+        if interrupts:
+            raise interrupts[0] from None
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from model_build.data.labels import LabelSet
-from pipeline.images.masks import decode_mask
 from pipeline.inputs.names import assign_mask_names, group_key
 from pipeline.jobs.progress import COUNTS
-from pipeline.jobs.windows import mask_row
-from pipeline.outputs.folder import OutputFolder, mask_file, unholdable
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Task
+from pipeline.jobs.standing import KeepOptions, keep_masks, matching
+from pipeline.outputs.folder import MASKS, OutputFolder, unholdable
+from pipeline.outputs.journal import Journal, read_rows
+from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task
+from pipeline.storage import File, Files
 
 
 def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
@@ -34,43 +34,64 @@ def keyed_overlays(out: OutputFolder) -> Iterator[tuple[str, str]]:
         yield group_key(mask_name), mask_name
 
 
+def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
+    """The rows of masks in a shard or a file of the journal, under the same key.
+
+    Args:
+        name: the file's, below OUT. One that has gone meanwhile has none: masks without a row are
+            looked at.
+    """
+    try:
+        data = out.files.read(f"{out.path}/{name}")
+    except FileNotFoundError:
+        return
+    for row in read_rows(data):
+        yield group_key(row.mask.removeprefix(f"{MASKS}/")), row
+
+
 def plan_group(
-    found: Mapping[str, Iterable], out: OutputFolder, since: float = 0.0
-) -> Iterator[Task | Reject]:
+    found: Mapping[str, Iterable], out: OutputFolder
+) -> Iterator[Task | Reject | MaskRef]:
     """The tasks of one group of names whose masks may clash.
 
     Args:
-        found: its ``images`` (:class:`ImageRef`) and ``masks`` (:class:`MaskRef`), and names of
-            masks under ``overlays``.
-        out: where overlays are wanted, an image without one is not done.
-        since: masks older than this hold no longer.
+        found: its ``images`` (:class:`ImageRef`), ``masks`` (:class:`MaskRef`) and ``rows``
+            (:class:`Row`), and names of masks under ``overlays``.
 
     Yields:
-        A task for each image, or a reject where OUT can hold no mask of its name.
+        A task for each image, or a reject where OUT can hold no mask of its name; and the masks
+        that are no image's.
     """
     # The same file may be listed twice, by two sources: it is one image.
     images = {image.name: image for image in found["images"]}
-    masks = {mask.name: mask.mtime for mask in found["masks"]}
-    have_overlay = set(found["overlays"])
+    masks = {mask.name: mask for mask in found["masks"]}
+    rows: dict[str, list[Row]] = {}
+    for row in found["rows"]:
+        rows.setdefault(row.mask.removeprefix(f"{MASKS}/"), []).append(row)
+    overlaid = set(found["overlays"])
     for name, mask_name in assign_mask_names(images).items():
-        image, mask_mtime = images[name], masks.get(mask_name)
+        image, mask = images[name], masks.pop(mask_name, None)
         if reason := unholdable(mask_name, out.path):
             yield Reject(image.path, "list", "NameError", reason)
             continue
-        done = (
-            mask_mtime is not None
-            and mask_mtime >= since
-            and (image.mtime is None or image.mtime <= mask_mtime)
-            and (not out.overlays or mask_name in have_overlay)
-        )
-        yield Task(image, mask_name, mask_mtime, done)
+        stamp = None if mask is None else mask.stamp
+        row = matching(rows.get(mask_name, ()), image.path, stamp, image.stamp)
+        yield Task(image, mask_name, stamp, row, mask_name in overlaid)
+    yield from masks.values()
 
 
 class Planned(NamedTuple):
-    """PCollections of :class:`Task`, and of :class:`Reject` where OUT can hold no such mask."""
+    """PCollections.
+
+    Attributes:
+        tasks: a :class:`Task` for each image.
+        rejected: a :class:`Reject` where OUT can hold no such mask.
+        outside: a :class:`MaskRef` for each mask that is no image's.
+    """
 
     tasks: beam.PCollection
     rejected: beam.PCollection
+    outside: beam.PCollection
 
 
 class PlanTasks(beam.PTransform):
@@ -80,91 +101,94 @@ class PlanTasks(beam.PTransform):
     mask, and joins what the output folder already holds.
 
     Args:
-        since: masks older than this hold no longer; None: whatever stands in OUT is not looked at.
+        rows: names below OUT of the files that hold rows; None: whatever stands there is not looked
+            at.
     """
 
-    def __init__(self, out: OutputFolder, since: float | None = None):
+    def __init__(self, out: OutputFolder, rows: Sequence[str] | None = None):
         super().__init__()
-        self.out, self.since = out, since
+        self.out, self.rows = out, rows
 
     def expand(self, images):
-        looked_at = [self.out] if self.since is not None else []
-        out = images.pipeline | "OutputFolder" >> beam.Create(looked_at)
+        start = images.pipeline
+        out = start | "OutputFolder" >> beam.Create([self.out] if self.rows is not None else [])
         if not self.out.overlays:
-            overlays = images.pipeline | "NoOverlays" >> beam.Create([])
+            overlays = start | "NoOverlays" >> beam.Create([])
         else:
             overlays = out | "KeyOverlays" >> beam.FlatMap(keyed_overlays)
+        rows = start | "RowFiles" >> beam.Create(self.rows or [])
         planned = (
             {
                 "images": images | "KeyImages" >> beam.Map(keyed_image),
                 "masks": out | "KeyMasks" >> beam.FlatMap(keyed_masks),
+                "rows": rows | "KeyRows" >> beam.FlatMap(keyed_rows, self.out),
                 "overlays": overlays,
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
             | "PlanGroup"
-            >> beam.ParDo(_PlanGroup(self.out, self.since or 0.0)).with_outputs(
-                "rejected", main="tasks"
-            )
+            >> beam.ParDo(_PlanGroup(self.out)).with_outputs("rejected", "outside", main="tasks")
         )
-        return Planned(planned.tasks, planned.rejected)
+        return Planned(planned.tasks, planned.rejected, planned.outside)
 
 
 class _PlanGroup(beam.DoFn):
-    def __init__(self, out: OutputFolder, since: float):
-        self.out, self.since = out, since
+    def __init__(self, out: OutputFolder):
+        self.out = out
 
     def process(self, group):
         _, found = group
-        for planned in plan_group(found, self.out, self.since):
-            is_reject = isinstance(planned, Reject)
-            yield beam.pvalue.TaggedOutput("rejected", planned) if is_reject else planned
+        for planned in plan_group(found, self.out):
+            if isinstance(planned, Task):
+                yield planned
+            else:
+                tag = "rejected" if isinstance(planned, Reject) else "outside"
+                yield beam.pvalue.TaggedOutput(tag, planned)
 
 
-def keep_masks(tasks: Sequence[Task], labels: LabelSet, out: OutputFolder) -> Iterator[Row | Task]:
-    """Looks at the masks that earlier runs have written.
+def identify(tasks: Sequence[Task], files: Files) -> list[Task]:
+    """Asks for the stamps of images that a list has named, at once.
 
-    Yields:
-        For each task the row of its mask, recounted from it; or the task, where it has no mask, or
-        one that holds no longer or is damaged: doing it again fixes that.
+    Those that cannot be had stay unknown: reading the image will tell why.
     """
-    done = [task for task in tasks if task.done]
-    masks = out.files.read_each((f"{out.path}/{mask_file(t.mask_name)}", None) for t in done)
+    unknown = [task.image.path for task in tasks if task.image.stamp is None]
+    found = dict(zip(unknown, files.stat_each(unknown), strict=True))
+    identified = []
     for task in tasks:
-        if not task.done:
-            yield task
-            continue
-        row = _recount(task, next(masks), labels, out)
-        yield task._replace(done=False) if row is None else row
-
-
-def _recount(
-    task: Task, data: bytes | Exception, labels: LabelSet, out: OutputFolder
-) -> Row | None:
-    try:
-        if isinstance(data, Exception):
-            raise data
-        if task.image.mtime is None:  # the listing could not tell
-            written = out.files.stat(task.image.path).mtime
-            if written is not None and task.mask_mtime is not None and written > task.mask_mtime:
-                return None
-        return mask_row(task, decode_mask(data, labels, task.image.name), labels)
-    except Exception:  # whatever is wrong with the mask
-        return None
+        file = found.get(task.image.path)
+        if isinstance(file, File):
+            stamp = Stamp(file.size, file.version)
+            task = task._replace(image=task.image._replace(stamp=stamp))
+        identified.append(task)
+    return identified
 
 
 class KeepMasks(beam.DoFn):
-    """Lists of tasks → those of them that are to do; and rows of masks that hold."""
+    """Lists of tasks → those of them that are to do; rows of masks that hold; and rejects.
 
-    def __init__(self, labels: LabelSet, out: OutputFolder):
-        self.labels, self.out = labels, out
+    Rows that were renewed are journalled.
+    """
+
+    def __init__(self, options: KeepOptions, out: OutputFolder):
+        self.options, self.out = options, out
+
+    def start_bundle(self):
+        self.journal = Journal(self.out)
 
     def process(self, tasks):
         to_do = []
-        for found in keep_masks(tasks, self.labels, self.out):
-            if isinstance(found, Row):
-                COUNTS.add(kept=1)
-                yield beam.pvalue.TaggedOutput("rows", found)
-            else:
+        for task, found in zip(tasks, keep_masks(tasks, self.options, self.out), strict=True):
+            if isinstance(found, Task):
                 to_do.append(found)
+            elif isinstance(found, Reject):
+                COUNTS.add(rejects=1)
+                yield beam.pvalue.TaggedOutput("rejected", found)
+            else:
+                COUNTS.add(kept=1)
+                if found != task.row:
+                    self.journal.add([found])
+                yield beam.pvalue.TaggedOutput("rows", found)
         if to_do:
             yield to_do
+
+    def finish_bundle(self):
+        self.journal.flush()

@@ -10,13 +10,13 @@ import apache_beam as beam
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import name_below
-from pipeline.jobs.segment import network_side
-from pipeline.jobs.tasks import PlanTasks
-from pipeline.jobs.windows import Segmented, SegmentWindows, Windowed
-from pipeline.network import models
-from pipeline.network.handler import EngineOptions
+from pipeline.jobs.plan import network_side, recipe_of
+from pipeline.jobs.tasks import PlanTasks, identify
+from pipeline.jobs.windows import Segmented, SegmentWindows, Windowed, WriteOptions
+from pipeline.network import models, threads
+from pipeline.network.handler import resolve
 from pipeline.outputs.folder import OutputFolder, parse_output
-from pipeline.records import ImageRef, Reject, as_json
+from pipeline.records import ImageRef, Reject
 from pipeline.storage import Files, is_remote, parse_options
 
 
@@ -31,8 +31,8 @@ class SegmentImages(beam.PTransform):
         output: the folder, local or remote; masks go to ``OUTPUT/masks``.
         model: a saved-model folder; it and the output must be in reach of the workers.
         root: names of masks are the paths below this folder; by default they are whole paths.
-        overlays, long_side, max_pixels, engine, batch_size, storage_options: see
-            :func:`pipeline.segment`.
+        engine, batch_size: by default as this machine's devices have it, not the workers'.
+        overlays, long_side, max_pixels, storage_options: see :func:`pipeline.segment`.
 
     Raises:
         UserError: the model or the output cannot serve.
@@ -55,25 +55,27 @@ class SegmentImages(beam.PTransform):
         files = Files(parse_options(storage_options or {}))
         description = models.describe(os.fspath(model), files)
         self.root = root if is_remote(root) or not root else os.path.abspath(root)
-        self.labels = description.labels
         self.decode = DecodeOptions(network_side(long_side, description), max_pixels)
-        self.engine = EngineOptions(os.fspath(model), engine, batch_size)
-        self.out = OutputFolder(parse_output(os.fspath(output), files), files, overlays)
+        self.engine = resolve(os.fspath(model), engine, batch_size, threads.has_accelerator)
+        recipe = recipe_of(description, self.decode, self.engine)
+        out = OutputFolder(parse_output(os.fspath(output), files), files, overlays)
+        self.write = WriteOptions(description.labels, recipe.id, out)
 
     def expand(self, uris):
         found = uris | "Name" >> beam.ParDo(_Name(self.root)).with_outputs(
             "rejected", main="images"
         )
-        planned = found.images | "Plan" >> PlanTasks(self.out)
+        planned = found.images | "Plan" >> PlanTasks(self.write.out)
         made = (
             planned.tasks
             | "Window" >> Windowed()
-            | "Segment" >> SegmentWindows(self.decode, self.engine, self.labels, self.out)
+            | "Identify" >> beam.Map(identify, self.write.out.files)
+            | "Segment" >> SegmentWindows(self.decode, self.engine, self.write)
         )
         rejected = (found.rejected, planned.rejected, made.rejected) | "Rejects" >> beam.Flatten()
         return Segmented(
-            made.rows | "Rows" >> beam.Map(as_json),
-            rejected | "RejectRows" >> beam.Map(as_json),
+            made.rows | "Rows" >> beam.Map(lambda record: record.to_json()),
+            rejected | "RejectRows" >> beam.Map(lambda record: record.to_json()),
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -20,14 +21,16 @@ import numpy as np
 from apache_beam.ml.inference.base import RunInference
 
 from model_build.data.labels import LabelSet
+from model_build.errors import JobError
 from pipeline.images.decode import DecodeOptions, decode, decoded_bytes
-from pipeline.images.masks import encode_mask, encode_overlay, histogram
+from pipeline.images.masks import Origin, encode_mask, encode_overlay, histogram
 from pipeline.images.sizes import enlarge
 from pipeline.jobs.progress import COUNTS, stage_timer
 from pipeline.network.handler import EngineOptions, SegmentationHandler
 from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file
-from pipeline.records import Photo, Reject, Row, Task, Window, rejected
-from pipeline.storage import Files
+from pipeline.outputs.journal import Journal
+from pipeline.records import Photo, Reject, Row, Stamp, Task, Window, hash_of, rejected
+from pipeline.storage import Files, is_everybodys, is_names, remedy, told
 
 PHOTOS = 32  # a window, at most
 BYTES = 256 << 20  # of pixels and class maps that a window may hold
@@ -41,7 +44,9 @@ def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) ->
         Windows of the tasks in their order: one, or several where headers tell of large images.
         What cannot be read or decoded is in it as a reject.
     """
-    read = files.read_each(((t.image.path, t.image.size) for t in tasks), MAX_FILE_BYTES + 1)
+    read = files.read_each(
+        ((t.image.path, t.image.stamp and t.image.stamp.size) for t in tasks), MAX_FILE_BYTES + 1
+    )
     window: list[tuple[Task, Photo | Reject]] = []
     held = 0
     for task in tasks:
@@ -66,76 +71,129 @@ def _window(window: list[tuple[Task, Photo | Reject]]) -> Window:
 def _decode(task: Task, data: bytes | Exception, options: DecodeOptions) -> Photo | Reject:
     path = task.image.path
     if isinstance(data, Exception):
+        if is_everybodys(data):
+            raise JobError(f"{told(data)}; {remedy(data)}") from data
         return rejected(path, "read", data)
     if len(data) > MAX_FILE_BYTES:
         too_large = ValueError(f"the file is larger than {MAX_FILE_BYTES:,} bytes")
         return rejected(path, "read", too_large)
     try:
-        return decode(data, options)
+        return decode(data, options)._replace(hash=hash_of(data))
     except Exception as error:
         return rejected(path, "decode", error)
 
 
-def write_window(window: Window, labels: LabelSet, out: OutputFolder) -> list[Row | Reject]:
+@dataclass(frozen=True)
+class WriteOptions:
+    """How masks are written.
+
+    Attributes:
+        labels: of the network.
+        recipe: id of what the masks are made by.
+        out: the output folder.
+    """
+
+    labels: LabelSet
+    recipe: str
+    out: OutputFolder
+
+
+def write_window(window: Window, options: WriteOptions, journal: Journal) -> list[Row | Reject]:
     """Encodes and writes a window's masks, and the overlays if they are wanted.
 
-    A mask that an earlier run wrote is replaced. Where there is none to replace it, it is deleted:
-    no stale mask stands beside a reject.
+    A mask that an earlier run wrote is replaced. Where there is none to replace it, it is deleted
+    once its reject is in the journal: no stale mask stands beside a reject.
 
     Returns:
         For each task its row, or its reject.
 
     Raises:
-        OSError: a stale mask cannot be deleted.
+        JobError: a file cannot be written or deleted, for what would hit every other one, too.
     """
     outcomes: list[Row | Reject] = []
-    writes: list[Callable[[], None]] = []
-    for task, photo, class_map in zip(*window, strict=True):
+    writes: dict[int, tuple[Row, Callable[[], Stamp]]] = {}
+    for index, (task, photo, class_map) in enumerate(zip(*window, strict=True)):
         if isinstance(class_map, Reject):
             outcomes.append(class_map)
-            writes.append(lambda: None)
             continue
         assert isinstance(photo, Photo)  # only a photo has a class map
         # One class map at a time is enlarged to the size of its source.
-        row, write = _encode(task, photo, class_map, labels, out)
-        outcomes.append(row)
-        writes.append(write)
-    for index, error in enumerate(out.files.run_each(writes)):
-        if error is not None:
-            outcomes[index] = rejected(window.tasks[index].image.path, "write", error)
-    for task, outcome in zip(window.tasks, outcomes, strict=True):
-        if isinstance(outcome, Reject):
-            out.delete(mask_file(task.mask_name))
-            out.delete(overlay_file(task.mask_name))
+        try:
+            row, _ = writes[index] = _encode(task, photo, class_map, options)
+        except MemoryError as error:
+            outcomes.append(rejected(task.image.path, "write", error))
+        else:
+            outcomes.append(row)
+    results = options.out.files.run_each([write for _, write in writes.values()])
+    for (index, (row, _)), result in zip(writes.items(), results, strict=True):
+        if isinstance(result, Exception):
+            outcomes[index] = _failed(window.tasks[index], result)
+        else:
+            outcomes[index] = row._replace(written=result)
+    journal.add(outcomes)
+    stale = [
+        task
+        for task, outcome in zip(window.tasks, outcomes, strict=True)
+        if isinstance(outcome, Reject)
+        # Nobody has looked at what stands in an OUT that is not claimed.
+        and (task.mask is not None or task.overlaid or not options.out.run)
+    ]
+    if stale:
+        journal.flush()
+    for task in stale:
+        try:
+            options.out.delete(mask_file(task.mask_name))
+            options.out.delete(overlay_file(task.mask_name))
+        except OSError as error:
+            raise JobError(f"{told(error)}; {remedy(error)}") from error
     return outcomes
 
 
+def _failed(task: Task, error: Exception) -> Reject:
+    """The reject of a write that failed because of the mask's name.
+
+    Raises:
+        JobError: it failed because of the disk or store.
+        Exception: it failed because of us.
+    """
+    if is_names(error):
+        return rejected(task.image.path, "write", error)
+    if isinstance(error, OSError):
+        raise JobError(f"{told(error)}; {remedy(error)}") from error
+    raise error
+
+
 def _encode(
-    task: Task, photo: Photo, class_map: np.ndarray, labels: LabelSet, out: OutputFolder
-) -> tuple[Row, Callable[[], None]]:
-    """A task's row, and what writes its files."""
+    task: Task, photo: Photo, class_map: np.ndarray, options: WriteOptions
+) -> tuple[Row, Callable[[], Stamp]]:
+    """A task's row, and what writes its files and returns what the store says of the mask."""
+    labels, out = options.labels, options.out
     full = enlarge(class_map, (photo.height, photo.width))
-    mask = encode_mask(full, labels, task.image.name)
+    pixels = histogram(full, labels)
+    origin = Origin(task.image.name, photo.hash, options.recipe, pixels)
+    mask = encode_mask(full, labels, origin)
     overlay = encode_overlay(photo.pixels, class_map, labels) if out.overlays else None
-    row = mask_row(task, full, labels)
+    row = Row(
+        image=task.image.path,
+        mask=mask_file(task.mask_name),
+        width=photo.width,
+        height=photo.height,
+        pixels=pixels,
+        source=task.image.stamp or Stamp(),
+        hash=photo.hash,
+        recipe=options.recipe,
+    )
     return row, functools.partial(_write, task, mask, overlay, out)
 
 
-def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) -> None:
+def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) -> Stamp:
     # The mask comes last: where it stands, everything of its image does. An overlay does not
     # outlive its mask, as where it stands it counts as done.
     if overlay is not None:
         out.write(overlay_file(task.mask_name), overlay)
-    elif task.mask_mtime is not None:
+    elif task.mask is not None:
         out.delete(overlay_file(task.mask_name))
-    out.write(mask_file(task.mask_name), mask)
-
-
-def mask_row(task: Task, class_map: np.ndarray, labels: LabelSet) -> Row:
-    """The row of a task's mask; ``class_map`` is uint8 ``[h, w]`` of the source's size."""
-    height, width = class_map.shape
-    pixels = histogram(class_map, labels)
-    return Row(task.image.path, mask_file(task.mask_name), width, height, pixels)
+    return out.write(mask_file(task.mask_name), mask)
 
 
 class ReadWindows(beam.DoFn):
@@ -151,12 +209,15 @@ class ReadWindows(beam.DoFn):
 class WriteWindow(beam.DoFn):
     """:class:`Window` → rows, and rejects apart, see :func:`write_window`."""
 
-    def __init__(self, labels: LabelSet, out: OutputFolder):
-        self.labels, self.out = labels, out
+    def __init__(self, options: WriteOptions):
+        self.options = options
+
+    def start_bundle(self):
+        self.journal = Journal(self.options.out)
 
     def process(self, window):
         with stage_timer("write"):
-            outcomes = write_window(window, self.labels, self.out)
+            outcomes = write_window(window, self.options, self.journal)
         for outcome in outcomes:
             if isinstance(outcome, Reject):
                 COUNTS.add(rejects=1)
@@ -164,6 +225,9 @@ class WriteWindow(beam.DoFn):
             else:
                 COUNTS.add(masks=1)
                 yield outcome
+
+    def finish_bundle(self):
+        self.journal.flush()
 
 
 class Segmented(NamedTuple):
@@ -183,19 +247,16 @@ class Windowed(beam.PTransform):
 class SegmentWindows(beam.PTransform):
     """Lists of tasks → masks in the output folder; :class:`Segmented`."""
 
-    def __init__(
-        self, decode: DecodeOptions, engine: EngineOptions, labels: LabelSet, out: OutputFolder
-    ):
+    def __init__(self, decode: DecodeOptions, engine: EngineOptions, write: WriteOptions):
         super().__init__()
-        self.decode, self.engine, self.labels, self.out = decode, engine, labels, out
+        self.decode, self.engine, self.write = decode, engine, write
 
     def expand(self, tasks):
-        files = self.out.files
+        files = self.write.out.files
         wrote = (
             tasks
             | "Read" >> beam.ParDo(ReadWindows(self.decode, files))
             | "Infer" >> RunInference(SegmentationHandler(self.engine, files))
-            | "Write"
-            >> beam.ParDo(WriteWindow(self.labels, self.out)).with_outputs("rejected", main="rows")
+            | "Write" >> beam.ParDo(WriteWindow(self.write)).with_outputs("rejected", main="rows")
         )
         return Segmented(wrote.rows, wrote.rejected)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from model_build.errors import UserError
+from model_build.errors import JobError, UserError
 from pipeline.images.sizes import bucket, crop, pad
 from pipeline.network import ENGINES
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
-
-_LOGGER = logging.getLogger(__name__)
 
 METRICS = "fcn_beam"  # the namespace of Beam's metrics
 
@@ -28,20 +25,40 @@ class EngineOptions:
 
     Attributes:
         model: the saved-model folder, on any disk or store.
-        engine: see :class:`pipeline.network.segmenter.Segmenter`.
+        engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"`` or ``"graph"``.
         batch_size: likewise.
+    """
+
+    model: str
+    engine: str
+    batch_size: int
+
+    @property
+    def precision(self) -> str:
+        """Of the network's numbers."""
+        return "float32"
+
+
+def resolve(
+    model: str, engine: str, batch_size: int | None, accelerator: Callable[[], bool]
+) -> EngineOptions:
+    """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
+
+    ``"auto"`` is XLA on an accelerator and the graph on a CPU, where compiling takes longer than it
+    gains (``benchmarks/engines.py``). A batch is 8 images on an accelerator and one on a CPU, where
+    larger ones gain little and the last of each shape must be filled up.
+
+    Args:
+        accelerator: whether the workers have one; asked only where it matters.
 
     Raises:
         UserError: an unknown engine.
     """
-
-    model: str
-    engine: str = "auto"
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise UserError(f"--engine {self.engine}: is none of {', '.join(ENGINES)}")
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine}: is none of {', '.join(ENGINES)}")
+    if engine == "auto":
+        engine = "xla" if accelerator() else "graph"
+    return EngineOptions(model, engine, batch_size or (8 if accelerator() else 1))
 
 
 class SegmentationHandler(ModelHandler[Window, Window, Any]):
@@ -64,14 +81,7 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
 
         threads.set_threads()  # of no effect where a local run has done so
         network = models.load(self.options.model, self.files)
-        segmenter = Segmenter(network, self.options.engine, self.options.batch_size)
-        _LOGGER.info(
-            "engine %s: %s, batches of %d",
-            self.options.engine,
-            segmenter.description,
-            segmenter.batch_size,
-        )
-        return segmenter
+        return Segmenter(network, self.options.engine, self.options.batch_size)
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": 1, "max_batch_size": 1}
@@ -90,7 +100,11 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
 
 
 def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
-    """The class map of each photo of a window, at the size of its pixels, or why it has none."""
+    """The class map of each photo of a window, at the size of its pixels, or why it has none.
+
+    Raises:
+        JobError: out of memory with several images a batch.
+    """
     class_maps: dict[int, np.ndarray | Reject] = {}
     photos: dict[int, Photo] = {}
     for index, photo in enumerate(window.photos):
@@ -101,14 +115,35 @@ def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
     for batch in same_shape_batches(photos, segmenter.stride, segmenter.batch_size):
         size = bucket(photos[batch[0]].pixels, segmenter.stride)
         try:
-            padded = segmenter(np.stack([pad(photos[index].pixels, size) for index in batch]))
-        except Exception as error:  # out of memory, above all: these photos', not the job's
-            for index in batch:
-                class_maps[index] = rejected(window.tasks[index].image.path, "infer", error)
+            padded, finite = segmenter(
+                np.stack([pad(photos[index].pixels, size) for index in batch])
+            )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if segmenter.batch_size > 1:
+                raise JobError(
+                    f"out of memory at {size[1]}×{size[0]} pixels in batches of "
+                    f"{segmenter.batch_size}; add --batch-size 1 --overwrite"
+                ) from error
+            class_maps[batch[0]] = rejected(window.tasks[batch[0]].image.path, "infer", error)
             continue
-        for index, class_map in zip(batch, padded, strict=True):
-            class_maps[index] = crop(class_map, photos[index].pixels)
+        for index, class_map, is_finite in zip(batch, padded, finite, strict=True):
+            if is_finite:
+                class_maps[index] = crop(class_map, photos[index].pixels)
+            else:
+                why = NonFiniteScores("the network's scores for it are not finite")
+                class_maps[index] = rejected(window.tasks[index].image.path, "infer", why)
     return [class_maps[index] for index in range(len(window.photos))]
+
+
+class NonFiniteScores(ArithmeticError):
+    """An image whose scores hold NaN or infinity: its classes would mean nothing."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in Python or in TensorFlow."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
 def same_shape_batches(

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model_build.artifact import Network
-from pipeline.network.threads import has_accelerator
 
 
 class Segmenter:
@@ -22,32 +21,27 @@ class Segmenter:
     Args:
         network: from :func:`pipeline.network.models.load`.
         engine: ``"xla"`` compiles the network, anew for each shape it meets; ``"graph"`` does not.
-            ``"auto"`` follows a fixed rule, so that all workers of a job choose alike: XLA on an
-            accelerator, the graph on a CPU, where compiling takes longer than it gains
-            (``benchmarks/engines.py``).
-        batch_size: images a call; None takes 8 on an accelerator and 1 on a CPU, where larger
-            batches gain little and the last of each shape must be filled up.
+        batch_size: images a call.
     """
 
-    def __init__(self, network: Network, engine: str = "auto", batch_size: int | None = None):
-        accelerator = has_accelerator()
-        xla = accelerator if engine == "auto" else engine == "xla"
+    def __init__(self, network: Network, engine: str = "graph", batch_size: int = 1):
         self.stride = network.description.stride
-        self.batch_size = batch_size or (8 if accelerator else 1)
-        self.description = "XLA" if xla else "graph"
+        self.batch_size = batch_size
 
         def classify(images):
-            logits = network.head(network.body(images))
-            return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+            scores = network.body(images)
+            # The scores of the coarse cells tell it as well as the logits of all pixels, which are
+            # sums of them.
+            finite = tf.reduce_all(tf.math.is_finite(scores), axis=[1, 2, 3])
+            logits = network.head(scores)
+            return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8), finite
 
-        frozen = _freeze(classify, self.batch_size)
-        images = tf.TensorSpec([self.batch_size, None, None, 3], tf.uint8)
+        frozen = _freeze(classify, batch_size)
+        images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
         # One trace, for any height and width; XLA still compiles each shape it meets.
-        self._classify: Callable = tf.function(
-            lambda images: frozen(images)[0], [images], jit_compile=xla
-        )
+        self._classify: Callable = tf.function(frozen, [images], jit_compile=engine == "xla")
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segments a batch.
 
         Args:
@@ -55,14 +49,15 @@ class Segmenter:
                 stride.
 
         Returns:
-            uint8 class ids ``[n, h, w]``.
+            uint8 class ids ``[n, h, w]``, and bool ``[n]``: whether the scores are finite.
         """
         count = len(images)
         if count < self.batch_size:
             images = np.concatenate(
                 [images, np.repeat(images[:1], self.batch_size - count, axis=0)]
             )
-        return self._classify(tf.constant(images)).numpy()[:count]
+        class_maps, finite = self._classify(tf.constant(images))
+        return class_maps.numpy()[:count], finite.numpy()[:count]
 
 
 def _freeze(function: Callable, batch_size: int) -> Any:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # CUDA, ROCm, either under WSL
 
 
 def usable_cores() -> int:
@@ -44,7 +45,9 @@ def container_cores(cgroup: Path) -> float | None:
 
 
 def has_accelerator() -> bool:
-    """Whether TensorFlow sees a GPU."""
+    """Whether TensorFlow sees a GPU. It is imported for that only where there may be one."""
+    if sys.platform == "linux" and not any(os.path.exists(device) for device in GPU_DEVICES):
+        return False
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))

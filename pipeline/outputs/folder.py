@@ -2,31 +2,34 @@
 
 ::
 
-    OUT/run.json                      the options that decide what a mask is
+    OUT/run.json                      the recipe of its masks, and the root of their names
     OUT/masks/NAME.png                palette PNGs, written whole or not at all
     OUT/overlays/NAME.jpg             on request
     OUT/histograms-*-of-*.jsonl       a row per mask
     OUT/rejected-*-of-*.jsonl         a row per image without one
-    OUT/summary.json                  totals
+    OUT/summary.json                  totals, and the names of the shards; written last
+    OUT/journal/*.jsonl               rows of a run that has not ended yet
+    OUT/lock/N                        the run that writes here
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from model_build.errors import UserError
-from pipeline.records import MaskRef
+from pipeline.outputs import gate
+from pipeline.records import MaskRef, Stamp
 from pipeline.storage import File, Files, is_read_only, is_remote
 
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
 MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
+JOURNAL, LOCK = "journal", "lock"
 LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
 
 
@@ -38,19 +41,40 @@ class OutputFolder:
         path: absolute path or URI, without a slash at its end.
         files: reads and writes it.
         overlays: write overlays too.
+        run: the run that has claimed it; ``""`` where none has, and OUT need not be there yet.
     """
 
     path: str
     files: Files
     overlays: bool = False
+    run: str = ""
 
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a file below OUT whole or not at all; raises OSError."""
-        scratch = f"{self.path}/{UNFINISHED}"
-        self.files.write(f"{self.path}/{name}", data, scratch=scratch)
+    def write(self, name: str, data: bytes) -> Stamp:
+        """Writes a file below OUT whole or not at all.
+
+        Returns:
+            What the disk or store says of it.
+
+        Raises:
+            OSError: it cannot be written, or OUT has been removed since it was claimed.
+            Stopped: the run has been stopped.
+        """
+        with gate.passing(self.run):
+            written = self.files.write(
+                f"{self.path}/{name}",
+                data,
+                scratch=self.scratch,
+                root=self.path if self.run else "",
+            )
+        return Stamp(written.size, written.version)
+
+    @property
+    def scratch(self) -> str:
+        """The folder of the run's unfinished files, which exists on local disk only."""
+        return f"{self.path}/{UNFINISHED}/{self.run}".rstrip("/")
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file below OUT; raises OSError."""
+        """Writes a JSON file below OUT; raises as :meth:`write` does."""
         self.write(name, utf8(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
     def read_json(self, name: str) -> Any:
@@ -61,14 +85,15 @@ class OutputFolder:
             return None
 
     def delete(self, name: str) -> None:
-        """Deletes just that file below OUT, if it is there."""
-        self.files.delete(f"{self.path}/{name}")
+        """Deletes just that file below OUT, if it is there; raises as :meth:`write` does."""
+        with gate.passing(self.run):
+            self.files.delete(f"{self.path}/{name}")
 
     def masks(self) -> Iterator[MaskRef]:
         """The masks that stand in OUT."""
         for name, file in self._below(MASKS):
             if name.endswith(".png"):
-                yield MaskRef(name, file.mtime or 0.0)
+                yield MaskRef(name, Stamp(file.size, file.version))
 
     def overlaid(self) -> Iterator[str]:
         """Names of the masks that have an overlay."""
@@ -82,7 +107,8 @@ class OutputFolder:
 
     def written(self) -> tuple[str, ...]:
         """The folders a run writes to, which are not to be taken for its input."""
-        return tuple(f"{self.path}/{own}" for own in (MASKS, OVERLAYS, UNFINISHED))
+        owned = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)
+        return tuple(f"{self.path}/{own}" for own in owned)
 
     def _below(self, folder: str) -> Iterator[tuple[str, File]]:
         where = f"{self.path}/{folder}"
@@ -90,10 +116,12 @@ class OutputFolder:
             if isinstance(file, File) and file.regular:
                 yield file.path[len(where) + 1 :], file
 
-    def clean_up(self) -> None:
-        """Removes the folder of unfinished files, which exists on local disk only."""
-        if not is_remote(self.path):
-            shutil.rmtree(f"{self.path}/{UNFINISHED}", ignore_errors=True)
+    def clean_up(self, runs: Iterable[str]) -> None:
+        """Removes what runs have left unfinished, and folders that are empty then."""
+        for run in runs:
+            self.files.delete_all(f"{self.path}/{UNFINISHED}/{run}")
+        for folder in (UNFINISHED, JOURNAL, LOCK):
+            self.files.prune(f"{self.path}/{folder}")
 
 
 def parse_output(text: str, files: Files) -> str:

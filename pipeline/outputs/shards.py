@@ -1,70 +1,150 @@
-"""Rows and rejects in shards of JSON lines, ``PREFIX-00000-of-00001.jsonl`` and so on."""
+"""Rows and rejects as shards of JSON lines, held against what was listed.
+
+A shard is a share of the archive: ``histograms-RUN-00000-of-00003.jsonl`` has the rows of its masks
+and ``rejected-RUN-00000-of-00003.jsonl`` those of its images that got none.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 
+from model_build.errors import JobError
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder, utf8
-from pipeline.records import Reject, Row, as_json
+from pipeline.outputs.lock import is_superseded
+from pipeline.records import Reject, Row
 
-ROWS = 100_000  # about as many a shard
-SHARD = re.compile(rf"({HISTOGRAMS}|{REJECTED})-\d+-of-\d+\.jsonl")
-
-
-def shard_count(rows: int) -> int:
-    """How many shards so many rows make; one where there are none."""
-    return max(1, -(-rows // ROWS))
+IMAGES = 100_000  # about as many a shard
+SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
+NAMED = 3  # images that a message names
 
 
-def keyed_line(record: Row | Reject, rows: int) -> tuple[int, str]:
-    """A record's line under the number of its shard, which its image decides."""
-    line = json.dumps(as_json(record))
-    return zlib.crc32(record.image.encode("utf-8", "surrogateescape")) % shard_count(rows), line
+def shard_count(images: int) -> int:
+    """How many shards so many images make; one where there are none."""
+    return max(1, -(-images // IMAGES))
 
 
-def write_shard(shard: tuple[int, Iterable[str]], prefix: str, rows: int, out: OutputFolder) -> str:
-    """Writes a shard, its lines in order; returns its name below OUT."""
-    number, lines = shard
-    name = f"{prefix}-{number:05}-of-{shard_count(rows):05}.jsonl"
-    out.write(name, utf8("".join(f"{line}\n" for line in sorted(lines))))
-    return name
+def shard_of(image: str, images: int) -> int:
+    """The number of an image's shard."""
+    return zlib.crc32(image.encode("utf-8", "surrogateescape")) % shard_count(images)
+
+
+def line_of(record: Row | Reject) -> str:
+    """A record's line, less its end."""
+    return json.dumps(record.to_json())
+
+
+def run_of(shard: str) -> str | None:
+    """The run that wrote a shard of this name; ``""`` of earlier versions, None if it is none."""
+    found = SHARD.fullmatch(shard)
+    return None if found is None else found[1] or ""
+
+
+def mismatch(listed: Iterable[str], outcomes: Iterable[str]) -> str:
+    """Why images and what became of them do not fit, with names; nothing where each has just one.
+
+    Args:
+        listed: paths of images; one that is there twice is one.
+        outcomes: the image of each row and each reject.
+    """
+    images, counts = set(listed), Counter(outcomes)
+    complaints = (
+        ("have neither a mask nor a reject", sorted(images - counts.keys())),
+        ("have more than one", sorted(image for image, n in counts.items() if n > 1)),
+        ("have one but were not listed", sorted(counts.keys() - images)),
+    )
+    return "; ".join(
+        f"{len(names)} images {what}: {', '.join(names[:NAMED])}{', …' * (len(names) > NAMED)}"
+        for what, names in complaints
+        if names
+    )
+
+
+def write_shard(
+    number: int, found: Mapping[str, Iterable], images: int, out: OutputFolder, lock: int
+) -> Iterator[str]:
+    """Writes a share of the archive: its rows and its rejects, lines in order.
+
+    Args:
+        found: its ``rows`` and ``rejects``, (image, line) each; paths of the images ``listed``; and
+            lines of what was ``unlisted``.
+        images: number of all images.
+        lock: number of the run's lock.
+
+    Yields:
+        The names below OUT of both shards.
+
+    Raises:
+        JobError: an image has no outcome, or several; or another run has taken OUT over.
+    """
+    if is_superseded(out, lock):
+        raise JobError(f"{out.path}: another job has taken it over; let that one finish")
+    rows, rejects = list(found["rows"]), list(found["rejects"])
+    if why := mismatch(found["listed"], (image for image, _ in (*rows, *rejects))):
+        raise JobError(f"{why}; please report this fault")
+    of = f"{out.run}-{number:05}-of-{shard_count(images):05}.jsonl"
+    rejected = [*(line for _, line in rejects), *found["unlisted"]]
+    for prefix, lines in ((HISTOGRAMS, [line for _, line in rows]), (REJECTED, rejected)):
+        out.write(f"{prefix}-{of}", utf8("".join(f"{line}\n" for line in sorted(lines))))
+        yield f"{prefix}-{of}"
 
 
 class WriteShards(beam.PTransform):
-    """Records → the names of the shards they were written to. There is at least one, if empty."""
+    """Rows, rejects and what was listed → the names of the shards they were written to.
 
-    def __init__(self, prefix: str, out: OutputFolder):
+    The input is a dict of PCollections: ``rows``, ``rejects`` of images, paths of the images
+    ``listed``, and rejects of what was ``unlisted``, which is no image. There is at least one shard
+    of each kind, if empty.
+
+    Args:
+        lock: number of the run's lock.
+    """
+
+    def __init__(self, out: OutputFolder, lock: int):
         super().__init__()
-        self.prefix, self.out = prefix, out
+        self.out, self.lock = out, lock
 
-    def expand(self, records):
-        rows = beam.pvalue.AsSingleton(records | "Count" >> beam.combiners.Count.Globally())
-        lines = records | "ToLines" >> beam.Map(keyed_line, rows)
-        empty = (
-            records.pipeline
+    def expand(self, found):
+        images = beam.pvalue.AsSingleton(
+            found["listed"] | "Count" >> beam.combiners.Count.Globally()
+        )
+        numbers = (
+            found["listed"].pipeline
             | "Once" >> beam.Create([None])
-            | "EachShard" >> beam.FlatMap(lambda _, rows: range(shard_count(rows)), rows)
-            | "WithoutLines" >> beam.Map(lambda number: (number, None))
+            | "Numbers" >> beam.FlatMap(lambda _, images: range(shard_count(images)), images)
         )
+        keyed = {
+            "rows": found["rows"] | "KeyRows" >> beam.Map(_keyed, images),
+            "rejects": found["rejects"] | "KeyRejects" >> beam.Map(_keyed, images),
+            "listed": found["listed"] | "KeyListed" >> beam.Map(_keyed_image, images),
+            "unlisted": found["unlisted"] | "KeyUnlisted" >> beam.Map(_keyed_line, images),
+            "numbers": numbers | "KeyNumbers" >> beam.Map(lambda number: (number, None)),
+        }
         return (
-            {"lines": lines, "empty": empty}
+            keyed
             | "ByShard" >> beam.CoGroupByKey()
-            | "Lines" >> beam.MapTuple(lambda number, found: (number, found["lines"]))
-            | "WriteShard" >> beam.Map(write_shard, self.prefix, rows, self.out)
+            | "WriteShard"
+            >> beam.FlatMap(
+                lambda shard, images, **written: write_shard(shard[0], shard[1], images, **written),
+                images,
+                out=self.out,
+                lock=self.lock,
+            )
         )
 
 
-def stale_shards(out: OutputFolder, current: Iterable[str]) -> list[str]:
-    """Names below OUT of shards that earlier runs have left."""
-    stands = set(current)
-    found = [
-        file.path[len(out.path) + 1 :]
-        for prefix in (HISTOGRAMS, REJECTED)
-        for file in out.files.starting_with(f"{out.path}/{prefix}-")
-    ]
-    return [name for name in found if SHARD.fullmatch(name) and name not in stands]
+def _keyed_image(image: str, images: int) -> tuple[int, str]:
+    return shard_of(image, images), image
+
+
+def _keyed(record: Row | Reject, images: int) -> tuple[int, tuple[str, str]]:
+    return shard_of(record.image, images), (record.image, line_of(record))
+
+
+def _keyed_line(record: Reject, images: int) -> tuple[int, str]:
+    return shard_of(record.image, images), line_of(record)

@@ -24,7 +24,17 @@ def tally_row(row: Row) -> Tally:
 
 def tally_kept(row: Row) -> Tally:
     """Counts of a mask that an earlier run has written; its row is tallied as well."""
-    return Counter({("kept",): 1})
+    tally: Tally = Counter({("kept",): 1})
+    if row.recipe is None:
+        tally[("edited",)] = 1
+    if row.source.version is None:
+        tally[("unversioned",)] = 1
+    return tally
+
+
+def tally_outside(mask: Any) -> Tally:
+    """Counts of one mask that no image of this run has."""
+    return Counter({("outside",): 1})
 
 
 def tally_reject(reject: Reject) -> Tally:
@@ -46,14 +56,14 @@ def sum_tallies(tallies: Iterable[Tally]) -> Tally:
 
 
 def summarise(
-    total: Tally, *, labels: Iterable[str], fingerprint: str, options: dict[str, Any]
+    total: Tally, *, labels: Iterable[str], recipe: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
     Args:
         total: over all rows, rejects and files passed over.
         labels: names of all labels.
-        fingerprint: of the model.
+        recipe: that its masks are made by, as ``run.json`` has it.
         options: of the run; ``started`` tells its begin in seconds since 1970.
     """
     images = total[("masks",)] + total[("rejected",)]
@@ -64,13 +74,17 @@ def summarise(
         "rejected": total[("rejected",)],
         "skipped": total[("skipped",)],
         "kept": total[("kept",)],
+        "edited": total[("edited",)],
+        "unversioned": total[("unversioned",)],
+        "outside": total[("outside",)],
         "causes": {
             f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"
         },
         "pixels": {label: total[("pixels", label)] for label in labels},
         "seconds": round(seconds, 2),
         "images_per_second": round((images - total[("kept",)]) / seconds, 2),
-        "model": fingerprint,
+        "model": recipe["model"],
+        "recipe": recipe,
         "options": options,
         "versions": versions(),
     }
@@ -96,6 +110,10 @@ class Summary:
         images: number of images listed: ``masks`` and ``rejected`` add up to it.
         masks: of those, how many have a mask.
         kept: of the masks, how many an earlier run had made.
+        edited: of those, how many were edited by hand since.
+        unversioned: of those, how many have an image whose store tells no version: whether it has
+            changed nobody knows.
+        outside: masks in the output folder that no image of this run has.
         rejected: how many got none.
         skipped: files that were not taken for images.
         causes: rejects by stage and cause, as in ``"decode: TooManyPixels"``.
@@ -103,8 +121,11 @@ class Summary:
         seconds: how long the run took.
         images_per_second: images that were worked on, by that.
         model: fingerprint of the model.
+        recipe: that the masks are made by.
         options: of the run.
         versions: of what decides the result.
+        run: its name.
+        shards: names below the output folder of the files with its rows and rejects.
         stages: seconds that each stage took, over all workers.
     """
 
@@ -112,6 +133,9 @@ class Summary:
     images: int
     masks: int
     kept: int
+    edited: int
+    unversioned: int
+    outside: int
     rejected: int
     skipped: int
     causes: dict[str, int]
@@ -119,8 +143,11 @@ class Summary:
     seconds: float
     images_per_second: float
     model: str
+    recipe: dict[str, Any]
     options: dict[str, Any]
     versions: dict[str, str]
+    run: str
+    shards: list[str]
     stages: dict[str, float]
 
     @classmethod
@@ -131,13 +158,20 @@ class Summary:
     def table(self) -> str:
         """The summary for people."""
         kept = f" ({self.kept} kept from an earlier run)" if self.kept else ""
+        counted = (
+            ("  edited by hand", self.edited),
+            ("  kept unchecked", self.unversioned),
+            ("masks of no image", self.outside),
+        )
         spent = (f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
         rows = [
             ("images", f"{self.images}"),
             ("masks", f"{self.masks}{kept}"),
+            *((name, f"{count}") for name, count in counted[:2] if count),
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
             ("passed over", f"{self.skipped}"),
+            *((name, f"{count}") for name, count in counted[2:] if count),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
             ("  spent on", ", ".join(spent)),
             ("share of pixels", ""),

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model_build.errors import UserError, first_line
-from pipeline.storage import local, paging, stores
+from model_build.errors import UserError
+from pipeline.storage import local, paging, puts, stores
+from pipeline.storage.faults import BadName, of_client
 from pipeline.storage.listed import File, Unlisted
 from pipeline.storage.names import (
     bucket_and_key,
@@ -26,7 +27,7 @@ from pipeline.storage.names import (
     pattern_of,
     scheme_of,
 )
-from pipeline.storage.retries import status_of, with_retries
+from pipeline.storage.retries import with_retries
 
 AT_ONCE = 16  # files under way together, a process
 AHEAD = 128 << 20  # bytes that may be read before they are asked for
@@ -67,22 +68,57 @@ class Files:
                     return b""
             raise
 
-    def write(self, path: str, data: bytes, *, scratch: str = "", exclusive: bool = False) -> None:
+    def write(
+        self,
+        path: str,
+        data: bytes,
+        *,
+        scratch: str = "",
+        root: str = "",
+        exclusive: bool = False,
+    ) -> File:
         """Writes a file whole or not at all; one that stands there is replaced.
 
         Args:
             scratch: on local disk, a folder of the same disk for the unfinished file; by default
                 the file's own.
+            root: on local disk, a folder that must be there; by default it is made.
             exclusive: raise FileExistsError instead of replacing.
+
+        Returns:
+            What the disk or store says of the file that it has written.
         """
         if not is_remote(path):
-            local.write(path, data, scratch or os.path.dirname(path), exclusive)
-            return
+            return local.write(path, data, scratch or os.path.dirname(path), exclusive, root)
         if is_read_only(path):
             raise OSError(f"{path}: cannot be written to")
         client, key = self._client(path)
-        mode = "create" if exclusive else "overwrite"
-        self._try(path, lambda: client.pipe_file(key, data, mode=mode))
+        put = functools.partial(puts.put, scheme_of(path), client, key, data, exclusive)
+        version = self._try(path, put)
+        if version is None:  # a large file, whose put tells nothing
+            return self.stat(path)
+        return File(path, len(data), version)
+
+    def create_held(
+        self, path: str, data: bytes, *, scratch: str = "", root: str = ""
+    ) -> int | None:
+        """Writes a file that must not exist yet; on local disk this process holds it as it lives.
+
+        Returns:
+            What holds it, a file descriptor to be closed; None where the store or disk knows no
+            locks.
+
+        Raises:
+            FileExistsError: there is a file of that name.
+        """
+        if not is_remote(path):
+            return local.create_held(path, data, scratch or os.path.dirname(path), root)
+        self.write(path, data, exclusive=True)
+        return None
+
+    def is_held(self, path: str) -> bool | None:
+        """Whether a living process holds a file; None where the store or disk knows no locks."""
+        return None if is_remote(path) else local.is_held(path)
 
     def delete(self, path: str) -> None:
         """Deletes the file of just this name; where there is none, that is no error."""
@@ -101,9 +137,7 @@ class Files:
         info = self._try(path, lambda: client.info(key))
         if info.get("type") == "directory":
             raise FileNotFoundError(f"{path}: no such object")
-        times = (info.get(name) for name in ("LastModified", "mtime", "last_modified", "created"))
-        written = next((time for time in times if hasattr(time, "timestamp")), None)
-        return File(path, info.get("size"), written.timestamp() if written else None)
+        return File(path, info.get("size"), puts.version_of(info))
 
     def exists(self, path: str) -> bool:
         """Whether a file has just this name."""
@@ -141,11 +175,14 @@ class Files:
             held -= size
             yield _outcome(future)
 
-    def run_each(self, operations: Sequence[Callable[[], Any]]) -> list[Exception | None]:
-        """Runs operations on files, such as writes, at once: the exception of each, or None."""
+    def stat_each(self, paths: Sequence[str]) -> list[File | Exception]:
+        """What is known of many files, asked at once; each failure is by itself."""
+        return self.run_each([functools.partial(self.stat, path) for path in paths])
+
+    def run_each(self, operations: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Runs operations on files at once: what each returns, or its exception."""
         futures = [_pool().submit(operation) for operation in operations]
-        outcomes = (_outcome(future) for future in futures)
-        return [one if isinstance(one, Exception) else None for one in outcomes]
+        return [_outcome(future) for future in futures]
 
     # Folders
 
@@ -184,7 +221,7 @@ class Files:
         with _as_oserror(uri):
             for item in paging.objects(scheme_of(uri), client, bucket, prefix):
                 if not item.key.endswith("/"):  # some tools mark a folder by an empty object
-                    yield File(root + item.key, item.size, item.mtime)
+                    yield File(root + item.key, item.size, item.version)
 
     def glob(self, pattern: str) -> Iterator[File | Unlisted]:
         """The files that a pattern matches: the one place where a pattern is a pattern."""
@@ -201,6 +238,25 @@ class Files:
     def has_any(self, folder: str) -> bool:
         """Whether any file lies below a folder."""
         return next(iter(self.list(folder)), None) is not None
+
+    def delete_all(self, folder: str) -> None:
+        """Deletes every file below a folder, and on local disk the folder."""
+        for file in self.list(folder):
+            if isinstance(file, File):
+                self.delete(file.path)
+        if not is_remote(folder):
+            for where, _, _ in os.walk(folder, topdown=False):
+                local.prune(where)
+
+    def make_folder(self, folder: str) -> None:
+        """Makes a folder of local disk, and those above it; a store needs none."""
+        if not is_remote(folder):
+            os.makedirs(folder, exist_ok=True)
+
+    def prune(self, folder: str) -> None:
+        """Removes a folder of local disk if it is empty; a store has no folders."""
+        if not is_remote(folder):
+            local.prune(folder)
 
     def copy_here(self, folder: str, target: str) -> None:
         """Copies all that lies below a folder into a local one, which is made."""
@@ -238,7 +294,7 @@ class Files:
         else:
             key = uri.partition("://")[2]
             if reason := stores.unsayable(scheme, key):
-                raise OSError(f"{uri}: its name {reason}; rename it")
+                raise BadName(f"{uri}: its name {reason}; rename it")
             if scheme == "memory":
                 key = f"/{key}"  # it adds that itself, but not where a name holds ``::``
         return stores.client(scheme, self._options(scheme)), key
@@ -256,21 +312,11 @@ def _as_oserror(path: str) -> Iterator[None]:
     """What a store's client raises, as the OSError that says it."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such object or bucket") from error
-    except FileExistsError as error:
-        raise FileExistsError(f"{path}: exists") from error
     except Exception as error:
-        text = first_line(error)
-        cause = error.__cause__ or error
-        status = status_of(cause)
-        if status == 404:
-            raise FileNotFoundError(f"{path}: no such object or bucket") from error
-        if isinstance(error, PermissionError) or status in (401, 403) or "Forbidden" in text:
-            raise PermissionError(f"{path}: no permission ({text})") from error
-        if isinstance(error, OSError):
+        told = of_client(error, path)
+        if told is error:
             raise
-        raise OSError(f"{path}: {type(error).__name__}: {text}") from error
+        raise told from error
 
 
 def glob_folder(pattern: str) -> str:

@@ -11,13 +11,14 @@ class File(NamedTuple):
     Attributes:
         path: absolute path or URI.
         size: in bytes, None where the listing cannot tell.
-        mtime: when it was last written, in seconds since 1970; None likewise.
+        version: differs whenever the file has been written: a store's generation or ETag, else the
+            time of writing, on local disk in nanoseconds since 1970; None where there is none.
         regular: False for a pipe or device, which reading might never end.
     """
 
     path: str
     size: int | None = None
-    mtime: float | None = None
+    version: str | None = None
     regular: bool = True
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 import uuid
@@ -18,22 +20,103 @@ def read(path: str, limit: int = -1) -> bytes:
         return file.read(limit)
 
 
-def write(path: str, data: bytes, scratch: str, exclusive: bool = False) -> None:
-    """Writes under another name in ``scratch``, a folder of the same disk, then renames."""
-    os.makedirs(scratch, exist_ok=True)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    unfinished = os.path.join(scratch, uuid.uuid4().hex)
-    try:
-        Path(unfinished).write_bytes(data)
+def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: str = "") -> File:
+    """Writes under another name in ``scratch``, a folder of the same disk, then renames.
+
+    Args:
+        exclusive: raise FileExistsError instead of replacing.
+        root: a folder that must be there; those below it are made.
+    """
+    with _unfinished(path, data, scratch, root) as unfinished:
+        written = stat_file(unfinished)
         if exclusive:
             os.link(unfinished, path)  # unlike a rename it fails where the name is taken
-            os.unlink(unfinished)
         else:
             os.replace(unfinished, path)
+    return written._replace(path=path)
+
+
+def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | None:
+    """Writes a file that must not exist yet and holds it, as long as this process lives.
+
+    Returns:
+        What holds it, a file descriptor to be closed; None where the disk knows no locks.
+    """
+    with _unfinished(path, data, scratch, root) as unfinished:
+        handle = os.open(unfinished, os.O_RDWR)
+        try:
+            # Held before anybody can see it.
+            held = _hold(handle)
+            os.link(unfinished, path)
+        except OSError:
+            os.close(handle)
+            raise
+    if held:
+        return handle
+    os.close(handle)
+    return None
+
+
+def _hold(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        with contextlib.suppress(OSError):
+        return False
+    return True
+
+
+def is_held(path: str) -> bool | None:
+    """Whether a living process holds a file, see :func:`create_held`.
+
+    Returns:
+        False also where there is no such file; None where the disk knows no locks.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two who ask do not take each other for the holder.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+@contextlib.contextmanager
+def _unfinished(path: str, data: bytes, scratch: str, root: str) -> Iterator[str]:
+    """A file of these bytes under a name of its own, which is gone afterwards."""
+    unfinished = os.path.join(scratch, uuid.uuid4().hex)
+    for last in (False, False, True):
+        if root and not os.path.isdir(root):
+            raise FileNotFoundError(errno.ENOENT, "has been removed", root)
+        try:
+            os.makedirs(scratch, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(unfinished).write_bytes(data)
+            break
+        except FileNotFoundError:  # somebody removes empty folders at this moment
+            if last:
+                raise
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(unfinished)
+            raise
+    try:
+        yield unfinished
+    finally:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
-        raise
+
+
+def prune(folder: str) -> None:
+    """Removes a folder if it is empty."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def delete(path: str) -> None:
@@ -56,7 +139,7 @@ def stat_file(path: str) -> File:
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise IsADirectoryError(f"{path}: is no regular file")
-    return File(path, found.st_size, found.st_mtime)
+    return File(path, found.st_size, str(found.st_mtime_ns))
 
 
 def walk(folder: str) -> Iterator[File | Unlisted]:
@@ -84,4 +167,5 @@ def look(path: str) -> File:
         found = os.stat(path)
     except OSError:
         return File(path)
-    return File(path, found.st_size, found.st_mtime, regular=stat.S_ISREG(found.st_mode))
+    version = str(found.st_mtime_ns)
+    return File(path, found.st_size, version, regular=stat.S_ISREG(found.st_mode))

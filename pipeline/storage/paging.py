@@ -7,7 +7,6 @@ module that knows them.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,11 +16,11 @@ PAGE = 1000  # objects, the most that stores give at once
 
 
 class Object(NamedTuple):
-    """An object of a store: its key in the bucket, bytes, and time of writing (s since 1970)."""
+    """An object of a store: its key in the bucket, bytes, and version, see :class:`File`."""
 
     key: str
     size: int
-    mtime: float
+    version: str
 
 
 def objects(scheme: str, client: Any, bucket: str, prefix: str) -> Iterator[Object]:
@@ -51,11 +50,11 @@ def _google(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
             prefix=prefix,
             maxResults=PAGE,
             pageToken=token,
-            fields="nextPageToken,items(name,size,updated)",
+            fields="nextPageToken,items(name,size,generation)",
             json_out=True,
         )
         for item in page.get("items", ()):
-            yield Object(item["name"], int(item["size"]), _seconds(item["updated"]))
+            yield Object(item["name"], int(item["size"]), str(item["generation"]))
         token = page.get("nextPageToken")
         if not token:
             return
@@ -67,7 +66,7 @@ def _amazon(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
     while True:
         page = _call(client.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
         for item in page.get("Contents", ()):
-            yield Object(item["Key"], item["Size"], item["LastModified"].timestamp())
+            yield Object(item["Key"], item["Size"], item["ETag"].strip('"'))
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -85,7 +84,7 @@ def _azure(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
             page = await pages.__anext__()
         except StopAsyncIteration:
             return None
-        return [Object(blob.name, blob.size, blob.last_modified.timestamp()) async for blob in page]
+        return [Object(blob.name, blob.size, blob.etag.strip('"')) async for blob in page]
 
     while (page := sync(client.loop, next_page)) is not None:
         yield from page
@@ -96,12 +95,8 @@ def _memory(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
     for path in sorted(client.store):
         if path.startswith(start + prefix):
             info = client.info(path)
-            yield Object(path[len(start) :], info["size"], info["created"].timestamp())
+            yield Object(path[len(start) :], info["size"], info["created"].isoformat())
 
 
 def _call(function: Callable, *arguments: Any, **options: Any) -> Any:
     return with_retries(lambda: function(*arguments, **options))
-
-
-def _seconds(text: str) -> float:
-    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

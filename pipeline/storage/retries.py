@@ -50,7 +50,7 @@ def with_retries(operation: Callable[[], T], deadline: float = DEADLINE) -> T:
 
 def is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed: 429, 5xx, a reset or a time-out; not 403 or 404."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, FileNotFoundError | PermissionError | FileExistsError):
             return False
         status = status_of(cause)
@@ -79,7 +79,8 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what caused it, what caused that, and so on."""
     cause: BaseException | None = error
     seen: set[int] = set()
     while cause is not None and id(cause) not in seen:

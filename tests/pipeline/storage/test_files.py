@@ -95,11 +95,26 @@ def test_what_is_not_there_is_told_as_that(folder):
     assert not [found for found in FILES.list(f"{folder}/nowhere") if isinstance(found, File)]
 
 
-def test_a_listing_tells_sizes_and_times(folder):
-    FILES.write(f"{folder}/a", b"12345")
-    (found,) = FILES.list(folder)
-    assert (found.path, found.size) == (f"{folder}/a", 5)
-    assert found.mtime == pytest.approx(FILES.stat(f"{folder}/a").mtime, abs=1.1)
+def test_a_write_a_listing_and_a_question_tell_one_size_and_version(folder):
+    written = FILES.write(f"{folder}/a [1] é%20#+", b"12345")
+    assert (written.path, written.size) == (f"{folder}/a [1] é%20#+", 5)
+    assert written.version
+    assert list(FILES.list(folder)) == [written]
+    assert FILES.stat(written.path) == written
+
+
+def test_a_file_that_is_written_again_has_another_version(folder):
+    versions = {FILES.write(f"{folder}/a", data).version for data in (b"1", b"2", b"22", b"3")}
+    assert len(versions) == 4
+
+
+def test_a_file_that_must_not_exist_yet_is_created_once(folder):
+    created = FILES.write(f"{folder}/a", b"first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        FILES.write(f"{folder}/a", b"second", exclusive=True)
+    assert FILES.read(f"{folder}/a") == b"first"
+    assert FILES.stat(f"{folder}/a") == created
+    assert listed(folder) == {"a"}
 
 
 def test_a_prefix_is_no_folder(folder):
@@ -138,14 +153,6 @@ def test_an_empty_file_is_read(folder):
     assert FILES.read(f"{folder}/a", 10) == b""
 
 
-def test_an_exclusive_write_replaces_nothing(folder):
-    FILES.write(f"{folder}/a", b"first", exclusive=True)
-    with pytest.raises(FileExistsError):
-        FILES.write(f"{folder}/a", b"second", exclusive=True)
-    assert FILES.read(f"{folder}/a") == b"first"
-    assert listed(folder) == {"a"}
-
-
 def test_many_files_are_read_at_once_and_each_fails_by_itself(folder):
     for index in range(40):
         if index % 7:
@@ -181,7 +188,7 @@ def test_operations_run_at_once_and_each_fails_by_itself():
         raise OSError("full")
 
     outcomes = FILES.run_each([meeting.wait, fail, meeting.wait])
-    assert [type(outcome) for outcome in outcomes] == [type(None), OSError, type(None)]
+    assert [type(outcome) for outcome in outcomes] == [int, OSError, int]
 
 
 def test_a_folder_is_copied_here(folder, tmp_path):

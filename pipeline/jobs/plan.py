@@ -1,0 +1,225 @@
+"""From a user's request to a plan: what each room gets. Nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model_build.artifact import DEFAULT_MODEL, Description
+from model_build.errors import UserError
+from pipeline.images.decode import MAX_PIXELS, DecodeOptions
+from pipeline.inputs.listing import ListOptions
+from pipeline.inputs.sources import common_folder, parse_source, read_list
+from pipeline.jobs import preview, runners
+from pipeline.jobs.standing import KeepOptions
+from pipeline.jobs.windows import WriteOptions
+from pipeline.network import models, threads
+from pipeline.network.handler import EngineOptions, resolve
+from pipeline.outputs import claims
+from pipeline.outputs.claims import Noted
+from pipeline.outputs.ending import Claimed
+from pipeline.outputs.folder import OutputFolder, parse_output
+from pipeline.outputs.recipe import Recipe
+from pipeline.records import Source
+from pipeline.storage import Files, is_remote, parse_options, secrets
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; see :func:`pipeline.segment`. Plain values only."""
+
+    inputs: Sequence[str]
+    output: str
+    model: str = DEFAULT_MODEL
+    overlays: bool = False
+    long_side: int | str | None = None
+    all_files: bool = False
+    limit: int | None = None
+    overwrite: bool = False
+    moved: bool = False
+    verify: bool = False
+    max_pixels: int = MAX_PIXELS
+    engine: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    shared_disk: bool = False
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    beam_options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that has been looked into: what each room gets.
+
+    Attributes:
+        recipe: what the masks will be made by; nothing in it is "auto".
+        noted: what earlier runs have noted in OUT.
+        claimed: what the run has claimed; None before it has.
+        started: when the run began, in seconds since 1970.
+        local: the job runs in this process.
+        overwrite, moved, verify, workers, shared_disk: see :func:`pipeline.segment`.
+    """
+
+    sources: tuple[Source, ...]
+    listing: ListOptions
+    decode: DecodeOptions
+    engine: EngineOptions
+    out: OutputFolder
+    model: Description
+    recipe: Recipe
+    noted: Noted
+    beam_options: PipelineOptions
+    started: float
+    local: bool
+    overwrite: bool
+    moved: bool
+    verify: bool
+    workers: int | None
+    shared_disk: bool
+    claimed: Claimed | None = None
+
+    @property
+    def keep(self) -> KeepOptions:
+        """Which masks that stand hold."""
+        return KeepOptions(self.recipe.id, self.model.labels, self.overwrite, self.verify)
+
+    @property
+    def write(self) -> WriteOptions:
+        """How masks are written."""
+        return WriteOptions(self.model.labels, self.recipe.id, self.out)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The options that decide no mask, as ``summary.json`` keeps them."""
+        return {
+            "out": self.out.path,
+            "root": self.listing.root,
+            "model": self.engine.model,
+            "max_pixels": self.decode.max_pixels,
+            "started": self.started,
+            "overlays": self.out.overlays,
+            "all_files": self.listing.all_files,
+            "limit": self.listing.limit,
+        }
+
+    def check_output(self) -> None:
+        """Refuses an OUT whose masks are of another kind.
+
+        Raises:
+            UserError: see :func:`pipeline.outputs.claims.check`.
+            JobError: OUT cannot be looked at.
+        """
+        claims.check(
+            self.out,
+            self.noted,
+            self.recipe,
+            self.listing.root,
+            overwrite=self.overwrite,
+            moved=self.moved,
+        )
+
+
+def plan(request: Request) -> Plan:
+    """Looks into a request; writes nothing.
+
+    Raises:
+        UserError: anything in it cannot serve.
+        JobError: OUT cannot be looked at.
+    """
+    beam_options = PipelineOptions(list(request.beam_options))
+    local = runners.is_local(beam_options)
+    files = Files(parse_options(request.storage_options))
+    if not request.inputs:
+        raise UserError("no INPUT; name a folder, a glob, an image or @LIST")
+    model = models.describe(request.model, files)
+    sources = tuple(parse_source(text, files) for text in request.inputs)
+    out = OutputFolder(parse_output(request.output, files), files, request.overlays)
+    listing = ListOptions(
+        root=common_folder(source.folder for source in sources),
+        all_files=request.all_files,
+        exclude=out.written(),
+        limit=request.limit,
+    )
+    if not local:
+        _check_remote(request, sources, out)
+    preview.check_input(sources, listing, files)
+    noted = claims.look(out)
+    decode = DecodeOptions(network_side(request.long_side, model), request.max_pixels)
+    engine = _engine(request, noted, local)
+    planned = Plan(
+        sources=sources,
+        listing=listing,
+        decode=decode,
+        engine=engine,
+        out=out,
+        model=model,
+        recipe=recipe_of(model, decode, engine),
+        noted=noted,
+        beam_options=beam_options,
+        started=time.time(),
+        local=local,
+        overwrite=request.overwrite,
+        moved=request.moved,
+        verify=request.verify,
+        workers=request.workers,
+        shared_disk=request.shared_disk,
+    )
+    planned.check_output()
+    return planned
+
+
+def recipe_of(model: Description, decode: DecodeOptions, engine: EngineOptions) -> Recipe:
+    """What masks are made by."""
+    return Recipe(
+        model=model.fingerprint,
+        long_side=decode.long_side,
+        engine=engine.engine,
+        precision=engine.precision,
+        batch_size=engine.batch_size,
+    )
+
+
+def _engine(request: Request, noted: Noted, local: bool) -> EngineOptions:
+    """The engine that is asked for; what is left open is as OUT's masks were made."""
+    engine, batch_size = request.engine, request.batch_size
+    if noted.recipe is not None:
+        engine = noted.recipe.engine if engine == "auto" else engine
+        batch_size = batch_size or noted.recipe.batch_size
+    # What workers elsewhere have is not known here.
+    return resolve(
+        request.model, engine, batch_size, threads.has_accelerator if local else lambda: False
+    )
+
+
+def network_side(long_side: int | str | None, model: Description) -> int | None:
+    """What ``--long-side`` means: the longest side in pixels that a model sees, None for any.
+
+    Args:
+        long_side: the option: pixels, ``"native"``, or None for the side it was trained at.
+    """
+    if long_side is None:
+        return model.long_side
+    return None if long_side == "native" else int(long_side)
+
+
+def _check_remote(request: Request, sources: Sequence[Source], out: OutputFolder) -> None:
+    """Refuses what workers on other machines cannot reach, or must not get."""
+    if found := secrets(request.storage_options):
+        raise UserError(
+            f"--storage-option {found[0]}: a secret is not sent to the workers of another runner; "
+            "give them credentials of their own, by their environment"
+        )
+    if request.shared_disk:
+        return
+    remedy = "copy it to a store, or add --shared-disk if every worker sees this disk"
+    if not is_remote(out.path):
+        raise UserError(f"--output {out.path}: workers elsewhere cannot write there; {remedy}")
+    for source in sources:
+        named = read_list(source.where, out.files) if source.kind == "list" else [source.where]
+        for path in named:
+            if not is_remote(path):
+                raise UserError(f"{path}: workers elsewhere cannot read it; {remedy}")

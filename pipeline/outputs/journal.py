@@ -1,0 +1,75 @@
+"""Rows on their way: put into ``OUT/journal/`` as a run goes, so that the next one knows of them.
+
+The journal serves going on, and telling how far a run is. The shards come from the graph's own
+rows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+
+from pipeline.outputs.folder import HISTOGRAMS, JOURNAL, OutputFolder, utf8
+from pipeline.records import Reject, Row
+
+ROWS = 1000  # a file, about
+SECONDS = 30.0  # that a row waits, about
+
+
+class Journal:
+    """What one worker has done since it last put a file; not thread-safe.
+
+    Files are put whole, under names that no other worker and no other run uses. An OUT that no run
+    has claimed gets none.
+    """
+
+    def __init__(self, out: OutputFolder):
+        self._out = out
+        self._lines: list[str] = []
+        self._since = 0.0
+
+    def add(self, records: Iterable[Row | Reject]) -> None:
+        """Takes rows of masks that stand and rejects; puts a file where it is time."""
+        for record in records if self._out.run else ():
+            if not self._lines:
+                self._since = time.monotonic()
+            self._lines.append(json.dumps(record.to_json()))
+        if len(self._lines) >= ROWS or (self._lines and time.monotonic() > self._since + SECONDS):
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts what has been taken; raises as :meth:`OutputFolder.write` does."""
+        if self._lines:
+            name = f"{JOURNAL}/{self._out.run}.{uuid.uuid4().hex}.jsonl"
+            self._out.write(name, utf8("".join(f"{line}\n" for line in self._lines)))
+            self._lines = []
+
+
+def journals(out: OutputFolder) -> Iterator[str]:
+    """Names below OUT of the journal's files."""
+    for file in out.files.starting_with(f"{out.path}/{JOURNAL}/"):
+        yield file.path[len(out.path) + 1 :]
+
+
+def run_of(name: str) -> str:
+    """The run that a journal's file is of."""
+    return name.removeprefix(f"{JOURNAL}/").partition(".")[0]
+
+
+def is_rows(name: str) -> bool:
+    """Whether a file below OUT holds rows: a journal's, or a shard of histograms."""
+    return name.startswith((f"{JOURNAL}/", f"{HISTOGRAMS}-"))
+
+
+def read_rows(data: bytes) -> Iterator[Row]:
+    """The rows of masks in a journal's file or a shard.
+
+    Rejects are passed over, and so are lines of another form: a mask without a row is looked at.
+    """
+    for line in data.splitlines():
+        try:
+            yield Row.from_json(json.loads(line))
+        except ValueError:
+            continue

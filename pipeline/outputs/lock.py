@@ -1,0 +1,263 @@
+"""One writer: ``OUT/lock/N``, where the highest N holds.
+
+The lock is a courtesy: two jobs that write to one OUT all the same do no harm, as masks of a recipe
+have equal bytes and everything else has names of a run's own. So the lock is never waited for, and
+nobody ever unlocks by hand: a lock whose process is gone is dead.
+
+How that is known: on local disk the operating system tells whether a process still holds the file.
+Elsewhere the file is written anew every few seconds, and is dead once it has not changed for a
+minute by the observer's own clock; or at once, where its machine is this one and its process is
+gone. A run that has failed says so in its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model_build.errors import UserError
+from pipeline.outputs.folder import LOCK, OutputFolder, utf8
+from pipeline.storage import is_remote
+
+_LOGGER = logging.getLogger(__name__)
+
+BEAT = 15.0  # seconds from one writing of the file to the next
+DEAD_AFTER = 60.0  # seconds without a change
+LOOK = 2.0  # seconds between two looks of an observer
+
+
+def new_run() -> str:
+    """A name for a run, which no other has: when it began, for people, and six random digits."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+class Lock:
+    """The claim of one run on its output folder.
+
+    Attributes:
+        number: N of its file.
+        dead: names of the runs whose locks were found dead: what they have left may be removed.
+    """
+
+    number: int
+    dead: tuple[str, ...]
+
+    def __init__(self, out: OutputFolder, wait: Callable[[float], None] = time.sleep):
+        self._out, self._wait = out, wait
+        self._handle: int | None = None
+        self._content = {
+            "run": out.run,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            **_this_process(),
+            "held": not is_remote(out.path),  # by the operating system
+            "beat": 0,
+            "ended": False,
+        }
+        self._stop = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def take(self) -> Lock:
+        """Takes the lock.
+
+        Raises:
+            UserError: another run has it.
+            OSError: OUT cannot be written.
+        """
+        while True:
+            found = self._found()
+            if found:
+                number, content = max(found.items())
+                self._check_dead(number, content)
+            self.number = max(found, default=0) + 1
+            if self._create():
+                break
+        self.dead = tuple(str(content["run"]) for content in found.values() if content.get("run"))
+        if self._handle is None:
+            if self._content["held"]:  # a disk without locks
+                self._content["held"] = False
+                self._rewrite()
+            self._beating = threading.Thread(target=self._beat, daemon=True)
+            self._beating.start()
+        return self
+
+    def release(self) -> None:
+        """Ends a run that has cleaned up: its lock goes, and those of the dead before it."""
+        self._end_beat()
+        for number in sorted(self._found()):
+            if number < self.number or (number == self.number and self._is_mine()):
+                self._out.files.delete(self._path(number))
+        self._let_go()
+        self._out.files.prune(f"{self._out.path}/{LOCK}")
+
+    def abandon(self) -> None:
+        """Ends a run that has not come to its end: its lock stays, and says that it is dead."""
+        self._end_beat()
+        if self._is_mine():
+            self._content["ended"] = True
+            self._rewrite()
+        self._let_go()
+
+    # The files
+
+    def _path(self, number: int) -> str:
+        return f"{self._out.path}/{LOCK}/{number}"
+
+    def _found(self) -> dict[int, dict[str, Any]]:
+        """The content of each lock by its N; ``{}`` of one that cannot be understood."""
+        return {number: _content(self._out, number) or {} for number in numbers(self._out)}
+
+    def _create(self) -> bool:
+        """Writes the lock's file; False where another was faster."""
+        try:
+            self._handle = self._out.files.create_held(
+                self._path(self.number),
+                utf8(json.dumps(self._content)),
+                scratch=self._out.scratch,
+                root=self._out.path,
+            )
+        except FileExistsError:
+            # An attempt of ours may have succeeded without our hearing of it.
+            return self._is_mine()
+        return True
+
+    def _is_mine(self) -> bool:
+        content = _content(self._out, self.number)
+        return content is not None and content.get("run") == self._out.run
+
+    def _rewrite(self) -> None:
+        self._out.files.write(
+            self._path(self.number),
+            utf8(json.dumps(self._content)),
+            scratch=self._out.scratch,
+            root=self._out.path,
+        )
+
+    def _let_go(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    # Alive or dead
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            try:
+                if not self._is_mine():
+                    return  # taken away; what that means is asked before shards are written
+                self._content["beat"] += 1
+                self._rewrite()
+            except Exception as error:  # the job's own writes will tell, if it lasts
+                _LOGGER.info("%s: %s", self._path(self.number), error)
+
+    def _end_beat(self) -> None:
+        self._stop.set()
+        if self._beating is not None:
+            self._beating.join()
+            self._beating = None
+
+    def _check_dead(self, number: int, content: dict[str, Any]) -> None:
+        """Returns once a lock is dead or gone; raises UserError if its run lives."""
+        if content.get("ended"):
+            return
+        held = self._out.files.is_held(self._path(number))
+        alive = held if held or content.get("held") else None
+        if alive is None:
+            alive = _process_lives(content)
+        if alive is not None:
+            if alive:
+                raise self._refusal(content)
+            return
+        _LOGGER.warning(
+            "%s: looking for up to %.0f s whether the job on %s still runs",
+            self._out.path,
+            DEAD_AFTER,
+            content.get("host", "another machine"),
+        )
+        end = time.monotonic() + DEAD_AFTER
+        while time.monotonic() < end:
+            self._wait(LOOK)
+            now = _content(self._out, number)
+            if now is None or now.get("ended"):
+                return
+            if now != content:
+                raise self._refusal(now)
+
+    def _refusal(self, content: dict[str, Any]) -> UserError:
+        return UserError(
+            f"{self._out.path}: another job is writing there: process "
+            f"{content.get('process', '?')} on {content.get('host', '?')}, since "
+            f"{content.get('started', '?')}; wait for it, or choose another --output"
+        )
+
+
+def numbers(out: OutputFolder) -> list[int]:
+    """The N of each lock that stands in OUT."""
+    names = (
+        file.path.rpartition("/")[2] for file in out.files.starting_with(f"{out.path}/{LOCK}/")
+    )
+    return [int(name) for name in names if name.isascii() and name.isdecimal()]
+
+
+def is_superseded(out: OutputFolder, number: int) -> bool:
+    """Whether another run has taken OUT over from the one that has the lock of this number."""
+    return max(numbers(out), default=0) > number
+
+
+def _content(out: OutputFolder, number: int) -> dict[str, Any] | None:
+    """What a lock says; None where it is gone."""
+    try:
+        content = json.loads(out.files.read(f"{out.path}/{LOCK}/{number}"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "boot": _read("/proc/sys/kernel/random/boot_id"),
+        "processes": _processes(),
+        "process": os.getpid(),
+        "began": _began(os.getpid()),
+    }
+
+
+def _process_lives(content: dict[str, Any]) -> bool | None:
+    """Whether the process of a lock still runs; None where this machine cannot tell."""
+    here = _this_process()
+    if not here["boot"] or any(content.get(k) != here[k] for k in ("host", "boot", "processes")):
+        return None
+    began = _began(content.get("process", 0))
+    return bool(began) and began == content.get("began")
+
+
+def _processes() -> str:
+    """The namespace of process numbers, which differs between containers (Linux)."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _began(process: int) -> str:
+    """When a process began, in ticks since the machine's boot (proc(5)); ``""`` if it is gone."""
+    # The name, in brackets, may hold spaces; the 20th field after it is the one.
+    fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

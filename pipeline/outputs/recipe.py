@@ -1,0 +1,75 @@
+"""What decides a mask's pixels, and its short name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# Raised whenever this code makes other pixels of the same image, model and options.
+PIXELS = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what the mask of an image is, as it was resolved: nothing is "auto".
+
+    Attributes:
+        model: its fingerprint.
+        long_side: the longest side in pixels that the network sees, None for any.
+        engine: ``"xla"`` or ``"graph"``.
+        precision: of the network's numbers.
+        batch_size: images a call.
+        pixels: see :data:`PIXELS`.
+    """
+
+    model: str
+    long_side: int | None
+    engine: str
+    precision: str
+    batch_size: int
+    pixels: int = PIXELS
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, which two recipes share only if they are equal."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in ``run.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Recipe:
+        """The way back from :meth:`to_json`.
+
+        Raises:
+            ValueError: the value is of another form.
+        """
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise ValueError(f"no recipe: {error}") from None
+
+    def difference(self, other: Recipe) -> str:
+        """What differs first, as in ``"long side 512, not 64"``; nothing where they are equal."""
+        mine, others = asdict(self), asdict(other)
+        for name, value in mine.items():
+            if value != others[name]:
+                return f"{_NAMES.get(name, name)} {_shown(value)}, not {_shown(others[name])}"
+        return ""
+
+
+_NAMES = {
+    "long_side": "long side",
+    "batch_size": "batch size",
+    "pixels": "masks of this program's version",
+}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "native"
+    return value[:12] if isinstance(value, str) else str(value)

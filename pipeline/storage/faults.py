@@ -1,0 +1,115 @@
+"""What a failure is to blame on: one file, or what all of them need.
+
+A file that is missing, unreadable or badly named is that file's fault. A disk that is full, a store
+that does not answer and credentials that have expired would hit every other file, too.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from model_build.errors import first_line
+from pipeline.storage.retries import causes, is_transient, status_of
+
+
+class BadName(OSError):
+    """A name that the disk or store cannot hold."""
+
+
+class Unavailable(OSError):
+    """A store that has not answered, or has refused for its quota, until the last attempt."""
+
+
+class Unauthenticated(PermissionError):
+    """Credentials that are missing, have expired or are not accepted."""
+
+
+_EVERYBODYS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EROFS: "make the disk writable",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.ENOMEM: "free some memory",
+    errno.ESTALE: "mount the disk again",
+    errno.ENODEV: "mount the disk again",
+}
+_NAMES = frozenset((errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL))
+# Codes of Amazon's that come with the status 400 or 403, which others have as well.
+_CREDENTIAL_CODES = frozenset(
+    ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired")
+    + ("InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "AuthFailure")
+)
+# By name, as the packages of the stores are optional.
+_CREDENTIAL_ERRORS = frozenset(
+    ("RefreshError", "DefaultCredentialsError", "NoCredentialsError", "CredentialRetrievalError")
+    + ("PartialCredentialsError", "TokenRetrievalError", "ClientAuthenticationError")
+    + ("UnauthorizedSSOTokenError", "SSOTokenLoadError")
+)
+
+
+def is_everybodys(error: BaseException) -> bool:
+    """Whether a failure to read one file would be every other file's, too."""
+    if isinstance(error, Unavailable | Unauthenticated):
+        return True
+    return isinstance(error, OSError) and error.errno in _EVERYBODYS
+
+
+def is_names(error: BaseException) -> bool:
+    """Whether a failure to write a file is to blame on its name, or on what has that name now."""
+    if isinstance(error, BadName | IsADirectoryError | NotADirectoryError | UnicodeError):
+        return True
+    return isinstance(error, OSError) and error.errno in _NAMES
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about a failure, in a few words."""
+    if isinstance(error, Unauthenticated):
+        return "renew the credentials"
+    if isinstance(error, PermissionError):
+        return "check the permissions"
+    if isinstance(error, Unavailable):
+        return "check the network and the store's quota"
+    if isinstance(error, FileNotFoundError):
+        return "put it back"
+    number = error.errno if isinstance(error, OSError) else None
+    return _EVERYBODYS.get(number or 0, "check the disk or store")
+
+
+def told(error: BaseException) -> str:
+    """A failure in one line, with the file's name before the cause."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return first_line(error)
+
+
+def of_client(error: Exception, path: str) -> OSError:
+    """What a store's client raised, as the OSError that says it."""
+    text = first_line(error)
+    status = status_of(error.__cause__ or error)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return FileNotFoundError(f"{path}: no such object or bucket")
+    if isinstance(error, FileExistsError):
+        return FileExistsError(f"{path}: exists")
+    if isinstance(error, OSError) and error.errno == errno.ENOENT:
+        return FileNotFoundError(f"{path}: no such object or bucket")
+    if status == 401 or _is_of_credentials(error):
+        return Unauthenticated(f"{path}: the credentials are not accepted ({text})")
+    if isinstance(error, PermissionError) or status == 403 or "Forbidden" in text:
+        return PermissionError(f"{path}: no permission ({text})")
+    if is_transient(error):
+        return Unavailable(f"{path}: the store does not answer ({type(error).__name__}: {text})")
+    if isinstance(error, OSError):
+        return error
+    return OSError(f"{path}: {type(error).__name__}: {text}")
+
+
+def _is_of_credentials(error: BaseException) -> bool:
+    for cause in causes(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):
+            if response.get("Error", {}).get("Code") in _CREDENTIAL_CODES:
+                return True
+        elif not _CREDENTIAL_ERRORS.isdisjoint(kind.__name__ for kind in type(cause).__mro__):
+            return True
+    return False
