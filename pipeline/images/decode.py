@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from pipeline.images import libtiff
 from pipeline.images.sizes import fit
 from pipeline.records import Photo
 
@@ -20,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
 # The limit is checked below, per call, against the caller's number.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()  # loads the formats Pillow would otherwise load when it meets one
+libtiff.silence()
 # Odd metadata is no reason to warn: the pixels count. For the process, as `catch_warnings` is not
 # safe among threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -13,12 +13,17 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult, create_runner
+from apache_beam.runners.worker import sdk_worker
 
 from model_build.errors import JobError, Terminated, UserError, require
 from pipeline.jobs import progress
 from pipeline.network import threads
 
 _LOGGER = logging.getLogger(__name__)
+
+# The in-process runner's harness prints the traceback that it logs as well. Threads of a run that was
+# interrupted may do so later, so this holds for good.
+sdk_worker.print = lambda *values, **options: None  # type: ignore[attr-defined]
 
 LOCAL_RUNNER = "FnApiRunner"
 LOCAL_NAMES = ("direct", "directrunner", "fnapirunner")

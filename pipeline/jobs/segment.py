@@ -75,9 +75,9 @@ def claimed(plan: Plan) -> Iterator[Plan]:
         yield replace(ours, claimed=Claimed(lock.number, lock.dead, ours.noted.shards))
     except BaseException:
         gate.stop(out.run)
-        with contextlib.suppress(OSError):
-            out.files.delete_all(out.scratch)
-            lock.abandon()
+        for tidy in (lock.abandon, lambda: out.clean_up([out.run])):
+            with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
+                tidy()
         raise
     lock.release()
 

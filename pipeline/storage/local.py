@@ -102,10 +102,11 @@ def _unfinished(path: str, data: bytes, scratch: str, root: str) -> Iterator[str
         except FileNotFoundError:  # somebody removes empty folders at this moment
             if last:
                 raise
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
-            raise
+            # Named by the file that was to be written, not by that of an attempt.
+            raise OSError(error.errno, error.strerror, path) from error
     try:
         yield unfinished
     finally:

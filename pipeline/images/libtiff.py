@@ -1,0 +1,46 @@
+"""libtiff without its complaints.
+
+It prints what is wrong with a file to standard error by itself, without the file's name and between
+the lines of the progress; that the file is damaged Pillow tells as well. Pillow gives no access to
+libtiff's handlers, so they are unset in the library that it has loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+from pathlib import Path
+
+import PIL
+
+HANDLERS = (
+    "TIFFSetErrorHandler",
+    "TIFFSetErrorHandlerExt",
+    "TIFFSetWarningHandler",
+    "TIFFSetWarningHandlerExt",
+)
+
+
+def silence() -> bool:
+    """Unsets the handlers, for this process; False where the library is not found.
+
+    See https://libtiff.gitlab.io/libtiff/functions/TIFFError.html.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(_library())
+        for name in HANDLERS:
+            function = getattr(library, name)
+            function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            function(None)
+        return True
+    return False
+
+
+def _library() -> str | None:
+    """The file that Pillow has loaded: beside it in a wheel, else the system's."""
+    package = Path(PIL.__file__).parent
+    for folder in (package.parent / "pillow.libs", package / ".dylibs"):
+        for path in folder.glob("libtiff*"):
+            return str(path)
+    return ctypes.util.find_library("tiff")
