@@ -16,7 +16,7 @@ import apache_beam as beam
 from pipeline.inputs.names import image_extension
 from pipeline.inputs.sources import read_list
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
-from pipeline.storage import File, Files, Unlisted, folder_of, is_remote
+from pipeline.storage import File, Files, Unlisted, ends_the_job, folder_of, is_remote
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,14 @@ class _ListSource(beam.DoFn):
         self.options, self.files = options, files
 
     def process(self, source):
-        for found in list_source(source, self.options, self.files):
-            if isinstance(found, ImageRef):
-                yield found
-            elif isinstance(found, Reject):
-                yield beam.pvalue.TaggedOutput("rejected", found)
-            else:
-                yield beam.pvalue.TaggedOutput("passed_over", found)
+        with ends_the_job():
+            for found in list_source(source, self.options, self.files):
+                if isinstance(found, ImageRef):
+                    yield found
+                elif isinstance(found, Reject):
+                    yield beam.pvalue.TaggedOutput("rejected", found)
+                else:
+                    yield beam.pvalue.TaggedOutput("passed_over", found)
 
 
 class FirstImages(beam.PTransform):

@@ -21,8 +21,8 @@ from pipeline.network import threads
 
 _LOGGER = logging.getLogger(__name__)
 
-# The in-process runner's harness prints the traceback that it logs as well. Threads of a run that was
-# interrupted may do so later, so this holds for good.
+# The in-process runner's harness prints the traceback that it logs as well. Threads of a run that
+# was interrupted may do so later, so this holds for good.
 sdk_worker.print = lambda *values, **options: None  # type: ignore[attr-defined]
 
 LOCAL_RUNNER = "FnApiRunner"
@@ -82,11 +82,11 @@ def run(pipeline: beam.Pipeline, listed: int = 0) -> PipelineResult:
             return result
     except Exception as error:
         _LOGGER.info("the job failed", exc_info=error)
-        raise JobError(f"{explain(str(error))}; {_so_far()}") from error
+        raise JobError(explain(str(error))) from error
 
 
 # Beam passes on what a worker raised as text: its traceback, which ends by the class and message.
-_RAISED = re.compile(r"^(?:\S*?([A-Za-z_]\w*): )(.+?)(?: \[while running '([^']*)'\])?$")
+_RAISED = re.compile(r"^(?:\S*?([A-Za-z_]\w*): )(.+?)((?: \[while running '[^']*'\])*)$")
 
 
 def explain(text: str) -> str:
@@ -104,13 +104,6 @@ def explain(text: str) -> str:
         if match[3]:  # raised by a step of ours, and not meant to be
             return f"a fault of this program: {match[1]}: {match[2]}; please report it"
     return f"the job failed: {lines[-1]}"
-
-
-def _so_far() -> str:
-    """How far a local run has come, and how it goes on."""
-    counts = progress.COUNTS
-    done = f"{counts.done} of {counts.listed} images are done; " if counts.listed else ""
-    return f"{done}the same command goes on from there"
 
 
 @contextlib.contextmanager

@@ -79,7 +79,8 @@ def claimed(plan: Plan) -> Iterator[Plan]:
             with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
                 tidy()
         raise
-    lock.release()
+    with contextlib.suppress(OSError):  # the job is done; the next one finds its lock dead
+        lock.release()
 
 
 def stage(plan: Plan) -> Plan:
@@ -126,13 +127,23 @@ def run(plan: Plan) -> Summary:
         runners.run_here(plan.beam_options, plan.workers)
     pipeline = beam.Pipeline(options=plan.beam_options)
     pipeline | "Sources" >> beam.Create(plan.sources) | "SegmentArchive" >> SegmentArchive(plan)
-    result = runners.run(pipeline)
+    try:
+        result = runners.run(pipeline)
+    except JobError as error:
+        raise JobError(f"{error}; {_so_far()}") from error
     stages = progress.stage_seconds(result)
     try:
         content = plan.out.read_json(SUMMARY)
     except OSError as error:
         raise JobError(f"{told(error)}: the job is done, but its summary cannot be read") from error
     return Summary.from_json(plan.out.path, content, stages)
+
+
+def _so_far() -> str:
+    """How far a local run has come, and how it goes on."""
+    counts = progress.COUNTS
+    done = f"{counts.done} of {counts.listed} images are done; " if counts.listed else ""
+    return f"{done}the same command goes on from there"
 
 
 def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int, str]:

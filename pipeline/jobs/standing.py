@@ -14,11 +14,10 @@ from enum import Enum
 import numpy as np
 
 from model_build.data.labels import LabelSet
-from model_build.errors import JobError
 from pipeline.images.masks import ForeignMask, Origin, decode_mask, histogram
 from pipeline.outputs.folder import OutputFolder, mask_file
 from pipeline.records import Reject, Row, Stamp, Task, hash_of, rejected
-from pipeline.storage import remedy, told
+from pipeline.storage import ends_the_job
 
 
 class State(Enum):
@@ -193,7 +192,8 @@ def _proven(
     if isinstance(mask, FileNotFoundError):
         return None
     if isinstance(mask, Exception):
-        raise JobError(f"{told(mask)}: a mask that stands cannot be read; {remedy(mask)}") from mask
+        with ends_the_job():
+            raise mask
     try:
         class_map, origin = decode_mask(mask, options.labels)
     except ForeignMask as error:

@@ -13,7 +13,7 @@ from pipeline.jobs.standing import KeepOptions, keep_masks, matching
 from pipeline.outputs.folder import MASKS, OutputFolder, unholdable
 from pipeline.outputs.journal import Journal, read_rows
 from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task
-from pipeline.storage import File, Files
+from pipeline.storage import File, Files, ends_the_job
 
 
 def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
@@ -24,14 +24,16 @@ def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
 
 def keyed_masks(out: OutputFolder) -> Iterator[tuple[str, MaskRef]]:
     """The masks an earlier run has left, under the key of the images they may be of."""
-    for mask in out.masks():
-        yield group_key(mask.name), mask
+    with ends_the_job():
+        for mask in out.masks():
+            yield group_key(mask.name), mask
 
 
 def keyed_overlays(out: OutputFolder) -> Iterator[tuple[str, str]]:
     """Names of the masks that have an overlay, under the same key."""
-    for mask_name in out.overlaid():
-        yield group_key(mask_name), mask_name
+    with ends_the_job():
+        for mask_name in out.overlaid():
+            yield group_key(mask_name), mask_name
 
 
 def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
@@ -41,10 +43,11 @@ def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
         name: the file's, below OUT. One that has gone meanwhile has none: masks without a row are
             looked at.
     """
-    try:
-        data = out.files.read(f"{out.path}/{name}")
-    except FileNotFoundError:
-        return
+    with ends_the_job():
+        try:
+            data = out.files.read(f"{out.path}/{name}")
+        except FileNotFoundError:
+            return
     for row in read_rows(data):
         yield group_key(row.mask.removeprefix(f"{MASKS}/")), row
 

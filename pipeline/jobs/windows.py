@@ -21,7 +21,6 @@ import numpy as np
 from apache_beam.ml.inference.base import RunInference
 
 from model_build.data.labels import LabelSet
-from model_build.errors import JobError
 from pipeline.images.decode import DecodeOptions, decode, decoded_bytes
 from pipeline.images.masks import Origin, encode_mask, encode_overlay, histogram
 from pipeline.images.sizes import enlarge
@@ -30,7 +29,7 @@ from pipeline.network.handler import EngineOptions, SegmentationHandler
 from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file
 from pipeline.outputs.journal import Journal
 from pipeline.records import Photo, Reject, Row, Stamp, Task, Window, hash_of, rejected
-from pipeline.storage import Files, is_everybodys, is_names, remedy, told
+from pipeline.storage import Files, ends_the_job, is_everybodys, is_names
 
 PHOTOS = 32  # a window, at most
 BYTES = 256 << 20  # of pixels and class maps that a window may hold
@@ -72,7 +71,8 @@ def _decode(task: Task, data: bytes | Exception, options: DecodeOptions) -> Phot
     path = task.image.path
     if isinstance(data, Exception):
         if is_everybodys(data):
-            raise JobError(f"{told(data)}; {remedy(data)}") from data
+            with ends_the_job():
+                raise data
         return rejected(path, "read", data)
     if len(data) > MAX_FILE_BYTES:
         too_large = ValueError(f"the file is larger than {MAX_FILE_BYTES:,} bytes")
@@ -140,12 +140,10 @@ def write_window(window: Window, options: WriteOptions, journal: Journal) -> lis
     ]
     if stale:
         journal.flush()
-    for task in stale:
-        try:
+    with ends_the_job():
+        for task in stale:
             options.out.delete(mask_file(task.mask_name))
             options.out.delete(overlay_file(task.mask_name))
-        except OSError as error:
-            raise JobError(f"{told(error)}; {remedy(error)}") from error
     return outcomes
 
 
@@ -158,9 +156,8 @@ def _failed(task: Task, error: Exception) -> Reject:
     """
     if is_names(error):
         return rejected(task.image.path, "write", error)
-    if isinstance(error, OSError):
-        raise JobError(f"{told(error)}; {remedy(error)}") from error
-    raise error
+    with ends_the_job():
+        raise error
 
 
 def _encode(

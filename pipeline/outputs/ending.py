@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from model_build.errors import JobError
 from pipeline.outputs import journal, shards
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, SUMMARY, OutputFolder
-from pipeline.outputs.lock import is_superseded
+from pipeline.outputs.lock import check_claim
+from pipeline.storage import ends_the_job
 
 
 class Claimed(NamedTuple):
@@ -38,16 +38,16 @@ def finish(
         written: names below OUT of the run's shards.
 
     Raises:
-        JobError: another run has taken OUT over.
+        JobError: another run has taken OUT over, or it cannot be written.
     """
-    if is_superseded(out, claimed.lock):
-        raise JobError(f"{out.path}: another job has taken it over; let that one finish")
+    check_claim(out, claimed.lock)
     mine = sorted(written)
     content = content | {"run": out.run, "shards": mine}
-    out.write_json(SUMMARY, content)
-    for name in leftovers(out, mine, claimed):
-        out.delete(name)
-    out.clean_up([*claimed.dead, out.run])
+    with ends_the_job():
+        out.write_json(SUMMARY, content)
+        for name in leftovers(out, mine, claimed):
+            out.delete(name)
+        out.clean_up([*claimed.dead, out.run])
     return content
 
 

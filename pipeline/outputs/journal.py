@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.outputs.folder import HISTOGRAMS, JOURNAL, OutputFolder, utf8
 from pipeline.records import Reject, Row
+from pipeline.storage import ends_the_job
 
 ROWS = 1000  # a file, about
 SECONDS = 30.0  # that a row waits, about
@@ -40,10 +41,11 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Puts what has been taken; raises as :meth:`OutputFolder.write` does."""
+        """Puts what has been taken; raises JobError where it cannot be put."""
         if self._lines:
             name = f"{JOURNAL}/{self._out.run}.{uuid.uuid4().hex}.jsonl"
-            self._out.write(name, utf8("".join(f"{line}\n" for line in self._lines)))
+            with ends_the_job():
+                self._out.write(name, utf8("".join(f"{line}\n" for line in self._lines)))
             self._lines = []
 
 

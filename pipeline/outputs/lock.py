@@ -23,9 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from model_build.errors import UserError
+from model_build.errors import JobError, UserError
 from pipeline.outputs.folder import LOCK, OutputFolder, utf8
-from pipeline.storage import is_remote
+from pipeline.storage import ends_the_job, is_remote
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -206,9 +206,19 @@ def numbers(out: OutputFolder) -> list[int]:
     return [int(name) for name in names if name.isascii() and name.isdecimal()]
 
 
-def is_superseded(out: OutputFolder, number: int) -> bool:
-    """Whether another run has taken OUT over from the one that has the lock of this number."""
-    return max(numbers(out), default=0) > number
+def check_claim(out: OutputFolder, number: int) -> None:
+    """Ends a run that another one has taken OUT over from.
+
+    Args:
+        number: of the run's lock.
+
+    Raises:
+        JobError: another run has a higher one; or the locks cannot be looked at.
+    """
+    with ends_the_job():
+        highest = max(numbers(out), default=0)
+    if highest > number:
+        raise JobError(f"{out.path}: another job has taken it over; let that one finish")
 
 
 def _content(out: OutputFolder, number: int) -> dict[str, Any] | None:

@@ -16,8 +16,9 @@ import apache_beam as beam
 
 from model_build.errors import JobError
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder, utf8
-from pipeline.outputs.lock import is_superseded
+from pipeline.outputs.lock import check_claim
 from pipeline.records import Reject, Row
+from pipeline.storage import ends_the_job
 
 IMAGES = 100_000  # about as many a shard
 SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
@@ -82,15 +83,15 @@ def write_shard(
     Raises:
         JobError: an image has no outcome, or several; or another run has taken OUT over.
     """
-    if is_superseded(out, lock):
-        raise JobError(f"{out.path}: another job has taken it over; let that one finish")
+    check_claim(out, lock)
     rows, rejects = list(found["rows"]), list(found["rejects"])
     if why := mismatch(found["listed"], (image for image, _ in (*rows, *rejects))):
         raise JobError(f"{why}; please report this fault")
     of = f"{out.run}-{number:05}-of-{shard_count(images):05}.jsonl"
     rejected = [*(line for _, line in rejects), *found["unlisted"]]
     for prefix, lines in ((HISTOGRAMS, [line for _, line in rows]), (REJECTED, rejected)):
-        out.write(f"{prefix}-{of}", utf8("".join(f"{line}\n" for line in sorted(lines))))
+        with ends_the_job():
+            out.write(f"{prefix}-{of}", utf8("".join(f"{line}\n" for line in sorted(lines))))
         yield f"{prefix}-{of}"
 
 

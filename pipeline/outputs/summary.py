@@ -161,7 +161,7 @@ class Summary:
         counted = (
             ("  edited by hand", self.edited),
             ("  kept unchecked", self.unversioned),
-            ("masks of no image", self.outside),
+            ("masks outside INPUT", self.outside),
         )
         spent = (f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
         rows = [

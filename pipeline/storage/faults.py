@@ -6,9 +6,11 @@ that does not answer and credentials that have expired would hit every other fil
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
-from model_build.errors import first_line
+from model_build.errors import JobError, first_line
 from pipeline.storage.retries import causes, is_transient, status_of
 
 
@@ -81,6 +83,15 @@ def told(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return first_line(error)
+
+
+@contextlib.contextmanager
+def ends_the_job() -> Iterator[None]:
+    """What a disk or store cannot do in its block, as a JobError that tells the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise JobError(f"{told(error)}; {remedy(error)}") from error
 
 
 def of_client(error: Exception, path: str) -> OSError:
