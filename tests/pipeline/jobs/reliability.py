@@ -1,0 +1,273 @@
+"""What tests of reliability share: jobs with a network that costs nothing, here or in a process.
+
+A job in a process of its own is the real command line; it is forked off a server that has Beam
+loaded already, so that many of them can be started, interrupted and killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import pipeline.cli.main
+import pipeline.cli.segment
+import pipeline.jobs.preview
+import pipeline.jobs.segment
+from pipeline.jobs import windows
+from pipeline.network import models, threads
+from pipeline.outputs import journal
+from pipeline.outputs.folder import SUMMARY
+from pipeline.storage import File, Files, files, is_remote, local, paging
+
+FILES = Files()
+SEGMENTER = "pipeline.network.segmenter"
+STORE_VARIABLES = ("AWS_", "STORAGE_EMULATOR_HOST", "GCSFS_")
+
+
+class StubSegmenter:
+    """In the place of :class:`pipeline.network.segmenter.Segmenter`: classes by colour."""
+
+    stride = 32
+
+    def __init__(self, network, engine="graph", batch_size=1):
+        self.batch_size = batch_size
+
+    def __call__(self, images):
+        class_maps = (images[..., 0] // 32 + images[..., 1] // 64) % 21
+        return class_maps.astype(np.uint8), np.ones(len(images), bool)
+
+
+def stub_network(patch: Callable = setattr) -> None:
+    """Lets jobs of this process run without TensorFlow.
+
+    Args:
+        patch: sets an attribute, as ``monkeypatch.setattr`` does.
+    """
+    if "tensorflow" not in sys.modules:
+        sys.modules[SEGMENTER] = types.ModuleType(SEGMENTER)
+        for module in ("model_build.quiet", "pipeline.jobs.segment"):
+            patch(sys.modules[module], "import_tensorflow", lambda: None)
+        patch(threads, "set_threads", lambda: True)
+    patch(importlib.import_module(SEGMENTER), "Segmenter", StubSegmenter)
+    patch(models, "load", lambda model, files: object())
+
+
+def pictures(folder: Path, count: int, seed: int = 0, side: int = 24) -> None:
+    """Makes small photos of random colours, in several subfolders."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        path = folder / f"{index % 4}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (side, side + index % 5, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+# What a run has left
+
+
+def contents(where: str) -> dict[str, bytes]:
+    """Names and bytes of the files below a folder, local or remote."""
+    found = [file for file in FILES.list(where) if isinstance(file, File)]
+    return {file.path[len(where) + 1 :]: FILES.read(file.path) for file in found}
+
+
+def masks(out: str) -> dict[str, bytes]:
+    return contents(f"{out}/masks")
+
+
+def versions(out: str) -> dict[str, str]:
+    """Of each mask, what its disk or store says: another one whenever it has been written."""
+    return {
+        file.path: file.version for file in FILES.list(f"{out}/masks") if isinstance(file, File)
+    }
+
+
+def summary(out: str) -> dict:
+    return json.loads(FILES.read(f"{out}/{SUMMARY}"))
+
+
+def rows(out: str, kind: str = "histograms") -> list[dict]:
+    """The lines of the shards that ``summary.json`` names."""
+    names = [name for name in summary(out)["shards"] if name.startswith(kind)]
+    lines = b"".join(FILES.read(f"{out}/{name}") for name in names).splitlines()
+    return sorted(map(json.loads, lines), key=lambda row: row["image"])
+
+
+def journalled(out: str) -> set[str]:
+    """Paths of the masks that have a row in the journal."""
+    found = set()
+    for file in FILES.starting_with(f"{out}/journal/"):
+        for line in FILES.read(file.path).splitlines():
+            if "mask" in (row := json.loads(line)):
+                found.add(f"{out}/{row['mask']}")
+    return found
+
+
+def assert_complete(out: str, expected: dict[str, bytes], rejected: int = 0) -> None:
+    """A finished run: these masks, a true row each, and nothing else in OUT."""
+    found = masks(out)
+    assert sorted(found) == sorted(expected)
+    assert found == expected
+    written = summary(out)
+    assert (written["masks"], written["rejected"]) == (len(expected), rejected)
+    lines = rows(out)
+    assert sorted(row["mask"] for row in lines) == sorted(f"masks/{name}" for name in expected)
+    stamps = {
+        file.path[len(out) + 1 :]: {"size": file.size, "version": file.version}
+        for file in FILES.list(f"{out}/masks")
+    }
+    for row in lines:
+        assert row["versions"]["mask"] == stamps[row["mask"]]
+        assert sum(row["pixels"].values()) == row["width"] * row["height"]
+    assert len(rows(out, "rejected")) == rejected
+    others = {name for name in contents(out) if not name.startswith(("masks/", "overlays/"))}
+    assert others == {"run.json", "summary.json", *written["shards"]}
+    if not is_remote(out):
+        assert sorted(os.listdir(out)) == sorted({*others, "masks"})
+
+
+# Jobs in a process
+
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
+
+
+class Job:
+    """A command in a process of its own.
+
+    Args:
+        arguments: of ``fcn-beam``.
+        folder: where its standard output and error go.
+        prepare: called in the process before the command, as in ``[stub_network]``.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, prepare: Sequence[Callable] = (stub_network,)
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(folder.glob("*.err")))
+        self._out, self._err = folder / f"{number}.out", folder / f"{number}.err"
+        self._err.touch()
+        variables = {k: v for k, v in os.environ.items() if k.startswith(STORE_VARIABLES)}
+        self._process = _processes.Process(
+            target=_run_command,
+            args=(list(arguments), variables, str(self._out), str(self._err), list(prepare)),
+        )
+        self._process.start()
+
+    def send(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self._process.exitcode is None:
+            os.kill(self._process.pid, number)
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self) -> int:
+        """Its exit status; a signal's number, negative, if that has ended it."""
+        self._process.join(120)
+        status = self._process.exitcode
+        if status is None:
+            self._process.kill()
+            raise AssertionError(f"the job hangs: {self.errors}")
+        return status
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text()
+
+
+def _run_command(arguments, variables, output, errors, prepare):
+    os.environ.update(variables)
+    for number, path in ((1, output), (2, errors)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+    # A shell's background jobs ignore it, and so do their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for function in prepare:
+        function()
+    sys.argv = ["fcn-beam", *arguments]
+    pipeline.cli.main.main()
+
+
+# Faults
+
+
+class Countdown:
+    """Calls a function at the n-th operation, and counts them."""
+
+    def __init__(self, at: int | None, action: Callable[[], None]):
+        self.count, self._at, self._action = 0, at, action
+
+    def hit(self) -> None:
+        self.count += 1
+        if self.count == self._at:
+            self._action()
+
+
+LOCAL = ("read", "write", "create_held", "is_held", "delete", "stat_file", "walk", "look", "prune")
+
+
+def interpose(module, names: Sequence[str], before: Callable[[], None], patch=setattr) -> None:
+    """Calls a function before each call of others."""
+
+    def around(function):
+        def call(*arguments, **options):
+            before()
+            return function(*arguments, **options)
+
+        return call
+
+    for name in names:
+        patch(module, name, around(getattr(module, name)))
+
+
+def interpose_everywhere(before: Callable[[], None], patch=setattr) -> None:
+    """Calls a function before each operation on a local disk or a store."""
+    interpose(local, LOCAL, before, patch)
+    interpose(files, ["with_retries"], before, patch)
+    interpose(paging, ["with_retries"], before, patch)
+
+
+def interpose_bytes(before: Callable[[], None], patch=setattr) -> None:
+    """Calls a function when half of an unfinished local file is written."""
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        with open(path, "wb") as file:
+            file.write(data[: len(data) // 2])
+            file.flush()
+            before()
+            return file.write(data[len(data) // 2 :])
+
+    patch(Path, "write_bytes", write_bytes)
+
+
+def small_steps(patch=setattr) -> None:
+    """Small windows and small files of the journal, so that a small job has many of them."""
+    patch(windows, "PHOTOS", 4)
+    patch(journal, "ROWS", 4)
+
+
+def die() -> None:
+    """Ends this process as a power cut would."""
+    os.kill(os.getpid(), signal.SIGKILL)
