@@ -1,6 +1,26 @@
-import pytest
+import json
+import logging
 
-from pipeline.records import STAGES, Reject, Row, as_json, rejected
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import records
+from pipeline.records import STAGES, Reject, Row, Stamp, hash_of, rejected
+
+stamps = st.builds(Stamp, st.none() | st.integers(0), st.none() | st.text())
+rows = st.builds(
+    Row,
+    image=st.text(),
+    mask=st.text(),
+    width=st.integers(1),
+    height=st.integers(1),
+    pixels=st.dictionaries(st.text(), st.integers(1)),
+    source=stamps,
+    hash=st.text("0123456789abcdef"),
+    written=stamps,
+    recipe=st.none() | st.text(),
+)
 
 
 def test_a_reject_keeps_class_and_first_line():
@@ -17,19 +37,85 @@ def test_a_long_message_is_cut():
     assert rejected("a.jpg", "read", OSError("x" * 2000)).detail == "x" * 500
 
 
+def test_the_log_shows_where_the_first_of_each_stage_and_cause_failed(monkeypatch, caplog):
+    monkeypatch.setattr(records, "_told", set())
+    caplog.set_level(logging.INFO, logger="pipeline.records")
+    for image, stage, error in [
+        ("a.jpg", "read", OSError("gone")),
+        ("b.jpg", "read", OSError("gone, too")),
+        ("c.jpg", "decode", OSError("cut short")),
+        ("d.jpg", "read", ValueError("too large")),
+    ]:
+        rejected(image, stage, error)
+    assert caplog.messages == ["a.jpg: read: gone", "c.jpg: decode: cut short"] + [
+        "d.jpg: read: too large"
+    ]
+    assert all(record.exc_info[1] is not None for record in caplog.records)
+
+
 def test_stages_are_in_the_order_of_work():
     assert STAGES == ("list", "read", "decode", "infer", "write")
 
 
-def test_a_row_and_a_reject_are_lines_of_json():
-    row = Row("a.jpg", "masks/a.png", 2, 1, {"sky": 2})
-    assert as_json(row) == {
+def test_a_row_is_a_line_of_json_that_people_can_read():
+    row = Row(
+        image="a.jpg",
+        mask="masks/a.png",
+        width=2,
+        height=1,
+        pixels={"sky": 2},
+        source=Stamp(9, "17"),
+        hash="ab12",
+        written=Stamp(5, "18"),
+        recipe="c0ffee",
+    )
+    assert row.to_json() == {
         "image": "a.jpg",
         "mask": "masks/a.png",
         "width": 2,
         "height": 1,
         "pixels": {"sky": 2},
+        "versions": {
+            "image": {"size": 9, "version": "17", "sha256": "ab12"},
+            "mask": {"size": 5, "version": "18"},
+        },
+        "recipe": "c0ffee",
     }
-    assert list(as_json(rejected("a.jpg", "read", OSError("gone")))) == [
-        *("image", "stage", "error", "detail")
-    ]
+
+
+@given(rows)
+def test_a_row_comes_back_from_its_line(row):
+    assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
+
+
+@pytest.mark.parametrize("missing", ["image", "mask", "pixels", "versions", "recipe"])
+def test_a_line_that_lacks_something_is_no_row(missing):
+    line = Row("a.jpg", "masks/a.png", 2, 1, {"sky": 2}).to_json()
+    del line[missing]
+    with pytest.raises(ValueError, match=f"no row of a mask: .*{missing}"):
+        Row.from_json(line)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], 1, "row", {}, Reject("a.jpg", "read", "OSError", "gone").to_json()]
+    + [Row("a", "b", 1, 1, {}).to_json() | {"versions": None}]
+    + [Row("a", "b", 1, 1, {}).to_json() | {"pixels": 3}],
+)
+def test_another_value_is_no_row(value):
+    with pytest.raises(ValueError, match="no row of a mask"):
+        Row.from_json(value)
+
+
+def test_a_reject_is_a_line_of_json():
+    assert rejected("a.jpg", "read", OSError("gone")).to_json() == {
+        "image": "a.jpg",
+        "stage": "read",
+        "error": "OSError",
+        "detail": "gone",
+    }
+
+
+def test_a_hash_is_the_sha256_that_other_tools_print():
+    assert hash_of(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert hash_of(b"a") != hash_of(b"b")

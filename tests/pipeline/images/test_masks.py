@@ -1,13 +1,23 @@
 import io
+import json
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from model_build.data.labels import VOC, LabelSet
-from pipeline.images.masks import decode_mask, encode_mask, encode_overlay, histogram
+from pipeline.images.masks import (
+    KEYWORD,
+    ForeignMask,
+    Origin,
+    decode_mask,
+    encode_mask,
+    encode_overlay,
+    histogram,
+)
 
 THREE = LabelSet(("void", "sky", "sea"), ((0, 0, 0), (200, 40, 0), (0, 0, 250)))
 
@@ -19,14 +29,55 @@ def class_maps(draw, labels=21):
     return rng.integers(0, labels, (height, width), np.uint8)
 
 
-@given(class_maps())
-def test_a_mask_comes_back_as_it_went(class_map):
-    assert np.array_equal(decode_mask(encode_mask(class_map, VOC), VOC), class_map)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+origins = st.builds(
+    Origin, texts, st.text("0123456789abcdef"), texts, st.dictionaries(texts, st.integers(1))
+)
+
+
+@given(class_maps(), st.none() | origins)
+def test_a_mask_comes_back_as_it_went(class_map, origin):
+    found, text = decode_mask(encode_mask(class_map, VOC, origin), VOC)
+    assert np.array_equal(found, class_map)
+    assert text == origin
 
 
 def test_a_cropped_class_map_is_encoded_too():
     class_map = np.arange(12, dtype=np.uint8).reshape(3, 4)[:2, 1:3]
-    assert decode_mask(encode_mask(class_map, VOC), VOC).tolist() == [[1, 2], [5, 6]]
+    assert decode_mask(encode_mask(class_map, VOC), VOC)[0].tolist() == [[1, 2], [5, 6]]
+
+
+def test_a_mask_tells_of_its_source_to_any_tool():
+    origin = Origin("x/é [1].jpg", "ab12", "c0ffee", {"sky": 2})
+    image = Image.open(io.BytesIO(encode_mask(np.array([[1, 1]], np.uint8), THREE, origin)))
+    assert json.loads(image.text[KEYWORD]) == origin._asdict()
+
+
+def test_a_name_that_is_not_utf_8_comes_back_from_a_masks_text():
+    origin = Origin(os.fsdecode(b"a\xff.jpg"), "", "", {})
+    assert decode_mask(encode_mask(np.zeros((1, 1), np.uint8), VOC, origin), VOC)[1] == origin
+
+
+def test_equal_masks_of_equal_origin_have_equal_bytes():
+    class_map = np.random.default_rng(0).integers(0, 21, (30, 40), np.uint8)
+    origin = Origin("a.jpg", "ab12", "c0ffee", histogram(class_map, VOC))
+    again = Origin("a.jpg", "ab12", "c0ffee", histogram(class_map, VOC))
+    assert encode_mask(class_map, VOC, origin) == encode_mask(class_map.copy(), VOC, again)
+    assert encode_mask(class_map, VOC, origin) != encode_mask(class_map, VOC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "Copyright", "[]", "{}", "null", '{"image": "a.jpg"}', '{"image": "a", "x": 1}'],
+)
+def test_a_text_of_another_form_tells_nothing_and_the_mask_still_reads(text):
+    image = Image.fromarray(np.array([[1, 2]], np.uint8))
+    image.putpalette(THREE.palette)
+    info = PngImagePlugin.PngInfo()
+    if text is not None:
+        info.add_text(KEYWORD, text)
+    class_map, origin = decode_mask(_png(image, pnginfo=info), THREE)
+    assert (class_map.tolist(), origin) == ([[1, 2]], None)
 
 
 def test_a_mask_is_a_palette_png_with_the_colours_of_the_labels():
@@ -42,31 +93,43 @@ def test_a_mask_has_the_palette_of_its_label_set():
     assert np.asarray(image.convert("RGB"))[0].tolist() == [[200, 40, 0], [0, 0, 250]]
 
 
-def _png(image):
+def _png(image, **options):
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", **options)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA"])
-def test_other_modes_are_no_masks(mode):
-    with pytest.raises(ValueError, match=f"mode P, but this file has {mode}"):
+def test_a_whole_png_of_another_mode_is_somebody_elses(mode):
+    with pytest.raises(ForeignMask, match=f"has mode {mode}, but a mask has P"):
         decode_mask(_png(Image.new(mode, (4, 4))), VOC)
 
 
 @pytest.mark.parametrize("wrong", [3, 255])
-def test_an_id_that_is_no_label_is_an_error(wrong):
+def test_a_mask_with_an_id_that_is_no_label_is_somebody_elses(wrong):
     data = encode_mask(np.array([[0, 1], [2, wrong]], np.uint8), THREE)
-    with pytest.raises(ValueError, match=f"holds id {wrong}, but there are 3 labels"):
+    with pytest.raises(ForeignMask, match=f"holds id {wrong}, but there are 3 labels"):
         decode_mask(data, THREE)
 
 
+@pytest.mark.parametrize("mode", ["P", "RGB"])
 @pytest.mark.parametrize("keep", [0.0, 0.2, 0.5, 0.9])
-def test_a_damaged_mask_is_an_error(keep):
-    class_map = np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8)
-    data = encode_mask(class_map, VOC)
-    with pytest.raises((OSError, ValueError)):
+def test_a_mask_that_is_cut_short_is_damaged_whatever_its_mode(mode, keep):
+    noise = np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8)
+    data = encode_mask(noise, VOC) if mode == "P" else _png(Image.fromarray(noise).convert("RGB"))
+    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
         decode_mask(data[: int(keep * len(data))], VOC)
+    assert not isinstance(caught.value, ForeignMask)
+
+
+def test_a_mask_with_a_bit_turned_over_is_damaged():
+    origin = Origin("a.jpg", "ab12", "c0ffee", {})
+    data = encode_mask(np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8), VOC, origin)
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 16
+    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
+        decode_mask(bytes(damaged), VOC)
+    assert not isinstance(caught.value, ForeignMask)
 
 
 def test_another_format_is_no_mask():

@@ -13,7 +13,7 @@ from pipeline.inputs.listing import FirstImages, ListImages, ListOptions, list_s
 from pipeline.inputs.names import IMAGE_EXTENSIONS
 from pipeline.inputs.sources import common_folder, parse_source
 from pipeline.outputs.folder import OutputFolder
-from pipeline.records import ImageRef, PassedOver, Reject, Source
+from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import Files, paging
 
 FILES = Files()
@@ -54,12 +54,12 @@ def test_a_folder_is_searched_recursively_and_in_order(tmp_path, touch):
     assert names(str(tmp_path)) == ["z.gif", "a/deep/er/x.webp", "b/1.png", "b/2.jpg"]
 
 
-def test_an_image_has_path_time_and_size(tmp_path):
+def test_an_image_has_path_size_and_time_of_writing_in_nanoseconds(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"12345")
-    os.utime(tmp_path / "a.jpg", (1234.5, 1234.5))
+    os.utime(tmp_path / "a.jpg", ns=(0, 1234567890123456789))
     source = parse_source(str(tmp_path), FILES)
     assert list(list_source(source, ListOptions(source.folder), FILES)) == [
-        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", 1234.5, 5)
+        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", Stamp(5, "1234567890123456789"))
     ]
 
 
@@ -117,7 +117,7 @@ def test_a_dangling_link_is_left_to_be_rejected_when_read(tmp_path):
     (tmp_path / "a.jpg").symlink_to("nowhere")
     source = parse_source(str(tmp_path), FILES)
     assert list(list_source(source, ListOptions(source.folder), FILES)) == [
-        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None, None)
+        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None)
     ]
 
 
@@ -221,7 +221,7 @@ def test_nobody_asks_the_disk_about_the_files_of_a_list(tmp_path, touch):
     touch(tmp_path, "a.jpg", mtime=5)
     source = parse_source(write_list(tmp_path, f"{tmp_path}/a.jpg\n".encode()), FILES)
     assert list(list_source(source, ListOptions(source.folder), FILES)) == [
-        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None, None)
+        ImageRef(f"{tmp_path}/a.jpg", "a.jpg", None)
     ]
 
 
@@ -268,14 +268,15 @@ def prefixes(monkeypatch):
 def test_a_remote_folder_is_listed_by_prefix(memory, prefixes):
     put("memory://b/p/q/2.PNG", "memory://b/p2/3.jpg", "memory://b/p/notes.txt")
     FILES.write("memory://b/p/1.jpg", b"123")
+    created = datetime.datetime.fromtimestamp(77, datetime.timezone.utc)
     for file in memory.store.values():
-        file.created = datetime.datetime.fromtimestamp(77, datetime.timezone.utc)
+        file.created = created
     for text in ("memory://b/p", "memory://b/p/"):
         source = parse_source(text, FILES)
         assert list(list_source(source, ListOptions(source.folder), FILES)) == [
-            ImageRef("memory://b/p/1.jpg", "1.jpg", 77.0, 3),
+            ImageRef("memory://b/p/1.jpg", "1.jpg", Stamp(3, created.isoformat())),
             PassedOver("memory://b/p/notes.txt"),
-            ImageRef("memory://b/p/q/2.PNG", "q/2.PNG", 77.0, 0),
+            ImageRef("memory://b/p/q/2.PNG", "q/2.PNG", Stamp(0, created.isoformat())),
         ]
     assert prefixes == [("b", "p/")] * 2
 
@@ -383,8 +384,8 @@ def test_list_images_has_three_outputs(tmp_path, touch):
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         found, others, rejected = pipeline | beam.Create(sources) | ListImages(options, FILES)
         images = [
-            ImageRef(f"{tmp_path}/p/a.jpg", "p/a.jpg", 5.0, 0),
-            ImageRef(f"{tmp_path}/q/b.png", "q/b.png", 5.0, 0),
+            ImageRef(f"{tmp_path}/p/a.jpg", "p/a.jpg", Stamp(0, "5000000000")),
+            ImageRef(f"{tmp_path}/q/b.png", "q/b.png", Stamp(0, "5000000000")),
         ]
         passed_over = [
             PassedOver(f"{tmp_path}/p/notes.txt"),
@@ -424,4 +425,16 @@ def test_all_files_reaches_the_workers(tmp_path, touch):
     touch(tmp_path, "a.dat", mtime=5)
     source = Source("folder", str(tmp_path), str(tmp_path))
     do_fn = listing._ListSource(ListOptions(str(tmp_path), all_files=True), FILES)
-    assert list(do_fn.process(source)) == [ImageRef(f"{tmp_path}/a.dat", "a.dat", 5.0, 0)]
+    assert list(do_fn.process(source)) == [
+        ImageRef(f"{tmp_path}/a.dat", "a.dat", Stamp(0, "5000000000"))
+    ]
+
+
+def test_images_of_a_bucket_have_the_versions_that_a_question_tells(bucket):
+    for name in ("a.jpg", "x/b.jpg"):
+        FILES.write(f"{bucket}/p/{name}", name.encode())
+    source = parse_source(f"{bucket}/p", FILES)
+    found = list(list_source(source, ListOptions(source.folder), FILES))
+    asked = [FILES.stat(image.path) for image in found]
+    assert [image.stamp for image in found] == [Stamp(one.size, one.version) for one in asked]
+    assert [image.name for image in found] == ["a.jpg", "x/b.jpg"]

@@ -1,5 +1,3 @@
-import logging
-
 import apache_beam as beam
 import numpy as np
 import pytest
@@ -9,11 +7,13 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import UserError
+from model_build.errors import JobError, UserError
 from pipeline.network.handler import (
     EngineOptions,
     SegmentationHandler,
     classify,
+    is_out_of_memory,
+    resolve,
     same_shape_batches,
 )
 from pipeline.network.segmenter import Segmenter
@@ -34,23 +34,28 @@ def window(**photos):
 
 
 class Brightness:
-    """Stands for the network: the class is the red channel's value."""
+    """Stands for the network: the class is the red channel's value; that of 255 is not finite."""
 
-    stride, batch_size = 32, 2
+    stride = 32
 
-    def __init__(self):
+    def __init__(self, batch_size=2, error=MemoryError):
+        self.batch_size, self.error = batch_size, error
         self.shapes = []
 
     def __call__(self, images):
         self.shapes.append(images.shape)
         if images.shape[1] > 500:
-            raise MemoryError("no room for 640×640")
-        return images[..., 0]
+            raise self.error(f"no room for {images.shape[2]}×{images.shape[1]}")
+        return images[..., 0], (images < 255).all(axis=(1, 2, 3))
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's is named."""
 
 
 @pytest.fixture
 def handler():
-    return SegmentationHandler(EngineOptions("unused"), Files())
+    return SegmentationHandler(EngineOptions("unused", "graph", 1), Files())
 
 
 sizes = st.tuples(st.integers(1, 80), st.integers(1, 80))
@@ -121,18 +126,46 @@ def test_a_window_of_rejects_needs_no_network(handler):
     assert (found.class_maps, model.shapes) == ((reject,), [])
 
 
-def test_a_failing_batch_costs_its_own_photos_only(handler):
+@pytest.mark.parametrize("error", [MemoryError, ResourceExhaustedError])
+def test_out_of_memory_with_one_image_a_batch_costs_that_image_alone(handler, error):
     photos = window(before=photo(32, 32), a=photo(640, 640), after=photo(70, 70), b=photo(640, 630))
-    (found,) = handler.run_inference([photos], Brightness())
-    detail = ("infer", "MemoryError", "no room for 640×640")
+    (found,) = handler.run_inference([photos], Brightness(1, error))
+    detail = ("infer", error.__name__, "no room for 640×640")
     assert found.class_maps[1] == ("/photos/a.jpg", *detail)
     assert found.class_maps[3] == ("/photos/b.jpg", *detail)
     assert [one.shape for one in found.class_maps[::2]] == [(32, 32), (70, 70)]
 
 
+@pytest.mark.parametrize("error", [MemoryError, ResourceExhaustedError])
+def test_out_of_memory_with_several_images_a_batch_ends_the_job_and_names_the_remedy(error):
+    photos = window(a=photo(32, 32), b=photo(640, 600))
+    with pytest.raises(JobError, match="608×640 pixels in batches of 4; add --batch-size 1"):
+        classify(photos, Brightness(4, error))
+
+
+def test_any_other_fault_of_the_network_ends_the_job():
+    with pytest.raises(ZeroDivisionError, match="no room"):
+        classify(window(a=photo(640, 640)), Brightness(1, ZeroDivisionError))
+
+
+def test_what_is_out_of_memory_is_known_by_its_name():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(ResourceExhaustedError())
+    assert not is_out_of_memory(OSError(12, "Cannot allocate memory"))
+
+
+def test_scores_that_are_not_finite_reject_their_image_alone(handler):
+    photos = window(a=photo(9, 9), b=photo(9, 9, color=255), c=photo(8, 8, color=3))
+    (found,) = handler.run_inference([photos], Brightness())
+    reject = found.class_maps[1]
+    assert reject[:3] == ("/photos/b.jpg", "infer", "NonFiniteScores")
+    assert "not finite" in reject.detail
+    assert [int(one[0, 0]) for one in found.class_maps[::2]] == [7, 3]
+
+
 def test_a_failing_window_costs_no_other_window(handler):
     windows = [window(large=photo(640, 640)), window(small=photo(9, 9))]
-    found = handler.run_inference(windows, Brightness())
+    found = handler.run_inference(windows, Brightness(1))
     assert [type(one.class_maps[0]) for one in found] == [Reject, np.ndarray]
 
 
@@ -150,21 +183,47 @@ def test_the_bytes_of_a_batch_are_those_of_its_pixels(handler):
     assert handler.get_num_bytes([photos, window(c=photo(5, 5))]) == 3 * (200 + 25)
 
 
+# What options mean
+
+
+def nobody_asks():
+    raise AssertionError("asked for an accelerator")
+
+
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "found"),
+    [
+        (("auto", None), False, ("graph", 1)),
+        (("auto", None), True, ("xla", 8)),
+        (("graph", None), False, ("graph", 1)),
+        (("graph", None), True, ("graph", 8)),
+        (("xla", None), False, ("xla", 1)),
+        (("auto", 5), False, ("graph", 5)),
+        (("auto", 5), True, ("xla", 5)),
+    ],
+)
+def test_what_is_left_open_follows_from_the_machine_by_a_fixed_rule(asked, accelerator, found):
+    options = resolve("model", *asked, lambda: accelerator)
+    assert options == EngineOptions("model", *found)
+
+
+def test_nobody_asks_for_an_accelerator_where_it_does_not_matter():
+    assert resolve("model", "xla", 3, nobody_asks) == EngineOptions("model", "xla", 3)
+
+
+def test_an_unknown_engine_is_told_at_once():
+    with pytest.raises(UserError, match="--engine fast: is none of auto, xla, graph"):
+        resolve("model", "fast", None, nobody_asks)
+
+
 # With a network
 
 
-def test_the_log_tells_what_auto_means_on_a_cpu(tiny_model, caplog):
-    caplog.set_level(logging.INFO, logger="pipeline.network.handler")
-    segmenter = SegmentationHandler(EngineOptions(tiny_model), Files()).load_model()
+def test_options_reach_the_network(tiny_model):
+    options = EngineOptions(tiny_model, "xla", 3)
+    segmenter = SegmentationHandler(options, Files()).load_model()
     assert isinstance(segmenter, Segmenter)
-    assert caplog.messages == ["engine auto: graph, batches of 1"]
-
-
-def test_options_reach_the_network(tiny_model, caplog):
-    caplog.set_level(logging.INFO, logger="pipeline.network.handler")
-    segmenter = SegmentationHandler(EngineOptions(tiny_model, "xla", 3), Files()).load_model()
-    assert (segmenter.description, segmenter.batch_size) == ("XLA", 3)
-    assert caplog.messages == ["engine xla: XLA, batches of 3"]
+    assert (segmenter.batch_size, segmenter.stride) == (3, 32)
 
 
 def test_windows_go_through_beams_inference(tiny_model):
@@ -175,7 +234,7 @@ def test_windows_go_through_beams_inference(tiny_model):
 
     reject = Reject("/photos/c.jpg", "read", "OSError", "gone")
     windows = [window(a=noise(64, 96), b=noise(50, 70), c=reject), window(d=noise(33, 40))]
-    handler = SegmentationHandler(EngineOptions(tiny_model), Files())
+    handler = SegmentationHandler(EngineOptions(tiny_model, "graph", 1), Files())
     expected = {one.tasks: classify(one, handler.load_model()) for one in windows}
 
     def check(found):
@@ -186,8 +245,3 @@ def test_windows_go_through_beams_inference(tiny_model):
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         assert_that(pipeline | beam.Create(windows) | RunInference(handler), check)
-
-
-def test_an_unknown_engine_is_told_at_once():
-    with pytest.raises(UserError, match="--engine fast: is none of auto, xla, graph"):
-        EngineOptions("model", engine="fast")
