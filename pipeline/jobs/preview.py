@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from model_build.errors import UserError, first_line
 from pipeline.inputs.listing import ListOptions, list_source
@@ -11,7 +12,7 @@ from pipeline.inputs.names import group_key
 from pipeline.jobs.standing import State, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
 from pipeline.outputs.folder import mask_file
-from pipeline.records import ImageRef, PassedOver, Reject, Source, Task
+from pipeline.records import ImageRef, MaskRef, PassedOver, Reject, Source, Task
 from pipeline.storage import Files
 
 if TYPE_CHECKING:
@@ -57,43 +58,52 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
             say(f"{found.image}: rejected: {found.detail}")
         else:
             passed_over += 1
-    groups: dict[str, dict[str, list]] = {}
+    groups: dict[str, list[ImageRef]] = {}
     for name in sorted(images)[: listing.limit]:
-        empty: dict[str, list] = {"images": [], "masks": [], "rows": [], "overlays": []}
-        groups.setdefault(group_key(name), empty)["images"].append(images[name])
-    for kind, standing in _standing(plan):
-        for key, one in standing:
-            if key in groups:
-                groups[key][kind].append(one)
+        groups.setdefault(group_key(name), []).append(images[name])
+    standing = _standing(plan)
+    planned = (
+        one
+        for key, of_key in groups.items()
+        for one in plan_group(_NOTHING | standing.get(key, {}) | {"images": of_key}, out)
+        if not isinstance(one, MaskRef)
+    )
     counts = dict.fromkeys(State, 0)
-    tasks: list[Task] = []
-    for planned in (one for group in groups.values() for one in plan_group(group, out)):
-        if isinstance(planned, Task):
-            tasks.append(planned)
-        elif isinstance(planned, Reject):
+    while some := list(itertools.islice(planned, AT_ONCE)):
+        for reject in (one for one in some if isinstance(one, Reject)):
             rejects += 1
-            say(f"{planned.image}: rejected: {planned.detail}")
-    for start in range(0, len(tasks), AT_ONCE):
-        for task in identify(tasks[start : start + AT_ONCE], out.files):
+            say(f"{reject.image}: rejected: {reject.detail}")
+        tasks = [one for one in some if isinstance(one, Task)]
+        # Nothing need be asked of an image without a mask: it is to do.
+        identified = iter(identify([task for task in tasks if task.mask is not None], out.files))
+        for task in tasks:
+            task = task if task.mask is None else next(identified)
             comes_to = state(task, plan.keep, out.overlays)
             counts[comes_to] += 1
             say(f"{task.image.path} -> {mask_file(task.mask_name)}: {comes_to.value}")
+    states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
     say(
-        f"{len(tasks)} images: "
-        + ", ".join(f"{counts[one]} {one.value}" for one in (State.TO_DO, State.CHECK, State.DONE))
-        + f"; {rejects} rejected; {passed_over} files passed over"
+        f"{sum(counts.values())} images: {states}; {rejects} rejected; "
+        f"{passed_over} files passed over"
     )
 
 
-def _standing(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, Any]]]]:
-    """What stands in OUT, by kind; each under the key of the images it may be of."""
+_NOTHING: dict[str, list] = {"images": [], "masks": [], "rows": [], "overlays": []}
+
+
+def _standing(plan: Plan) -> dict[str, dict[str, list]]:
+    """What stands in OUT: under the key of the images it may be of, by kind."""
     out = plan.out
-    if plan.noted.recipe is None and not plan.overwrite:
-        return
-    yield "masks", keyed_masks(out)
-    yield "rows", (one for name in plan.noted.rows(out) for one in keyed_rows(name, out))
-    if out.overlays:
-        yield "overlays", keyed_overlays(out)
+    rows = (one for name in plan.noted.rows(out) for one in keyed_rows(name, out))
+    found: dict[str, dict[str, list]] = {}
+    for kind, keyed in (
+        ("masks", keyed_masks(out)),
+        ("rows", rows),
+        ("overlays", keyed_overlays(out) if out.overlays else ()),
+    ):
+        for key, one in keyed:
+            found.setdefault(key, {}).setdefault(kind, []).append(one)
+    return found
 
 
 def _list(

@@ -23,9 +23,9 @@ from pipeline.storage import ends_the_job
 class State(Enum):
     """What is to be done about a task, as far as rows and listings tell."""
 
-    DONE = "up to date"
-    CHECK = "to check"
     TO_DO = "to do"
+    CHECK = "to check"
+    DONE = "up to date"
 
 
 @dataclass(frozen=True)
