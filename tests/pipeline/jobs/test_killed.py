@@ -91,8 +91,7 @@ def test_killed_at_any_moment_on_local_disk(kill_and_resume, undisturbed, tmp_pa
 
 def test_killed_at_any_moment_on_a_store(kill_and_resume, undisturbed, tmp_path, s3):
     pictures(tmp_path / "in", PHOTOS)
-    for name, data in reliability.contents(f"{tmp_path}/in").items():
-        reliability.FILES.write(f"{s3}/in/{name}", data)
+    reliability.upload(tmp_path / "in", f"{s3}/in")
     expected, operations, _ = undisturbed(f"{s3}/in", f"{s3}/undisturbed")
     fatal = [functools.partial(die_at_operation, n) for n in moments(4, operations, seed=13)]
     assert_all_resumed(kill_and_resume, f"{s3}/in", f"{s3}/out", fatal, expected)
