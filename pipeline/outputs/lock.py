@@ -261,9 +261,10 @@ def _processes() -> str:
 
 def _began(process: int) -> str:
     """When a process began, in ticks since the machine's boot (proc(5)); ``""`` if it is gone."""
-    # The name, in brackets, may hold spaces; the 20th field after it is the one.
+    # The name, in brackets, may hold spaces; the state comes first after it, the 20th is the one.
     fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
+    # One that has ended stays listed until its parent asks for it, which some never do.
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
 
 
 def _read(path: str) -> str:

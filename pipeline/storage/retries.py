@@ -23,19 +23,19 @@ TRANSIENT_NAMES = frozenset(
 )
 
 
-def with_retries(operation: Callable[[], T], deadline: float = DEADLINE) -> T:
+def with_retries(operation: Callable[[], T], deadline: float | None = None) -> T:
     """Runs an operation; a transient failure is tried again after a pause.
 
     Pauses double and are drawn at random up to that ("full jitter"), so that many workers do not
     come back at once. What the clients try again by themselves counts inside the deadline.
 
     Args:
-        deadline: seconds after which no further attempt begins.
+        deadline: seconds after which no further attempt begins; by default :data:`DEADLINE`.
 
     Raises:
         Exception: the operation's last one; a permanent one at once.
     """
-    end = time.monotonic() + deadline
+    end = time.monotonic() + (DEADLINE if deadline is None else deadline)
     longest = FIRST_PAUSE
     while True:
         try:
