@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 
-from pipeline.outputs.folder import HISTOGRAMS, JOURNAL, OutputFolder, utf8
+from pipeline.outputs.folder import JOURNAL, OutputFolder, utf8
 from pipeline.records import Reject, Row
 from pipeline.storage import ends_the_job
 
@@ -58,11 +58,6 @@ def journals(out: OutputFolder) -> Iterator[str]:
 def run_of(name: str) -> str:
     """The run that a journal's file is of."""
     return name.removeprefix(f"{JOURNAL}/").partition(".")[0]
-
-
-def is_rows(name: str) -> bool:
-    """Whether a file below OUT holds rows: a journal's, or a shard of histograms."""
-    return name.startswith((f"{JOURNAL}/", f"{HISTOGRAMS}-"))
 
 
 def read_rows(data: bytes) -> Iterator[Row]:
