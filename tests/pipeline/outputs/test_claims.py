@@ -1,86 +1,233 @@
+import dataclasses
+import errno
+import json
 import os
 
 import pytest
 
-from model_build.errors import UserError
-from pipeline.outputs.claims import claim, standing_since
+from model_build.errors import JobError, UserError
+from pipeline.outputs import claims
+from pipeline.outputs.claims import Noted, check, claim, look, prepare
 from pipeline.outputs.folder import OutputFolder
+from pipeline.outputs.recipe import Recipe
 from pipeline.storage import Files
+from pipeline.storage.faults import BadName, Unauthenticated, Unavailable
 
-OPTIONS = {"model": "f00", "long side": 512, "batch size": "auto"}
+FILES = Files()
+RECIPE = Recipe("f00d" * 8, 512, "graph", "float32", 1)
+OTHER = dataclasses.replace(RECIPE, long_side=64)
+SHARDS = ("histograms-r0-00000-of-00001.jsonl", "rejected-r0-00000-of-00001.jsonl")
+VERSIONS = {"python": "3"}
 
 
 @pytest.fixture(params=["disk", "store"])
 def out(request, tmp_path, memory):
-    return OutputFolder(f"{tmp_path}/out" if request.param == "disk" else "memory://b/out", Files())
+    path = f"{tmp_path}/out" if request.param == "disk" else "memory://b/out"
+    FILES.make_folder(path)
+    return OutputFolder(path, FILES, run="r1")
 
 
-def test_a_fresh_folder_holds_nothing_and_is_left_alone(out, tmp_path, memory):
-    assert standing_since(out, OPTIONS, False) is None
-    assert standing_since(OutputFolder(str(tmp_path), Files()), OPTIONS, False) is None
+def agree(out, noted, *, recipe=RECIPE, root="/photos", overwrite=False, moved=False):
+    check(out, noted, recipe, root, overwrite=overwrite, moved=moved)
+
+
+# What is noted
+
+
+def test_a_fresh_folder_tells_nothing_and_is_left_alone(tmp_path, memory):
+    for path in (f"{tmp_path}/out", "memory://b/out"):
+        out = OutputFolder(path, FILES)
+        assert look(out) == Noted()
+        agree(out, look(out))
     assert (list(tmp_path.iterdir()), memory.store) == ([], {})
 
 
-def test_the_same_options_go_on(out):
-    claim(out, OPTIONS, 1234.5)
+def test_a_claim_is_noted(out):
+    claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
     assert [file.path for file in out.files.list(out.path)] == [f"{out.path}/run.json"]
-    assert standing_since(out, dict(OPTIONS), False) == 1234.5
+    assert look(out) == Noted(RECIPE, "/photos", SHARDS)
+    run = out.read_json("run.json")
+    assert (run["run"], run["recipe_id"], run["versions"]) == ("r1", RECIPE.id, VERSIONS)
 
 
 def test_a_second_claim_replaces_the_first(out):
-    claim(out, OPTIONS, 1.0)
-    claim(out, OPTIONS | {"model": "ba5"}, 2.0)
-    assert standing_since(out, OPTIONS | {"model": "ba5"}, False) == 2.0
+    claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
+    claim(out, OTHER, "/moved", (), VERSIONS)
+    assert look(out) == Noted(OTHER, "/moved", ())
+
+
+def test_a_claim_takes_the_summary_away_and_its_shards_are_still_known(out):
+    out.write_json("summary.json", {"masks": 3, "shards": list(SHARDS)})
+    claim(out, RECIPE, "/photos", (), VERSIONS)
+    out.write_json("summary.json", {"masks": 3, "shards": list(SHARDS)})
+    before = look(out)
+    assert before.shards == SHARDS
+    claim(out, RECIPE, "/photos", before.shards, VERSIONS)
+    assert not FILES.exists(f"{out.path}/summary.json")
+    assert look(out) == before
+
+
+def test_only_shards_that_a_summary_names_are_trusted(out):
+    claim(out, RECIPE, "/photos", ("histograms-old.jsonl",), VERSIONS)
+    out.write("histograms-r9-00000-of-00001.jsonl", b"")
+    assert look(out).shards == ("histograms-old.jsonl",)
+    out.write_json("summary.json", {"shards": list(SHARDS)})
+    assert look(out).shards == SHARDS
+    out.write_json("summary.json", {"masks": 3})
+    assert look(out).shards == ()
+
+
+def test_a_summary_of_another_form_is_as_none(out):
+    claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
+    for content in (b"", b"{", b"[]", b"3"):
+        out.write("summary.json", content)
+        assert look(out).shards == SHARDS
+
+
+def test_rows_are_in_histograms_and_in_the_journal(out):
+    for name in ("r1.a.jsonl", "r2.b.jsonl"):
+        out.write(f"journal/{name}", b"")
+    noted = Noted(RECIPE, "/photos", SHARDS)
+    assert noted.rows(out) == [SHARDS[0], "journal/r1.a.jsonl", "journal/r2.b.jsonl"]
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "ba5"}, {"long side": "native"}, {"batch size": 4}, {"new": 1}]
+    "change",
+    [{"recipe": None}, {"recipe": {"model": "m"}}, {"recipe": []}, {"shards": 3}]
+    + [{"recipe": RECIPE.to_json() | {"new": 1}}],
 )
-def test_other_options_are_refused(out, change):
-    claim(out, OPTIONS, 1234.5)
-    (key,) = change
-    pattern = f"made with {key} {OPTIONS.get(key)}, not {change[key]}; add --overwrite"
-    with pytest.raises(UserError, match=pattern):
-        standing_since(out, OPTIONS | change, False)
+def test_a_note_of_another_form_is_refused_with_the_remedy(out, change):
+    claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
+    out.write_json("run.json", out.read_json("run.json") | change)
+    with pytest.raises(UserError, match=r"run\.json: cannot be understood; .*--overwrite"):
+        look(out)
 
 
-def test_overwrite_lets_nothing_stand(out):
-    claim(out, OPTIONS, 1234.5)
+@pytest.mark.parametrize("missing", ["recipe", "root"])
+def test_a_note_that_lacks_something_is_refused(out, missing):
+    claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
+    run = out.read_json("run.json")
+    del run[missing]
+    out.write_json("run.json", run)
+    with pytest.raises(UserError, match="cannot be understood"):
+        look(out)
+
+
+def test_a_folder_that_cannot_be_looked_at_ends_the_job(tmp_path):
+    os.symlink("run.json", tmp_path / "run.json")  # not missing: nobody can tell what it holds
+    with pytest.raises(JobError, match=r"run\.json: .*symbolic links: OUT cannot be looked at"):
+        look(OutputFolder(str(tmp_path), FILES))
+
+
+# Another kind of mask
+
+
+def test_the_same_recipe_and_root_go_on(out):
     out.write("masks/a.png", b"")
-    assert standing_since(out, OPTIONS, True) is None
-    assert standing_since(out, OPTIONS | {"model": "ba5"}, True) is None
+    for overwrite in (False, True):
+        agree(out, Noted(RECIPE, "/photos"), overwrite=overwrite)
 
 
-@pytest.mark.parametrize("run", [None, b"", b"[]", b"{}", b'{"options": {}}', b'{"options": []}'])
-def test_masks_that_no_run_has_written_are_refused(out, run):
+def test_another_recipe_is_refused_and_the_difference_named(out):
+    noted = Noted(RECIPE, "/photos")
+    with pytest.raises(UserError, match="made with long side 512, not 64; add --overwrite"):
+        agree(out, noted, recipe=OTHER)
+    with pytest.raises(UserError, match="made with long side"):
+        agree(out, noted, recipe=OTHER, moved=True)
+    agree(out, noted, recipe=OTHER, overwrite=True)
+
+
+def test_another_root_is_refused_unless_the_archive_has_moved(out):
+    noted = Noted(RECIPE, "/photos")
+    pattern = "images below /photos, not /elsewhere; .*add --moved"
+    with pytest.raises(UserError, match=pattern):
+        agree(out, noted, root="/elsewhere")
+    with pytest.raises(UserError, match=pattern):
+        agree(out, noted, root="/elsewhere", overwrite=True)
+    agree(out, noted, root="/elsewhere", moved=True)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [None, b"", b"[]", b"{}", b'{"options": {"model": "f00"}, "started": 12.5}', b'{"format": 1}']
+    + [b'{"format": 3}'],
+)
+def test_masks_that_no_run_of_this_version_has_written_are_refused(out, run):
     out.write("masks/x/notes.txt", b"")
     if run is not None:
         out.write("run.json", run)
-    with pytest.raises(UserError, match="--overwrite"):
-        standing_since(out, {}, False)
-    assert standing_since(out, {}, True) is None
+    noted = look(out)
+    assert noted == Noted()
+    with pytest.raises(UserError, match=r"masks: holds files, but .*--overwrite"):
+        agree(out, noted)
+    agree(out, noted, overwrite=True)
 
 
-@pytest.mark.parametrize(
-    "run", [b"", b"[]", b"{}", b'{"options": {"model": "f00"}}', b'{"started": 1}']
-)
-def test_a_run_file_of_another_form_beside_no_masks_is_replaced(out, run):
-    out.write("run.json", run)
-    assert standing_since(out, {"model": "f00"}, False) is None
+def test_a_run_file_of_another_version_beside_no_masks_is_replaced(out):
+    out.write("run.json", b'{"options": {}, "started": 1}')
+    agree(out, look(out))
+    claim(out, RECIPE, "/photos", (), VERSIONS)
+    assert look(out) == Noted(RECIPE, "/photos", ())
 
 
 def test_masks_of_a_neighbouring_folder_are_no_obstacle(out):
     OutputFolder(f"{out.path}2", out.files).write("masks/a.png", b"")
-    assert standing_since(out, OPTIONS, False) is None
+    agree(out, look(out))
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_error(tmp_path, touch):
+# OUT that cannot be written
+
+
+def test_preparing_makes_a_folder_of_local_disk_alone(tmp_path, memory):
+    prepare(f"{tmp_path}/a/b/out", FILES)
+    prepare(f"{tmp_path}/a/b/out", FILES)
+    assert os.path.isdir(f"{tmp_path}/a/b/out")
+    prepare("memory://b/out", FILES)
+    assert memory.store == {}
+
+
+@pytest.mark.parametrize("name", ["file/out", "file", "a" * 256, "x/" + "a" * 256])
+def test_a_name_that_cannot_be_a_folders_is_the_users_error(tmp_path, touch, name):
     touch(tmp_path, "file")
     with pytest.raises(UserError, match=r"cannot be written: .*choose another --output"):
-        claim(OutputFolder(f"{tmp_path}/file/out", Files()), OPTIONS, 1.0)
+        prepare(f"{tmp_path}/{name}", FILES)
 
 
-def test_a_folder_that_cannot_be_looked_at_is_the_users_error(tmp_path):
-    os.symlink("run.json", tmp_path / "run.json")  # not missing: nobody can tell what it holds
-    with pytest.raises(UserError, match=f"{tmp_path}: cannot be looked at: .*symbolic links"):
-        standing_since(OutputFolder(str(tmp_path), Files()), OPTIONS, False)
+def test_a_bucket_that_is_not_there_is_the_users_error(bucket):
+    out = OutputFolder(f"{bucket}nowhere/out", FILES, run="r1")
+    with pytest.raises(UserError, match=r"no such object or bucket; choose another --output"):
+        claim(out, RECIPE, "/photos", (), VERSIONS)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/o/x"), JobError, "free some space"),
+        (OSError(errno.EROFS, "Read-only file system", "/o/x"), JobError, "make the disk writable"),
+        (PermissionError(errno.EACCES, "Permission denied"), JobError, "check the permissions"),
+        (Unauthenticated("s3://b/x: no"), JobError, "renew the credentials"),
+        (Unavailable("s3://b/x: no answer"), JobError, "check the network"),
+        (OSError(errno.EIO, "Input/output error", "/o/x"), JobError, "check the disk or store"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), UserError, "choose another"),
+        (FileNotFoundError("s3://b: no such bucket"), UserError, "choose another"),
+        (FileExistsError(errno.EEXIST, "File exists"), UserError, "choose another"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), UserError, "choose another"),
+        (BadName("holds ?versionId="), UserError, "choose another"),
+    ],
+)
+def test_what_keeps_a_claim_from_being_written_is_told_with_the_remedy(error, kind, remedy):
+    with pytest.raises(kind, match=f"^/o: cannot be written: .*; {remedy}"), claims.writing("/o"):
+        raise error
+
+
+def test_a_claim_of_a_folder_that_is_removed_is_told(out, tmp_path):
+    gone = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
+    with pytest.raises(UserError, match="gone: has been removed"):
+        claim(gone, RECIPE, "/photos", (), VERSIONS)
+
+
+def test_a_claim_can_be_read_by_people(out):
+    claim(out, RECIPE, "/photos/Straße", SHARDS, VERSIONS)
+    text = FILES.read(f"{out.path}/run.json").decode()
+    assert '"root": "/photos/Straße"' in text
+    assert json.loads(text)["format"] == claims.FORMAT

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_build.errors import UserError
+from pipeline.outputs import gate
 from pipeline.outputs.folder import (
     OutputFolder,
     mask_file,
@@ -14,7 +15,7 @@ from pipeline.outputs.folder import (
     unholdable,
     utf8,
 )
-from pipeline.records import MaskRef
+from pipeline.records import MaskRef, Stamp
 from pipeline.storage import Files
 
 FILES = Files()
@@ -39,16 +40,49 @@ def any_out(request, tmp_path, memory):
 
 
 def test_a_file_is_written_read_and_deleted_below_the_folder(any_out):
-    any_out.write("masks/x/a.png", b"data")
+    stamp = any_out.write("masks/x/a.png", b"data")
+    found = FILES.stat(f"{any_out.path}/masks/x/a.png")
+    assert stamp == Stamp(found.size, found.version)
     assert FILES.read(f"{any_out.path}/masks/x/a.png") == b"data"
     any_out.delete("masks/x/a.png")
     any_out.delete("masks/x/a.png")
     assert not FILES.exists(f"{any_out.path}/masks/x/a.png")
 
 
-def test_unfinished_files_are_not_among_the_masks(out, tmp_path, monkeypatch):
+def test_a_claimed_folder_that_has_been_removed_is_not_made_anew(tmp_path):
+    out = OutputFolder(f"{tmp_path}/out", FILES, run="r1")
+    with pytest.raises(FileNotFoundError, match=f"has been removed: '{tmp_path}/out'"):
+        out.write("masks/a.png", b"data")
+    assert tree(tmp_path) == {}
+    assert not os.path.exists(out.path)
+    os.mkdir(out.path)
+    out.write("masks/a.png", b"data")
+    assert tree(tmp_path).keys() == {"out/masks/a.png"}
+
+
+def test_a_folder_that_nobody_has_claimed_is_made(out, tmp_path):
+    out.write("masks/a.png", b"data")
+    assert tree(tmp_path).keys() == {"out/masks/a.png"}
+
+
+def test_a_run_that_has_been_stopped_writes_and_deletes_nothing(any_out):
+    any_out.write("masks/a.png", b"old")
+    ours = OutputFolder(any_out.path, FILES, run="stopped-here")
+    gate.stop(ours.run)
+    with pytest.raises(gate.Stopped):
+        ours.write("masks/a.png", b"new")
+    with pytest.raises(gate.Stopped):
+        ours.delete("masks/a.png")
+    assert FILES.read(f"{any_out.path}/masks/a.png") == b"old"
+
+
+@pytest.mark.parametrize(("run", "scratch"), [("", ".unfinished"), ("r1", ".unfinished/r1")])
+def test_unfinished_files_are_not_among_the_masks(tmp_path, monkeypatch, run, scratch):
+    out = OutputFolder(f"{tmp_path}/out", FILES, run=run)
+    os.mkdir(out.path)
+
     def fail(source, target):
-        assert os.path.dirname(source) == f"{out.path}/.unfinished"
+        assert os.path.dirname(source) == f"{out.path}/{scratch}"
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
@@ -57,18 +91,32 @@ def test_unfinished_files_are_not_among_the_masks(out, tmp_path, monkeypatch):
     assert tree(tmp_path) == {}
 
 
-def test_a_run_cleans_up_its_unfinished_files_alone(out, tmp_path, touch):
-    touch(out.path, ".unfinished/half", "masks/a.png")
-    out.clean_up()
-    assert tree(tmp_path).keys() == {"out/masks/a.png"}
-    assert not os.path.exists(f"{out.path}/.unfinished")
-    out.clean_up()
+def test_what_named_runs_have_left_unfinished_goes_and_nothing_else(out, tmp_path, touch):
+    for name in ("r1/half", "r2/half", "r2/x/y", "r3/half", "r22/half"):
+        touch(out.path, f".unfinished/{name}")
+    touch(out.path, "masks/a.png")
+    out.clean_up(["r1", "r2", "r4"])
+    assert tree(tmp_path).keys() == {
+        "out/.unfinished/r3/half",
+        "out/.unfinished/r22/half",
+        "out/masks/a.png",
+    }
+    assert sorted(os.listdir(f"{out.path}/.unfinished")) == ["r22", "r3"]
+
+
+def test_folders_that_are_empty_go_too(out, touch):
+    touch(out.path, ".unfinished/r1/half", "masks/a.png")
+    os.mkdir(f"{out.path}/journal")
+    touch(out.path, "lock/3")
+    out.clean_up(["r1"])
+    assert sorted(os.listdir(out.path)) == ["lock", "masks"]
+    out.clean_up(["r1"])
 
 
 def test_a_store_has_nothing_to_clean_up(memory):
     out = OutputFolder("memory://b/out", FILES)
     out.write("masks/a.png", b"data")
-    out.clean_up()
+    out.clean_up(["r1"])
     assert list(memory.store) == ["/b/out/masks/a.png"]
 
 
@@ -77,8 +125,11 @@ def test_masks_and_overlays_have_folders_of_their_own():
     assert overlay_file("x/a.jpg.png") == "overlays/x/a.jpg.jpg"
 
 
+NAMES = ("masks", "overlays", ".unfinished", "journal", "lock")
+
+
 def test_what_a_run_writes_is_told_to_the_listing(out):
-    folders = {f"{out.path}/{name}" for name in ("masks", "overlays", ".unfinished")}
+    folders = {f"{out.path}/{name}" for name in NAMES}
     assert set(out.written()) == folders
 
 
@@ -88,7 +139,8 @@ def test_what_a_run_writes_is_told_to_the_listing(out):
 def test_masks_and_overlays_that_stand(out, touch):
     touch(out.path, "masks/a.png", "masks/x/b.png", "masks/c.txt", "a.png", mtime=1234.5)
     touch(out.path, "overlays/x/b.jpg", "overlays/a.png", "overlays/c.jpeg")
-    assert list(out.masks()) == [MaskRef("a.png", 1234.5), MaskRef("x/b.png", 1234.5)]
+    stamp = Stamp(0, "1234500000000")
+    assert list(out.masks()) == [MaskRef("a.png", stamp), MaskRef("x/b.png", stamp)]
     assert list(out.overlaid()) == ["x/b.png"]
 
 
@@ -99,13 +151,13 @@ def test_what_is_no_regular_file_is_no_mask(out, touch):
     assert list(out.masks()) == []
 
 
-def test_masks_and_overlays_that_stand_in_a_store(memory):
-    out = OutputFolder("memory://b/out", FILES)
-    for name in ("masks/a.png", "masks/c.txt", "overlays/x/a.jpg", "run.json"):
+def test_masks_that_stand_have_the_stamps_that_their_puts_returned(folder):
+    out = OutputFolder(f"{folder}/out", FILES)
+    stamps = {name: out.write(f"masks/{name}", name.encode()) for name in ("a.png", "x/b.png")}
+    for name in ("masks/c.txt", "overlays/x/a.jpg", "run.json"):
         out.write(name, b"")
-    FILES.write("memory://b/out2/masks/b.png", b"")
-    (mask,) = out.masks()
-    assert mask == MaskRef("a.png", memory.store["/b/out/masks/a.png"].created.timestamp())
+    FILES.write(f"{folder}/out2/masks/b.png", b"")
+    assert list(out.masks()) == [MaskRef(name, stamp) for name, stamp in stamps.items()]
     assert list(out.overlaid()) == ["x/a.png"]
 
 

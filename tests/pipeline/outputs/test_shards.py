@@ -1,5 +1,4 @@
 import json
-import os
 
 import apache_beam as beam
 import pytest
@@ -8,141 +7,201 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_build.errors import JobError
 from pipeline.outputs import shards
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder
-from pipeline.outputs.shards import WriteShards, keyed_line, shard_count, stale_shards
-from pipeline.records import Reject, Row, as_json
+from pipeline.outputs.shards import (
+    WriteShards,
+    line_of,
+    mismatch,
+    run_of,
+    shard_count,
+    shard_of,
+    write_shard,
+)
+from pipeline.records import Reject, Row, Stamp
 from pipeline.storage import Files
 
 FILES = Files()
+NOTHING: dict = {"rows": [], "rejects": [], "listed": [], "unlisted": []}
 
 
 @pytest.fixture(params=["disk", "store"])
 def out(request, tmp_path, memory):
-    return OutputFolder(f"{tmp_path}/out" if request.param == "disk" else "memory://b/out", FILES)
+    path = f"{tmp_path}/out" if request.param == "disk" else "memory://b/out"
+    FILES.make_folder(path)
+    return OutputFolder(path, FILES, run="r1")
 
 
 def row(image):
-    return Row(image, f"masks/{image}.png", 2, 1, {"sky": 2})
+    return Row(image, f"masks/{image}.png", 2, 1, {"sky": 2}, Stamp(9, "1"), recipe="c0ffee")
 
 
-def written(prefix, records, out):
+def reject(image, stage="decode"):
+    return Reject(image, stage, "OSError", "cut short")
+
+
+def complete(rows=(), rejects=(), unlisted=()):
+    """What was found where every image has its outcome."""
+    listed = [one.image for one in (*rows, *rejects)]
+    return {"rows": rows, "rejects": rejects, "listed": listed, "unlisted": unlisted}
+
+
+def written(found, out, lock=1):
     """Runs the transform; the lines of every file that stands in OUT afterwards, by its name."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        names = pipeline | beam.Create(records) | WriteShards(prefix, out)
-        pipeline_names = names | beam.combiners.ToList() | beam.Map(sorted)
-        count = shard_count(len(records))
-        expected = [f"{prefix}-{number:05}-of-{count:05}.jsonl" for number in range(count)]
-        assert_that(pipeline_names, equal_to([expected]))
-    found = [file.path for file in FILES.list(out.path)]
-    assert sorted(found) == [f"{out.path}/{name}" for name in expected]
+        collections = {
+            name: pipeline | name >> beam.Create(list(values)) for name, values in found.items()
+        }
+        names = collections | WriteShards(out, lock)
+        count = shard_count(len(found["listed"]))
+        expected = [
+            f"{prefix}-r1-{number:05}-of-{count:05}.jsonl"
+            for prefix in (HISTOGRAMS, REJECTED)
+            for number in range(count)
+        ]
+        assert_that(names, equal_to(expected))
+    standing = [file.path for file in FILES.list(out.path)]
+    assert sorted(standing) == [f"{out.path}/{name}" for name in expected]
     return {name: FILES.read(f"{out.path}/{name}").decode().splitlines() for name in expected}
 
 
 # Writing
 
 
-def test_records_are_written_as_sorted_lines(out):
+def test_rows_and_rejects_are_written_as_sorted_lines(out):
     rows = [row(name) for name in ("c.jpg", "a.jpg", "b/ü.jpg", "a'[*].jpg")]
-    (lines,) = written(HISTOGRAMS, rows, out).values()
-    assert lines == sorted(lines)
-    assert sorted(map(json.dumps, map(as_json, rows))) == lines
-    assert {json.loads(line)["image"] for line in lines} == {one.image for one in rows}
+    rejects = [reject("z.jpg"), reject("d.jpg")]
+    found = written(complete(rows, rejects), out)
+    histograms, rejected = found.values()
+    assert histograms == sorted(line_of(one) for one in rows)
+    assert rejected == sorted(line_of(one) for one in rejects)
+    assert [Row.from_json(json.loads(line)).image for line in histograms] == [
+        *("a'[*].jpg", "a.jpg", "b/ü.jpg", "c.jpg")
+    ]
 
 
-def test_rejects_are_written_too(out):
-    reject = Reject("a.jpg", "read", "OSError", "gone")
-    (lines,) = written(REJECTED, [reject], out).values()
-    assert [json.loads(line) for line in lines] == [as_json(reject)]
+def test_what_could_not_be_listed_is_among_the_rejects_without_being_an_image(out):
+    _, rejected = written(complete([row("a.jpg")], [], [reject("b", "list")]), out).values()
+    assert [json.loads(line)["stage"] for line in rejected] == ["list"]
 
 
-def test_no_records_make_one_empty_shard(out):
-    assert written(REJECTED, [], out) == {"rejected-00000-of-00001.jsonl": []}
+def test_no_images_make_one_empty_shard_of_each_kind(out):
+    assert list(written(NOTHING, out).values()) == [[], []]
 
 
-def test_many_records_are_shared_out(out, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS", 4)
-    rows = [row(f"{number}.jpg") for number in range(18)]
-    found = written(HISTOGRAMS, rows, out)
-    assert len(found) == 5
+def test_many_images_are_shared_out(out, monkeypatch):
+    monkeypatch.setattr(shards, "IMAGES", 4)
+    rows = [row(f"{number}.jpg") for number in range(12)]
+    rejects = [reject(f"bad{number}.jpg") for number in range(6)]
+    unlisted = [reject(f"dir{number}", "list") for number in range(3)]
+    found = written(complete(rows, rejects, unlisted), out)
+    assert len(found) == 2 * 5
     assert all(lines == sorted(lines) for lines in found.values())
-    lines = [line for lines in found.values() for line in lines]
-    assert sorted(lines) == sorted(json.dumps(as_json(one)) for one in rows)
+    for prefix, records in ((HISTOGRAMS, rows), (REJECTED, [*rejects, *unlisted])):
+        lines = [line for name, lines in found.items() if name.startswith(prefix) for line in lines]
+        assert sorted(lines) == sorted(map(line_of, records))
 
 
-def test_a_shard_without_lines_is_written_empty(out, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS", 1)
-    found = written(REJECTED, [Reject("a", "read", "", ""), Reject("a", "decode", "", "")], out)
-    assert sorted(map(len, found.values())) == [0, 2]
+def test_an_image_that_was_listed_twice_is_one_image(out):
+    found = complete([row("a.jpg"), row("b.jpg")])
+    histograms, _ = written(found | {"listed": ["a.jpg", "b.jpg", "a.jpg"]}, out).values()
+    assert len(histograms) == 2
 
 
 def test_shards_do_not_depend_on_the_order_of_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS", 4)
+    monkeypatch.setattr(shards, "IMAGES", 4)
     rows = [row(f"{number}.jpg") for number in range(10)]
-    first = written(HISTOGRAMS, rows, OutputFolder(f"{tmp_path}/1", FILES))
-    assert written(HISTOGRAMS, rows[::-1], OutputFolder(f"{tmp_path}/2", FILES)) == first
+    outs = [OutputFolder(f"{tmp_path}/{number}", FILES, run="r1") for number in (1, 2)]
+    for out in outs:
+        FILES.make_folder(out.path)
+    assert written(complete(rows), outs[0]) == written(complete(rows[::-1]), outs[1])
 
 
-def test_a_shard_replaces_its_like(out):
-    written(HISTOGRAMS, [row("a.jpg"), row("b.jpg")], out)
-    (lines,) = written(HISTOGRAMS, [row("c.jpg")], out).values()
-    assert [json.loads(line)["image"] for line in lines] == ["c.jpg"]
+# What would not add up
 
 
-def test_a_shard_that_cannot_be_written_ends_the_run(tmp_path, touch):
-    touch(tmp_path, "out")
-    with pytest.raises(Exception, match=r"Not a directory|File exists"):
-        written(HISTOGRAMS, [row("a.jpg")], OutputFolder(f"{tmp_path}/out", FILES))
+def test_a_run_whose_images_do_not_add_up_ends_with_their_names(out):
+    found = complete([row("a.jpg"), row("b.jpg")]) | {"listed": ["a.jpg", "b.jpg", "lost.jpg"]}
+    with pytest.raises(Exception, match=r"1 images have neither a mask nor a reject: lost\.jpg"):
+        written(found, out)
+    assert not list(FILES.list(out.path))
+
+
+def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
+    FILES.write(f"{out.path}/lock/2", b"{}")
+    with pytest.raises(JobError, match=f"{out.path}: another job has taken it over"):
+        list(write_shard(0, NOTHING, 0, out, lock=1))
+    assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/lock/2"]
+    assert len(list(write_shard(0, NOTHING, 0, out, lock=2))) == 2
+
+
+def test_a_shard_that_cannot_be_written_ends_the_job_with_the_remedy(tmp_path):
+    out = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
+    with pytest.raises(JobError, match="gone: has been removed; put it back"):
+        list(write_shard(0, NOTHING, 0, out, lock=1))
 
 
 @pytest.mark.parametrize(
-    ("rows", "count"), [(0, 1), (1, 1), (100_000, 1), (100_001, 2), (1_000_000, 10)]
+    ("listed", "outcomes", "why"),
+    [
+        ("", "", ""),
+        ("ab", "ba", ""),
+        ("aab", "ab", ""),
+        ("abc", "b", "2 images have neither a mask nor a reject: a, c"),
+        ("ab", "aab", "1 images have more than one: a"),
+        ("a", "aab", "1 images have more than one: a; 1 images have one but were not listed: b"),
+        ("abcde", "", "5 images have neither a mask nor a reject: a, b, c, …"),
+        ("", "abc", "3 images have one but were not listed: a, b, c"),
+    ],
 )
-def test_how_many_shards_so_many_rows_make(rows, count):
-    assert shard_count(rows) == count
+def test_a_mismatch_is_told_with_names(listed, outcomes, why):
+    assert mismatch(listed, outcomes) == why
 
 
-@given(st.text(), st.integers(1, 10_000_000))
-def test_every_line_has_a_shard(image, rows):
-    number, line = keyed_line(Reject(image, "list", "NameError", image), rows)
-    assert 0 <= number < shard_count(rows)
-    assert json.loads(line)["image"] == image
-    assert line.isascii()
-    assert "\n" not in line
+@given(st.lists(st.sampled_from("abcdef")), st.lists(st.sampled_from("abcdef")))
+def test_there_is_no_mismatch_just_where_each_image_has_one_outcome(listed, outcomes):
+    assert (mismatch(listed, outcomes) == "") == (sorted(set(listed)) == sorted(outcomes))
 
 
-# What earlier runs have left
+# Names and numbers
 
 
-def test_shards_of_other_counts_are_stale_and_strangers_are_not(out):
-    current = ["histograms-00000-of-00001.jsonl", "rejected-00000-of-00001.jsonl"]
-    stale = [f"histograms-{i:05}-of-00012.jsonl" for i in range(12)]
-    stale += [f"rejected-{i:05}-of-00003.jsonl" for i in range(3)]
-    strangers = [
-        "masks/a.png",
-        "histograms.jsonl",
-        "notes.jsonl",
-        "summary.json",
-        "histograms-2024.jsonl",
-        "histograms-mine-of-may.jsonl",
-        "rejected-00000-of-00003.jsonl.bak",
-        "my-histograms-00000-of-00003.jsonl",
-        "x/histograms-0-of-1.jsonl",
-        "histograms-/histograms-00000-of-00002.jsonl",
-    ]
-    for name in [*current, *stale, *strangers]:
-        out.write(name, b"")
-    assert sorted(stale_shards(out, current)) == stale
+@pytest.mark.parametrize(
+    ("images", "count"), [(0, 1), (1, 1), (100_000, 1), (100_001, 2), (1_000_000, 10)]
+)
+def test_how_many_shards_so_many_images_make(images, count):
+    assert shard_count(images) == count
 
 
-def test_a_folder_that_is_not_there_has_no_stale_shards(out):
-    assert stale_shards(out, ["histograms-00000-of-00001.jsonl"]) == []
+@given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")), st.integers(1))
+def test_every_image_has_a_shard(image, images):
+    images = images % 10_000_000 + 1
+    assert 0 <= shard_of(image, images) < shard_count(images)
+    assert shard_of(image, images) == shard_of(image, images)
 
 
-@pytest.mark.parametrize("name", ["a b", "a\\b", "a]b", "[a]*?", "ü", "a+(b)|c"])
-def test_stale_shards_of_folders_of_odd_names(tmp_path, touch, name):
-    folder = f"{tmp_path}/{name}"
-    touch(folder, "histograms-00000-of-00002.jsonl", "histograms-00000-of-00001.jsonl")
-    found = stale_shards(OutputFolder(folder, FILES), ["histograms-00000-of-00001.jsonl"])
-    assert found == ["histograms-00000-of-00002.jsonl"]
-    assert all(os.path.exists(f"{folder}/{one}") for one in found)
+@given(st.text())
+def test_a_line_is_one_line_whatever_the_name(image):
+    for record in (row(image), reject(image)):
+        line = line_of(record)
+        assert line.isascii()
+        assert "\n" not in line
+        assert json.loads(line)["image"] == image
+
+
+@pytest.mark.parametrize("prefix", [HISTOGRAMS, REJECTED])
+@pytest.mark.parametrize("run", ["20260101T000000Z-0a1b2c", "r1", ""])
+def test_a_shard_tells_whose_it_is(prefix, run):
+    name = f"{prefix}-{run}{'-' if run else ''}00000-of-00012.jsonl"
+    assert run_of(name) == run
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["masks/a.png", "histograms.jsonl", "notes.jsonl", "summary.json", "histograms-2024.jsonl"]
+    + ["histograms-mine-of-may.jsonl", "rejected-00000-of-00003.jsonl.bak"]
+    + ["my-histograms-00000-of-00003.jsonl", "x/histograms-0-of-1.jsonl"],
+)
+def test_a_strangers_file_is_no_shard(name):
+    assert run_of(name) is None

@@ -14,16 +14,17 @@ from pipeline.outputs.summary import (
     sum_tallies,
     summarise,
     tally_kept,
+    tally_outside,
     tally_passed_over,
     tally_reject,
     tally_row,
     versions,
 )
-from pipeline.records import Reject, Row
+from pipeline.records import Reject, Row, Stamp
 
 
 def row(**pixels):
-    return Row("a.jpg", "masks/a.png", 1, 1, pixels)
+    return Row("a.jpg", "masks/a.png", 1, 1, pixels, Stamp(9, "1"), "ab12", Stamp(5, "2"), "c0ffee")
 
 
 ROWS = [row(sky=30, sea=10), row(sky=60), row()]
@@ -34,15 +35,20 @@ REJECTS = [
 ]
 
 
+RECIPE = {"model": "f00", "long_side": None, "engine": "graph"}
+
+
 def total():
     tallies = [tally_row(one) for one in ROWS] + [tally_reject(one) for one in REJECTS]
-    return sum_tallies([*tallies, tally_kept(ROWS[0]), tally_passed_over(None)])
+    tallies += [tally_kept(ROWS[0]), tally_passed_over(None)]
+    return sum_tallies([*tallies, tally_outside(None), tally_outside(None)])
 
 
 def summary(**changes):
-    options = {"started": time.time() - 10, "long_side": None}
+    options = {"started": time.time() - 10, "limit": None}
     return (
-        summarise(total(), labels=["sky", "sea", "sand"], fingerprint="f00", options=options)
+        summarise(total(), labels=["sky", "sea", "sand"], recipe=RECIPE, options=options)
+        | {"run": "r1", "shards": ["histograms-r1-00000-of-00001.jsonl"]}
         | changes
     )
 
@@ -63,6 +69,16 @@ def test_a_reject_is_tallied_by_cause():
     assert tally_reject(REJECTS[0]) == {("rejected",): 1, ("cause", "decode", "OSError"): 1}
 
 
+def test_a_kept_mask_is_tallied_by_what_is_known_of_it():
+    assert tally_kept(row(sky=2)) == {("kept",): 1}
+    edited = row(sky=2)._replace(recipe=None)
+    assert tally_kept(edited) == {("kept",): 1, ("edited",): 1}
+    unversioned = row(sky=2)._replace(source=Stamp(9, None))
+    assert tally_kept(unversioned) == {("kept",): 1, ("unversioned",): 1}
+    both = edited._replace(source=Stamp())
+    assert tally_kept(both) == {("kept",): 1, ("edited",): 1, ("unversioned",): 1}
+
+
 tallies = st.lists(
     st.dictionaries(st.tuples(st.sampled_from("abc")), st.integers(1, 99), max_size=3).map(Counter),
     max_size=6,
@@ -80,17 +96,21 @@ def test_sums_can_be_taken_in_parts(first, second):
 
 def test_a_summary_adds_up():
     found = summary()
-    assert {key: found[key] for key in ("images", "masks", "rejected", "skipped", "kept")} == {
+    counts = {
         "images": 6,
         "masks": 3,
         "rejected": 3,
         "skipped": 1,
         "kept": 1,
+        "edited": 0,
+        "unversioned": 0,
+        "outside": 2,
     }
+    assert {key: found[key] for key in counts} == counts
     assert found["causes"] == {"decode: OSError": 2, "read: OSError": 1}
     assert found["pixels"] == {"sky": 90, "sea": 10, "sand": 0}
-    assert found["model"] == "f00"
-    assert found["options"]["long_side"] is None
+    assert (found["model"], found["recipe"]) == ("f00", RECIPE)
+    assert found["options"]["limit"] is None
     assert 10 <= found["seconds"] < 12
     assert found["images_per_second"] == pytest.approx(5 / found["seconds"], abs=0.02)
     assert json.loads(json.dumps(found)) == found
@@ -98,12 +118,12 @@ def test_a_summary_adds_up():
 
 def test_a_summary_of_nothing():
     found = summarise(
-        sum_tallies([]), labels=["sky"], fingerprint="", options={"started": time.time() + 60}
+        sum_tallies([]), labels=["sky"], recipe=RECIPE, options={"started": time.time() + 60}
     )
     assert (found["images"], found["causes"], found["pixels"]) == (0, {}, {"sky": 0})
     assert found["seconds"] >= 0
     assert found["images_per_second"] == 0
-    assert "images" in table(found, {})
+    assert "images" in table(found | {"run": "r1", "shards": []}, {})
 
 
 def test_versions_name_what_decides_the_result():
@@ -141,12 +161,23 @@ def test_the_table_tells_causes_times_and_shares():
 def test_the_table_lines_up_and_has_no_trailing_blanks():
     lines = table(summary(), {"read": 1.0}).splitlines()
     assert lines == [line.rstrip() for line in lines]
-    values = [line for line in lines if line.startswith(("images", "masks", "rejected", "time"))]
+    values = [line for line in lines if line.startswith(("images", "masks  ", "rejected", "time"))]
     assert len({len(line) - len(line.split(maxsplit=1)[1]) for line in values}) == 1
 
 
 def test_the_table_does_not_tell_of_kept_masks_where_there_are_none():
     assert "kept" not in table(summary(kept=0), {})
+
+
+def test_the_table_tells_of_masks_that_are_odd_where_there_are_any():
+    lines = table(summary(edited=3, unversioned=4, outside=5), {}).splitlines()
+    names = [line.split("  ")[0] or line.strip().split("  ")[0] for line in lines]
+    counts = dict(zip(names, (line.split()[-1] for line in lines), strict=True))
+    assert (counts["edited by hand"], counts["kept unchecked"]) == ("3", "4")
+    assert counts["masks outside INPUT"] == "5"
+    assert names.index("masks") < names.index("edited by hand") < names.index("rejected")
+    plain = table(summary(edited=0, unversioned=0, outside=0), {})
+    assert not any(word in plain for word in ("edited", "unchecked", "outside"))
 
 
 def test_a_summary_has_every_field_of_its_file():

@@ -1,0 +1,87 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.outputs.recipe import Recipe
+
+RECIPE = Recipe("f00d" * 8, 512, "graph", "float32", 1)
+CHANGES = {
+    "model": "ba5e" * 8,
+    "long_side": None,
+    "engine": "xla",
+    "precision": "bfloat16",
+    "batch_size": 8,
+    "pixels": RECIPE.pixels + 1,
+}
+
+recipes = st.builds(
+    Recipe,
+    model=st.text(),
+    long_side=st.none() | st.integers(1),
+    engine=st.sampled_from(["graph", "xla"]),
+    precision=st.text(),
+    batch_size=st.integers(1),
+    pixels=st.integers(1),
+)
+
+
+@given(recipes)
+def test_a_recipe_comes_back_from_json_with_its_id(recipe):
+    found = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert found == recipe
+    assert found.id == recipe.id
+
+
+@given(recipes, recipes)
+def test_two_recipes_share_an_id_only_if_they_are_equal(first, second):
+    assert (first.id == second.id) == (first == second)
+    assert (first.difference(second) == "") == (first == second)
+
+
+def test_every_field_of_a_recipe_is_changed_below():
+    assert [field.name for field in dataclasses.fields(Recipe)] == list(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_field_changes_the_id(name):
+    changed = dataclasses.replace(RECIPE, **{name: CHANGES[name]})
+    assert changed.id != RECIPE.id
+    assert len(changed.id) == 32
+
+
+def test_an_id_stays_the_same_from_version_to_version():
+    """Else whole archives would be done again; whoever changes pixels raises PIXELS."""
+    assert Recipe("m", 64, "graph", "float32", 1, 1).id == "67b3236e6f87872cbad44b6557ac03ef"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "ba5e" * 8}, "model f00df00df00d, not ba5eba5eba5e"),
+        ({"long_side": 64}, "long side 512, not 64"),
+        ({"long_side": None}, "long side 512, not native"),
+        ({"engine": "xla"}, "engine graph, not xla"),
+        ({"precision": "bfloat16"}, "precision float32, not bfloat16"),
+        ({"batch_size": 8}, "batch size 1, not 8"),
+        ({"engine": "xla", "batch_size": 8}, "engine graph, not xla"),
+    ],
+)
+def test_what_differs_first_is_told(change, said):
+    assert RECIPE.difference(dataclasses.replace(RECIPE, **change)) == said
+
+
+def test_a_version_that_makes_other_pixels_is_told():
+    other = dataclasses.replace(RECIPE, pixels=RECIPE.pixels + 1)
+    assert "masks of this program's version" in RECIPE.difference(other)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 1, [], "recipe", {}, {"model": "m"}, RECIPE.to_json() | {"new": 1}],
+)
+def test_another_value_is_no_recipe(value):
+    with pytest.raises(ValueError, match="no recipe"):
+        Recipe.from_json(value)
