@@ -82,7 +82,8 @@ def run(pipeline: beam.Pipeline, listed: int = 0) -> PipelineResult:
             return result
     except Exception as error:
         _LOGGER.info("the job failed", exc_info=error)
-        raise JobError(explain(str(error))) from error
+        # What one stream raises comes as it is, without its class in its text.
+        raise JobError(explain(f"{type(error).__name__}: {error}")) from error
 
 
 # Beam passes on what a worker raised as text: its traceback, which ends by the class and message.

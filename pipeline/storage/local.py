@@ -95,8 +95,8 @@ def _unfinished(path: str, data: bytes, scratch: str, root: str) -> Iterator[str
         if root and not os.path.isdir(root):
             raise FileNotFoundError(errno.ENOENT, "has been removed", root)
         try:
-            os.makedirs(scratch, exist_ok=True)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _make(scratch, root)
+            _make(os.path.dirname(path), root)
             Path(unfinished).write_bytes(data)
             break
         except FileNotFoundError:  # somebody removes empty folders at this moment
@@ -112,6 +112,29 @@ def _unfinished(path: str, data: bytes, scratch: str, root: str) -> Iterator[str
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
+
+
+def _make(folder: str, root: str) -> None:
+    """Makes a folder and those above it; below a root, if one is given, which is not made.
+
+    Raises:
+        NotADirectoryError: a file has that name.
+    """
+    if folder == root:
+        return
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            cause = os.strerror(errno.ENOTDIR)
+            raise NotADirectoryError(errno.ENOTDIR, cause, folder) from None
+    except FileNotFoundError:
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            raise
+        _make(parent, root)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
 
 
 def prune(folder: str) -> None:
