@@ -33,6 +33,8 @@ BEAT = 15.0  # seconds from one writing of the file to the next
 DEAD_AFTER = 60.0  # seconds without a change
 LOOK = 2.0  # seconds between two looks of an observer
 
+_under_way: set[str] = set()  # runs of this process
+
 
 def new_run() -> str:
     """A name for a run, which no other has: when it began, for people, and six random digits."""
@@ -43,12 +45,12 @@ class Lock:
     """The claim of one run on its output folder.
 
     Attributes:
-        number: N of its file.
+        number: N of its file; 0 as long as there is none.
         dead: names of the runs whose locks were found dead: what they have left may be removed.
     """
 
-    number: int
-    dead: tuple[str, ...]
+    number: int = 0
+    dead: tuple[str, ...] = ()
 
     def __init__(self, out: OutputFolder, wait: Callable[[float], None] = time.sleep):
         self._out, self._wait = out, wait
@@ -71,6 +73,7 @@ class Lock:
             UserError: another run has it.
             OSError: OUT cannot be written.
         """
+        _under_way.add(self._out.run)
         while True:
             found = self._found()
             if found:
@@ -91,19 +94,26 @@ class Lock:
     def release(self) -> None:
         """Ends a run that has cleaned up: its lock goes, and those of the dead before it."""
         self._end_beat()
-        for number in sorted(self._found()):
-            if number < self.number or (number == self.number and self._is_mine()):
-                self._out.files.delete(self._path(number))
-        self._let_go()
+        try:
+            for number in sorted(self._found()):
+                if number < self.number or (number == self.number and self._is_mine()):
+                    self._out.files.delete(self._path(number))
+        finally:
+            self._let_go()
         self._out.files.prune(f"{self._out.path}/{LOCK}")
 
     def abandon(self) -> None:
-        """Ends a run that has not come to its end: its lock stays, and says that it is dead."""
+        """Ends a run that has not come to its end: its lock stays, and says that it is dead.
+
+        Where that cannot be written it is dead all the same: this process no longer holds it.
+        """
         self._end_beat()
-        if self._is_mine():
-            self._content["ended"] = True
-            self._rewrite()
-        self._let_go()
+        try:
+            if self.number and self._is_mine():
+                self._content["ended"] = True
+                self._rewrite()
+        finally:
+            self._let_go()
 
     # The files
 
@@ -141,6 +151,7 @@ class Lock:
         )
 
     def _let_go(self) -> None:
+        _under_way.discard(self._out.run)
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -247,8 +258,12 @@ def _process_lives(content: dict[str, Any]) -> bool | None:
     here = _this_process()
     if not here["boot"] or any(content.get(k) != here[k] for k in ("host", "boot", "processes")):
         return None
-    began = _began(content.get("process", 0))
-    return bool(began) and began == content.get("began")
+    process = content.get("process", 0)
+    began = _began(process)
+    if not began or began != content.get("began"):
+        return False
+    # A run of this very process may have failed without being able to say so in its lock.
+    return process != os.getpid() or content.get("run") in _under_way
 
 
 def _processes() -> str:
