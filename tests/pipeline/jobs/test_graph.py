@@ -1,5 +1,6 @@
-"""The graph as Beam runs it, and what ends a run."""
+"""The graph as Beam runs it, and what it leaves."""
 
+import hashlib
 import json
 
 import apache_beam as beam
@@ -7,11 +8,10 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import SegmentImages
-from pipeline.jobs.graph import finish
-from pipeline.jobs.segment import Request, segment
-from pipeline.outputs.folder import OutputFolder
-from pipeline.records import Reject
-from pipeline.storage import Files
+from pipeline.jobs.plan import Request
+from pipeline.jobs.segment import segment
+from pipeline.outputs.recipe import Recipe
+from pipeline.records import Reject, Row, Stamp
 
 # Pixels
 
@@ -63,54 +63,14 @@ def test_no_pixel_crosses_a_shuffle_in_the_pipelines_of_others(fused, photos, ti
     assert len(stages_with(fused, "SegmentImages/Segment", "SegmentImages/Window")) == 1
 
 
-# The end of a run
+# What a run leaves
 
 
-@pytest.fixture(params=["disk", "store"])
-def out(request, tmp_path, memory):
-    where = tmp_path / "o[u]t*" if request.param == "disk" else "memory://bucket/o[u]t*"
-    return OutputFolder(str(where), Files())
-
-
-def names(out):
-    return {file.path[len(out.path) + 1 :] for file in out.files.list(out.path)}
-
-
-CURRENT = ("histograms-00000-of-00002.jsonl", "histograms-00001-of-00002.jsonl")
-STALE = ("histograms-00000-of-00001.jsonl", "rejected-00002-of-00003.jsonl")
-OTHERS = ("histograms-00000-of-00001.jsonl.bak", "histograms-mine.jsonl", "masks/a.png")
-DEEPER = "masks/histograms-00000-of-00001.jsonl"
-
-
-def test_finish_replaces_the_shards_of_earlier_runs_and_nothing_else(out):
-    for name in (*CURRENT, *STALE, *OTHERS, DEEPER, "rejected-00000-of-00001.jsonl"):
-        out.write(name, b"rows\n")
-    shards = [*CURRENT, "rejected-00000-of-00001.jsonl"]
-    assert finish({"images": 3}, out, shards) == {"images": 3}
-    assert names(out) == {*shards, *OTHERS, DEEPER, "summary.json"}
-    assert json.loads(out.files.read(f"{out.path}/summary.json")) == {"images": 3}
-
-
-def test_the_summary_stands_before_any_shard_goes(out, monkeypatch):
-    for name in (*CURRENT, *STALE):
-        out.write(name, b"rows\n")
-    delete = Files.delete
-
-    def look(self, path):
-        assert "summary.json" in names(out)
-        delete(self, path)
-
-    monkeypatch.setattr(Files, "delete", look)
-    finish({}, out, list(CURRENT))
-    assert names(out) == {*CURRENT, "summary.json"}
-
-
-def test_finish_removes_what_a_killed_run_left_unfinished(tmp_path):
-    out = OutputFolder(str(tmp_path / "out"), Files())
-    out.write("masks/.unfinished/a.png", b"a folder of the user's")
-    out.write(".unfinished/half", b"")
-    finish({}, out, [])
-    assert names(out) == {"masks/.unfinished/a.png", "summary.json"}
+def shards(out):
+    """The text of each shard that ``summary.json`` names, by kind."""
+    named = json.loads((out / "summary.json").read_text())["shards"]
+    assert sorted(path.name for path in out.glob("*.jsonl")) == sorted(named)
+    return {name.partition("-")[0]: (out / name).read_text() for name in named}
 
 
 def test_a_run_without_rejects_or_rows_leaves_a_shard_of_each(photos, tiny_model, tmp_path):
@@ -118,16 +78,27 @@ def test_a_run_without_rejects_or_rows_leaves_a_shard_of_each(photos, tiny_model
     for inputs, empty in [(photos / "a", "rejected"), (photos / "bad.jpg", "histograms")]:
         out = tmp_path / empty
         segment(Request([str(inputs)], str(out), tiny_model))
-        found = {path.name: path.read_text() for path in out.glob("*.jsonl")}
-        assert set(found) == {
-            "histograms-00000-of-00001.jsonl",
-            "rejected-00000-of-00001.jsonl",
-        }
-        assert [name.partition("-")[0] for name, text in found.items() if not text] == [empty]
+        found = shards(out)
+        assert set(found) == {"histograms", "rejected"}
+        assert [kind for kind, text in found.items() if not text] == [empty]
 
 
 def test_a_rejects_row_holds_what_a_reject_holds(photos, tiny_model, tmp_path):
     (photos / "bad.jpg").write_text("no image")
     segment(Request([str(photos)], f"{tmp_path}/out", tiny_model))
-    (line,) = (tmp_path / "out/rejected-00000-of-00001.jsonl").read_text().splitlines()
+    (line,) = shards(tmp_path / "out")["rejected"].splitlines()
     assert Reject(**json.loads(line)).image == str(photos / "bad.jpg")
+
+
+def test_a_masks_row_holds_what_a_row_holds(photos, tiny_model, tmp_path):
+    summary = segment(Request([str(photos)], f"{tmp_path}/out", tiny_model))
+    lines = shards(tmp_path / "out")["histograms"].splitlines()
+    for line, photo in zip(sorted(lines), sorted(photos.glob("*/*.jpg")), strict=True):
+        row = Row.from_json(json.loads(line))
+        assert row.to_json() == json.loads(line)
+        assert (row.image, row.source.size) == (str(photo), photo.stat().st_size)
+        assert row.source.version == str(photo.stat().st_mtime_ns)
+        assert row.hash == hashlib.sha256(photo.read_bytes()).hexdigest()
+        mask = (tmp_path / "out" / row.mask).stat()
+        assert row.written == Stamp(mask.st_size, str(mask.st_mtime_ns))
+        assert row.recipe == Recipe.from_json(summary.recipe).id
