@@ -14,6 +14,7 @@ from model_build.data.labels import LabelSet, label2image
 # Level 9 takes four times as long for masks that are 10 % smaller.
 PNG_LEVEL = 3
 KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
+END = b"IEND\xaeB`\x82"  # the last chunk, which is always the same
 
 
 class Origin(NamedTuple):
@@ -55,10 +56,12 @@ def decode_mask(data: bytes, labels: LabelSet) -> tuple[np.ndarray, Origin | Non
 
     Raises:
         ForeignMask: the file is whole, but no palette PNG, or holds an id that is no label's.
-        Exception: what Pillow raises for files that are damaged or cut short.
+        Exception: it is damaged or cut short, or of another format; Pillow's, mostly.
     """
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         class_map = np.asarray(image)
+        if END not in data:  # Pillow does not miss it, others do
+            raise ValueError("the file is cut short")
         origin = _origin(image.info.get(KEYWORD))
         if image.mode != "P":
             raise ForeignMask(f"has mode {image.mode}, but a mask has P")

@@ -122,6 +122,19 @@ def test_a_mask_that_is_cut_short_is_damaged_whatever_its_mode(mode, keep):
     assert not isinstance(caught.value, ForeignMask)
 
 
+@pytest.mark.parametrize("missing", range(1, 25))
+def test_a_mask_that_lacks_its_last_bytes_is_damaged(missing):
+    data = encode_mask(np.zeros((60, 60), np.uint8), VOC)
+    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
+        decode_mask(data[:-missing], VOC)
+    assert not isinstance(caught.value, ForeignMask)
+
+
+def test_a_mask_that_a_tool_has_written_something_behind_is_whole():
+    class_map, _ = decode_mask(encode_mask(np.ones((6, 6), np.uint8), VOC) + b"more", VOC)
+    assert class_map.all()
+
+
 def test_a_mask_with_a_bit_turned_over_is_damaged():
     origin = Origin("a.jpg", "ab12", "c0ffee", {})
     data = encode_mask(np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8), VOC, origin)
