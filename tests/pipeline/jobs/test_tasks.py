@@ -1,83 +1,99 @@
+import errno
+import io
+import json
 import os
+from dataclasses import dataclass
 
+import apache_beam as beam
+import numpy as np
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from model_build.data.labels import VOC
+from model_build.errors import JobError
 from pipeline.images.masks import encode_mask
 from pipeline.inputs.names import assign_mask_names, group_key
 from pipeline.jobs.progress import COUNTS
-from pipeline.jobs.tasks import keep_masks, keyed_image, keyed_masks, keyed_overlays, plan_group
+from pipeline.jobs.standing import KeepOptions
+from pipeline.jobs.tasks import (
+    KeepMasks,
+    PlanTasks,
+    identify,
+    keyed_image,
+    keyed_masks,
+    keyed_overlays,
+    keyed_rows,
+    plan_group,
+)
 from pipeline.outputs.folder import OutputFolder
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Task
+from pipeline.outputs.journal import journals, read_rows
+from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task
 from pipeline.storage import Files
 
-
-def image(name, mtime=100.0):
-    return ImageRef(f"/in/{name}", name, mtime)
-
-
-def mask(name, mtime=200.0):
-    return MaskRef(name, mtime)
+FILES = Files()
+SOURCE, MASK = Stamp(5, "source"), Stamp(9, "mask")
 
 
-def plan(images, masks=(), have_overlays=(), *, out="/out", overlays=False, since=0.0):
-    found = {"images": images, "masks": masks, "overlays": have_overlays}
-    return list(plan_group(found, OutputFolder(out, Files(), overlays), since))
+def image(name, stamp=SOURCE):
+    return ImageRef(f"/in/{name}", name, stamp)
 
 
-def done(*args, **options):
-    (task,) = plan(*args, **options)
-    return task.done
+def mask(name, stamp=MASK):
+    return MaskRef(name, stamp)
 
 
-def test_an_image_without_a_mask_is_to_do():
-    assert plan([image("a.jpg")]) == [Task(image("a.jpg"), "a.png", None, False)]
+def row(name, mask_name, written=MASK, **changes):
+    one = Row(f"/in/{name}", f"masks/{mask_name}", 2, 1, {"cat": 2}, SOURCE, "ab12", written, "r")
+    return one._replace(**changes)
 
 
-def test_an_image_with_its_mask_is_done():
-    assert plan([image("a.jpg")], [mask("a.png")]) == [Task(image("a.jpg"), "a.png", 200.0, True)]
+def plan(images, masks=(), rows=(), overlays=(), *, out="/out"):
+    found = {"images": images, "masks": masks, "rows": rows, "overlays": overlays}
+    return list(plan_group(found, OutputFolder(out, FILES)))
 
 
-def test_the_mask_of_another_image_does_not_count():
-    assert not done([image("a.jpg")], [mask("a.jpg.png"), mask("b.png")])
+# A group of names whose masks may clash
+
+
+def test_an_image_without_a_mask_has_none_in_its_task():
+    assert plan([image("a.jpg")]) == [Task(image("a.jpg"), "a.png")]
+
+
+def test_an_image_is_joined_with_its_mask_its_row_and_its_overlay():
+    assert plan([image("a.jpg")], [mask("a.png")], [row("a.jpg", "a.png")], ["a.png"]) == [
+        Task(image("a.jpg"), "a.png", MASK, row("a.jpg", "a.png"), overlaid=True)
+    ]
+
+
+def test_a_mask_without_a_row_is_joined_as_well():
+    assert plan([image("a.jpg")], [mask("a.png")]) == [Task(image("a.jpg"), "a.png", MASK)]
 
 
 @pytest.mark.parametrize(
-    ("image_time", "mask_time", "since", "expected"),
+    "other",
     [
-        (100.0, 200.0, 0.0, True),
-        (200.0, 200.0, 200.0, True),
-        (200.1, 200.0, 0.0, False),
-        (100.0, 200.0, 200.1, False),
-        (100.0, 200.0, float("inf"), False),
-        (None, 200.0, 0.0, True),
-        (None, 200.0, 300.0, False),
-        (100.0, None, 0.0, False),
+        row("a.jpg", "a.png", Stamp(9, "an earlier mask")),
+        row("a.jpg", "a.png", Stamp(8, "mask")),
+        row("a.png", "a.png"),
+        row("a.jpg", "b.png"),
     ],
-    ids=[
-        "newer than the source",
-        "equal times",
-        "older than the source",
-        "older than the options",
-        "overwrite",
-        "time of the source unknown",
-        "unknown, and older than the options",
-        "time of the mask unknown",
-    ],
+    ids=["an earlier mask", "a mask of another size", "another image", "another mask"],
 )
-def test_whether_a_mask_still_holds(image_time, mask_time, since, expected):
-    masks = [mask("a.png", mask_time)]
-    assert done([image("a.jpg", image_time)], masks, since=since) is expected
+def test_a_row_of_something_else_is_not_taken(other):
+    assert plan([image("a.jpg")], [mask("a.png")], [other]) == [Task(image("a.jpg"), "a.png", MASK)]
 
 
-def test_an_image_without_its_overlay_is_to_do_where_overlays_are_wanted():
-    images, masks = [image("a.jpg")], [mask("a.png")]
-    assert done(images, masks)
-    assert not done(images, masks, overlays=True)
-    assert not done(images, masks, ["b.png"], overlays=True)
-    assert done(images, masks, ["a.png"], overlays=True)
+def test_of_several_rows_the_one_that_tells_of_the_mask_as_it_stands_is_taken():
+    rows = [row("a.jpg", "a.png", Stamp(9, version)) for version in ("v1", "mask", "v3")]
+    (task,) = plan([image("a.jpg")], [mask("a.png")], rows)
+    assert task.row == rows[1]
+
+
+def test_a_row_without_its_mask_is_not_taken():
+    assert plan([image("a.jpg")], [], [row("a.jpg", "a.png")]) == [Task(image("a.jpg"), "a.png")]
 
 
 def test_an_image_listed_twice_is_one_task():
@@ -85,15 +101,17 @@ def test_an_image_listed_twice_is_one_task():
 
 
 def test_clashing_images_have_masks_of_their_own():
-    tasks = plan([image("a.jpg"), image("a.png")], [mask("a.png"), mask("a.png.png")])
-    assert [(task.image.name, task.mask_name, task.done) for task in tasks] == [
-        ("a.jpg", "a.jpg.png", False),
-        ("a.png", "a.png.png", True),
+    planned = plan([image("a.jpg"), image("a.png")], [mask("a.png"), mask("a.png.png")])
+    assert planned == [
+        Task(image("a.jpg"), "a.jpg.png"),
+        Task(image("a.png"), "a.png.png", MASK),
+        mask("a.png"),
     ]
 
 
-def test_masks_without_images_are_left_alone():
-    assert plan([], [mask("a.png")], ["a.png"]) == []
+def test_masks_that_are_no_images_are_told_apart():
+    found = [mask("a.png"), mask("a.jpg.png")]
+    assert plan([], found, [row("a.jpg", "a.png")], ["a.png"]) == found
 
 
 def test_an_image_whose_mask_the_output_cannot_hold_is_a_reject_of_its_own():
@@ -134,103 +152,218 @@ def test_a_mask_is_found_under_the_key_of_its_image(names):
 
 
 @given(st.sets(any_name, min_size=1, max_size=8))
-def test_a_second_run_finds_every_mask_of_the_first(names):
+def test_a_second_run_finds_every_mask_and_row_of_the_first(names):
     groups = {}
     for name in names:
-        groups.setdefault(group_key(name), {"images": [], "masks": []})
-        groups[group_key(name)]["images"].append(image(name))
+        group = groups.setdefault(group_key(name), {"images": [], "masks": [], "rows": []})
+        group["images"].append(image(name))
     first = [task for group in groups.values() for task in plan(**group)]
     for task in first:
-        groups[group_key(task.mask_name)]["masks"].append(mask(task.mask_name))
+        group = groups[group_key(task.mask_name)]
+        group["masks"].append(mask(task.mask_name))
+        group["rows"].append(row(task.image.name, task.mask_name))
     second = [task for group in groups.values() for task in plan(**group)]
-    assert len(second) == len(names)
-    assert all(task.done for task in second)
+    assert second == [
+        task._replace(mask=MASK, row=row(task.image.name, task.mask_name)) for task in first
+    ]
 
 
-def output(path):
-    return OutputFolder(str(path), Files())
-
-
-def test_keyed_masks_are_what_stands_in_the_output(tmp_path, touch):
-    touch(tmp_path, "masks/x/a.png", "masks/b.raw.png", "masks/c.jpg", "other/d.png", mtime=7)
-    found = sorted(keyed_masks(output(tmp_path)))
-    assert found == [("b.raw", MaskRef("b.raw.png", 7.0)), ("x/a", MaskRef("x/a.png", 7.0))]
-
-
-def test_keyed_overlays_are_told_by_their_masks(tmp_path, touch):
-    touch(tmp_path, "overlays/x/a.jpg", "overlays/b.jpg.jpg", "overlays/notes.txt")
-    assert set(keyed_overlays(output(tmp_path))) == {("x/a", "x/a.png"), ("b", "b.jpg.png")}
-
-
-def test_an_output_that_is_not_there_holds_nothing(tmp_path, memory):
-    for nowhere in (tmp_path / "nowhere", "memory://bucket/nowhere"):
-        assert not list(keyed_masks(output(nowhere)))
-        assert not list(keyed_overlays(output(nowhere)))
-
-
-def test_masks_of_a_remote_output(memory):
-    for name in ("out/masks/x/a.png", "out/masks2/b.png", "out/masks.png"):
-        Files().write(f"memory://b/{name}", b"")
-    written = Files().stat("memory://b/out/masks/x/a.png").mtime
-    assert written > 0
-    assert list(keyed_masks(output("memory://b/out"))) == [("x/a", MaskRef("x/a.png", written))]
-
-
-# Looking at what stands
+# What stands in the output folder
 
 
 @pytest.fixture(params=["disk", "store"])
 def out(request, tmp_path, memory):
-    return output(tmp_path / "out" if request.param == "disk" else "memory://bucket/out")
+    where = f"{tmp_path}/out" if request.param == "disk" else "memory://bucket/out"
+    FILES.make_folder(where)
+    return OutputFolder(where, FILES, run="r1")
 
 
-def class_map(class_id, size=(4, 6)):
-    import numpy as np
-
-    return np.full(size, class_id, np.uint8)
-
-
-def finished(out, name, class_id, **changes):
-    """A task whose mask stands."""
-    out.write(f"masks/{name}.png", encode_mask(class_map(class_id), VOC, f"{name}.jpg"))
-    fields = {"image": image(f"{name}.jpg"), "mask_mtime": 200.0, "done": True} | changes
-    return Task(mask_name=f"{name}.png", **fields)
-
-
-def test_masks_that_stand_are_counted_again_and_come_in_order(out):
-    tasks = [
-        finished(out, "a", 0),
-        Task(image("b.jpg"), "b.png"),
-        finished(out, "x/c", 15),
-        Task(image("d.jpg"), "d.png", 200.0),
-    ]
-    assert list(keep_masks(tasks, VOC, out)) == [
-        Row("/in/a.jpg", "masks/a.png", 6, 4, {"background": 24}),
-        tasks[1],
-        Row("/in/x/c.jpg", "masks/x/c.png", 6, 4, {"person": 24}),
-        tasks[3],
+def test_keyed_masks_are_what_stands_in_the_output(out):
+    written = {
+        name: out.write(f"masks/{name}", b"x" * size)
+        for size, name in enumerate(("x/a.png", "b.raw.png"))
+    }
+    for other in ("masks/c.jpg", "other/d.png", "masks2/e.png", "masks.png"):
+        out.write(other, b"")
+    assert sorted(keyed_masks(out)) == [
+        ("b.raw", MaskRef("b.raw.png", written["b.raw.png"])),
+        ("x/a", MaskRef("x/a.png", written["x/a.png"])),
     ]
 
 
-def test_masks_that_are_damaged_gone_or_of_another_image_are_to_do(out):
-    cut, gone, other, kept = (finished(out, name, 3) for name in ("cut", "gone", "other", "kept"))
-    whole = out.files.read(f"{out.path}/masks/cut.png")
-    out.write("masks/cut.png", whole[: len(whole) // 2])
-    out.delete("masks/gone.png")
-    out.write("masks/other.png", encode_mask(class_map(3), VOC, "quite/another.jpg"))
-    *redone, row = keep_masks([cut, gone, other, kept], VOC, out)
-    assert redone == [task._replace(done=False) for task in (cut, gone, other)]
-    assert row.mask == "masks/kept.png"
+def test_keyed_overlays_are_told_by_their_masks(out):
+    for name in ("x/a.jpg", "b.jpg.jpg", "notes.txt"):
+        out.write(f"overlays/{name}", b"")
+    assert set(keyed_overlays(out)) == {("x/a", "x/a.png"), ("b", "b.jpg.png")}
 
 
-def test_a_source_of_unknown_time_is_asked_when_its_mask_is_looked_at(out, tmp_path):
-    tasks = []
-    for name, written in (("old", 100), ("new", 300)):
-        source = tmp_path / f"{name}.jpg"
-        source.write_bytes(b"")
-        os.utime(source, (written, written))
-        of_list = ImageRef(str(source), f"{name}.jpg", None)
-        tasks.append(finished(out, name, 1, image=of_list))
-    kept, redone = keep_masks(tasks, VOC, out)
-    assert isinstance(kept, Row)
-    assert redone == tasks[1]._replace(done=False)
+def test_keyed_rows_are_the_lines_of_a_file_that_tell_of_masks(out):
+    rows = [row("x/a.jpg", "x/a.png"), row("b.raw.jpg", "b.raw.png")]
+    reject = Reject("/in/c.jpg", "read", "OSError", "why")
+    lines = [json.dumps(one.to_json()) for one in (rows[0], reject, rows[1])]
+    out.write("journal/1.jsonl", "\n".join([*lines, '{"cut sho']).encode())
+    assert list(keyed_rows("journal/1.jsonl", out)) == [("x/a", rows[0]), ("b.raw", rows[1])]
+
+
+def test_a_file_of_rows_that_has_gone_meanwhile_has_none(out):
+    assert list(keyed_rows("histograms-r0-00000-of-00001.jsonl", out)) == []
+
+
+def test_an_output_that_is_not_there_holds_nothing(tmp_path, memory):
+    for nowhere in (tmp_path / "nowhere", "memory://bucket/nowhere"):
+        empty = OutputFolder(str(nowhere), FILES)
+        assert not list(keyed_masks(empty))
+        assert not list(keyed_overlays(empty))
+
+
+@dataclass(frozen=True)
+class Failing(Files):
+    """A disk that fails for now."""
+
+    def list(self, folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
+
+    def read(self, path, limit=-1):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+
+@pytest.mark.parametrize("keyed", [keyed_masks, keyed_overlays, lambda out: keyed_rows("r", out)])
+def test_what_cannot_be_looked_at_just_now_ends_the_job_and_is_not_taken_for_missing(keyed):
+    with pytest.raises(JobError, match=r"^/out/\S+: Input/output error; check the disk or store"):
+        list(keyed(OutputFolder("/out", Failing())))
+
+
+# The plan as a graph
+
+
+def _task(out, name, mask_name, row=None, overlaid=False):
+    stamps = {mask.name: mask.stamp for mask in out.masks()}
+    if row is not None:
+        row = row._replace(written=stamps[mask_name])
+    return Task(image(name), mask_name, stamps.get(mask_name), row, overlaid)
+
+
+EXPECTED = {
+    "tasks": lambda out: [
+        _task(out, "a.jpg", "a.png", row("a.jpg", "a.png"), overlaid=True),
+        _task(out, "b.jpg", "b.png"),
+        _task(out, "new.jpg", "new.png"),
+    ],
+    "outside": lambda out: [mask for mask in out.masks() if mask.name == "gone.png"],
+    "rejected": lambda out: [
+        Reject(
+            *("/in/long.jpg", "list", "NameError"),
+            "a part of its mask's name has over 255 bytes; shorten its name",
+        )
+    ],
+}
+
+
+def test_images_are_joined_with_what_stands(tmp_path):
+    out = OutputFolder(f"{tmp_path}/out", FILES, overlays=True)
+    for name in ("a", "b", "gone"):
+        written = out.write(f"masks/{name}.png", name.encode())
+        out.write(f"overlays/{name}.jpg", b"")
+        line = json.dumps(row(f"{name}.jpg", f"{name}.png", written).to_json())
+        out.write(f"{name}.jsonl", line.encode())
+    FILES.delete(f"{out.path}/overlays/b.jpg")
+    images = [image(f"{name}.jpg") for name in ("a", "b", "new")]
+    images.append(ImageRef("/in/long.jpg", "l" * 300, SOURCE))
+    # Of the rows those are known that the files given hold: not that of b.
+    rows = ["a.jsonl", "gone.jsonl", "missing.jsonl"]
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        planned = pipeline | "Images" >> beam.Create(images) | "Plan" >> PlanTasks(out, rows)
+        for kind, expected in EXPECTED.items():
+            assert_that(getattr(planned, kind), equal_to(expected(out)), label=kind)
+
+
+def test_where_nothing_is_to_be_kept_nothing_is_looked_at():
+    out = OutputFolder("/out", Failing(), overlays=True)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        planned = pipeline | beam.Create([image("a.jpg")]) | PlanTasks(out)
+        assert_that(planned.tasks, equal_to([Task(image("a.jpg"), "a.png")]), label="tasks")
+        assert_that(planned.outside, equal_to([]), label="outside")
+
+
+# Images of lists, which nobody has asked the disk or store about yet
+
+
+def test_stamps_of_images_that_a_list_has_named_are_asked_for(tmp_path, memory):
+    here, there = f"{tmp_path}/a.jpg", "memory://bucket/b.jpg"
+    stamps = []
+    for path, data in ((here, b"12345"), (there, b"123")):
+        file = FILES.write(path, data)
+        stamps.append(Stamp(file.size, file.version))
+    assert [stamp.size for stamp in stamps] == [5, 3]
+    assert stamps[0].version
+    listed = [Task(ImageRef(path, path, None), path, MASK) for path in (here, there, "/nowhere")]
+    known = Task(image("known.jpg"), "known.png")
+    found = identify([*listed, known], FILES)
+    assert [task.image.stamp for task in found] == [*stamps, None, SOURCE]
+    assert [task._replace(image=None) for task in found] == [
+        task._replace(image=None) for task in (*listed, known)
+    ]
+
+
+def test_images_whose_stamps_are_known_are_not_asked_for_again():
+    @dataclass(frozen=True)
+    class Refusing(Files):
+        def stat(self, path):
+            raise AssertionError(path)
+
+    tasks = [Task(image("a.jpg"), "a.png"), Task(image("b.jpg"), "b.png")]
+    assert identify(tasks, Refusing()) == tasks
+    assert identify([], FILES) == []
+
+
+# What stands, looked at as Beam does
+
+
+def keep(tasks, out, options=None):
+    """What :class:`KeepMasks` yields of one bundle: tasks, rows, rejects."""
+    step = KeepMasks(options or KeepOptions("r", VOC), out)
+    step.start_bundle()
+    yielded = list(step.process(tasks))
+    step.finish_bundle()
+    tagged = [one for one in yielded if isinstance(one, beam.pvalue.TaggedOutput)]
+    lists = [one for one in yielded if isinstance(one, list)]
+    return lists, *([one.value for one in tagged if one.tag == tag] for tag in ("rows", "rejected"))
+
+
+def journalled(out):
+    return [one for name in journals(out) for one in read_rows(FILES.read(f"{out.path}/{name}"))]
+
+
+def test_what_holds_what_is_to_do_and_what_is_somebody_elses(out):
+    COUNTS.reset()
+    edited = out.write("masks/edited.png", encode_mask(np.zeros((1, 2), np.uint8), VOC))
+    FILES.write(f"{out.path}/edited.jpg", b"photo")
+    done = Task(image("done.jpg"), "done.png", MASK, row("done.jpg", "done.png"))
+    to_do = Task(image("new.jpg"), "new.png")
+    by_hand = Task(ImageRef(f"{out.path}/edited.jpg", "edited.jpg", SOURCE), "edited.png", edited)
+    ((kept_to_do,), rows, rejects) = keep([done, to_do, by_hand], out)
+    assert kept_to_do == [to_do]
+    assert [one.mask for one in rows] == ["masks/done.png", "masks/edited.png"]
+    assert rejects == []
+    assert (COUNTS.kept, COUNTS.masks, COUNTS.rejects) == (2, 0, 0)
+    # Only what earlier runs have not noted goes into the journal.
+    assert journalled(out) == [rows[1]]
+    assert rows[1].recipe is None
+
+
+def test_a_reject_of_what_stands_is_counted(out):
+    COUNTS.reset()
+    foreign = io.BytesIO()
+    Image.new("RGB", (2, 1)).save(foreign, "PNG")
+    stamp = out.write("masks/a.png", foreign.getvalue())
+    lists, rows, (reject,) = keep([Task(image("a.jpg"), "a.png", stamp)], out)
+    assert (lists, rows) == ([], [])
+    assert (reject.image, reject.stage, reject.error) == ("/in/a.jpg", "write", "ForeignMask")
+    assert (COUNTS.kept, COUNTS.rejects) == (0, 1)
+    assert out.files.read(f"{out.path}/masks/a.png") == foreign.getvalue()
+
+
+def test_a_window_of_which_everything_holds_is_no_window(out):
+    done = Task(image("done.jpg"), "done.png", MASK, row("done.jpg", "done.png"))
+    assert keep([done], out) == ([], [done.row], [])
+    assert journalled(out) == []
