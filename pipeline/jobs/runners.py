@@ -87,7 +87,11 @@ def run(pipeline: beam.Pipeline, listed: int = 0) -> PipelineResult:
 
 
 # Beam passes on what a worker raised as text: its traceback, which ends by the class and message.
-_RAISED = re.compile(r"^(?:\S*?([A-Za-z_]\w*): )(.+?)((?: \[while running '[^']*'\])*)$")
+# The message of a KeyError is in quotes, with what Beam adds to it.
+_RAISED = re.compile(
+    r"^(?:\S*?(?P<kind>[A-Za-z_]\w*): )(?P<quote>[\"']?)(?P<message>.+?)"
+    r"(?P<step>(?: \[while running '[^']*'\])*)(?P=quote)$"
+)
 
 
 def explain(text: str) -> str:
@@ -99,11 +103,12 @@ def explain(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines()] or ["no cause was told"]
     found = [match for line in lines if (match := _RAISED.match(line))]
     for match in found:
-        if match[1] in (JobError.__name__, UserError.__name__):
-            return match[2]
+        if match["kind"] in (JobError.__name__, UserError.__name__):
+            return match["message"]
     for match in reversed(found):
-        if match[3]:  # raised by a step of ours, and not meant to be
-            return f"a fault of this program: {match[1]}: {match[2]}; please report it"
+        if match["step"]:  # raised by a step of ours, and not meant to be
+            why = f"{match['kind']}: {match['message']}"
+            return f"a fault of this program: {why}; please report it"
     return f"the job failed: {lines[-1]}"
 
 
