@@ -190,7 +190,12 @@ def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) ->
         out.write(overlay_file(task.mask_name), overlay)
     elif task.mask is not None:
         out.delete(overlay_file(task.mask_name))
-    return out.write(mask_file(task.mask_name), mask)
+    try:
+        return out.write(mask_file(task.mask_name), mask)
+    except OSError as error:
+        if overlay is not None and is_names(error):  # nor does it stand beside a reject
+            out.delete(overlay_file(task.mask_name))
+        raise
 
 
 class ReadWindows(beam.DoFn):
