@@ -1,6 +1,8 @@
 """Windows: read together, and written together."""
 
+import errno
 import io
+import json
 import threading
 from dataclasses import dataclass, field
 
@@ -11,16 +13,21 @@ from apache_beam.testing.util import assert_that
 from PIL import Image
 
 from model_build.data.labels import VOC
+from model_build.errors import JobError
 from pipeline.images.decode import DecodeOptions
-from pipeline.images.masks import decode_mask
+from pipeline.images.masks import Origin, decode_mask
 from pipeline.jobs import windows
-from pipeline.jobs.windows import Windowed, read_windows, write_window
+from pipeline.jobs.windows import Windowed, WriteOptions, read_windows, write_window
 from pipeline.outputs.folder import OutputFolder
-from pipeline.records import ImageRef, Photo, Reject, Row, Task, Window
+from pipeline.outputs.journal import Journal, journals
+from pipeline.records import ImageRef, Photo, Reject, Row, Stamp, Task, Window, hash_of
 from pipeline.storage import Files
+from pipeline.storage.faults import BadName, Unauthenticated, Unavailable
 
+RECIPE = "r" * 32
 OPTIONS = DecodeOptions(long_side=None, max_pixels=10_000)
 AT_ONCE = 4
+FILES = Files()
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Together(Files):
 
     def write(self, path, data, **options):
         self.barrier.wait()
-        super().write(path, data, **options)
+        return super().write(path, data, **options)
 
 
 @pytest.fixture
@@ -51,7 +58,8 @@ def task(tmp_path):
             path.write_bytes(content)
         elif content is not None:
             Image.new("RGB", content, "red").save(path)
-        return Task(ImageRef(str(path), path.name), f"{name}.png")
+        stamp = Stamp(3, f"version of {name}")
+        return Task(ImageRef(str(path), path.name, stamp), f"{name}.png")
 
     return make
 
@@ -121,6 +129,44 @@ def test_what_cannot_be_read_splits_no_window(task, monkeypatch):
     assert [len(window.tasks) for window in read(tasks)] == [4]
 
 
+def test_a_photo_comes_with_the_hash_of_the_bytes_that_were_decoded(task):
+    one, broken = task("a"), task("b", b"no image")
+    ((photo, _),) = (window.photos for window in read([one, broken]))
+    assert photo.hash == hash_of(FILES.read(one.image.path))
+
+
+READ_FAULTS = [
+    (PermissionError(errno.EACCES, "Permission denied", "/a.png"), None),
+    (IsADirectoryError(errno.EISDIR, "Is a directory", "/a.png"), None),
+    (OSError(errno.EIO, "Input/output error", "/a.png"), None),
+    (OSError(errno.EMFILE, "Too many open files", "/a.png"), "raise the limit of open files"),
+    (OSError(errno.ESTALE, "Stale file handle", "/a.png"), "mount the disk again"),
+    (Unavailable("s3://b/a.png: the store does not answer"), "check the network"),
+    (Unauthenticated("s3://b/a.png: the credentials are not accepted"), "renew the credentials"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"), READ_FAULTS, ids=[type(e).__name__ + str(e.errno) for e, _ in READ_FAULTS]
+)
+def test_what_one_file_causes_is_a_reject_and_what_would_hit_all_ends_the_job(task, error, remedy):
+    @dataclass(frozen=True)
+    class Failing(Files):
+        def read(self, path, limit=-1):
+            if path.endswith("a.png"):
+                raise error
+            return super().read(path, limit)
+
+    tasks = [task("a"), task("b")]
+    if remedy:
+        with pytest.raises(JobError, match=remedy):
+            read(tasks, Failing())
+        return
+    (window,) = read(tasks, Failing())
+    assert (window.photos[0].stage, window.photos[0].error) == ("read", type(error).__name__)
+    assert isinstance(window.photos[1], Photo)
+
+
 def test_no_task_is_no_window():
     assert read([]) == []
 
@@ -153,34 +199,100 @@ def window_of(tasks, size=(20, 10)):
     pixels = np.full((height, width, 3), 99, np.uint8)
     return Window(
         tuple(tasks),
-        tuple(Photo(pixels, height, width) for _ in tasks),
+        tuple(Photo(pixels, height, width, f"hash of {task.image.name}") for task in tasks),
         tuple(np.full((height, width), index, np.uint8) for index, _ in enumerate(tasks)),
     )
+
+
+def rejecting(window, index, stage="infer"):
+    """The window, one of whose tasks has failed."""
+    reject = Reject(window.tasks[index].image.path, stage, "ValueError", "why")
+    maps = (reject if at == index else found for at, found in enumerate(window.class_maps))
+    return window._replace(class_maps=tuple(maps)), reject
+
+
+def write(window, out):
+    """:func:`write_window`, and the journal flushed as at a bundle's end."""
+    journal = Journal(out)
+    outcomes = write_window(window, WriteOptions(VOC, RECIPE, out), journal)
+    journal.flush()
+    return outcomes
+
+
+def journalled(out):
+    """The lines of the journal."""
+    lines = b"".join(FILES.read(f"{out.path}/{name}") for name in journals(out)).splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(params=["disk", "store"])
 def out(request, tmp_path, memory):
     where = str(tmp_path / "out") if request.param == "disk" else "memory://bucket/out"
-    return OutputFolder(where, Files())
+    FILES.make_folder(where)
+    return OutputFolder(where, FILES, run="r1")
+
+
+def standing(out):
+    """Names and bytes of what stands in OUT, less the journal."""
+    found = {file.path[len(out.path) + 1 :]: file.path for file in FILES.list(out.path)}
+    return {name: FILES.read(path) for name, path in found.items() if "journal/" not in name}
 
 
 def test_a_row_for_each_mask_in_order(task, out):
     tasks = [task(letter) for letter in "abc"]
-    rows = write_window(window_of(tasks), VOC, out)
+    rows = write(window_of(tasks), out)
+    stamps = {mask.name: mask.stamp for mask in out.masks()}
     assert rows == [
-        Row(one.image.path, f"masks/{one.mask_name}", 20, 10, {VOC.names[index]: 200})
+        Row(
+            one.image.path,
+            f"masks/{one.mask_name}",
+            20,
+            10,
+            {VOC.names[index]: 200},
+            source=one.image.stamp,
+            hash=f"hash of {one.image.name}",
+            written=stamps[one.mask_name],
+            recipe=RECIPE,
+        )
         for index, one in enumerate(tasks)
     ]
-    for index, one in enumerate(tasks):
+    assert journalled(out) == [row.to_json() for row in rows]
+
+
+def test_a_mask_tells_where_it_comes_from(task, out):
+    tasks = [task(letter) for letter in "abc"]
+    rows = write(window_of(tasks), out)
+    for index, (one, row) in enumerate(zip(tasks, rows, strict=True)):
         data = out.files.read(f"{out.path}/masks/{one.mask_name}")
-        assert (decode_mask(data, VOC, one.image.name) == index).all()
+        class_map, origin = decode_mask(data, VOC)
+        assert (class_map == index).all()
+        assert origin == Origin(one.image.name, row.hash, RECIPE, row.pixels)
+
+
+def test_masks_are_equal_wherever_they_lie(task, tmp_path, memory):
+    tasks = [task(letter) for letter in "abc"]
+    here, there = (OutputFolder(where, FILES) for where in (f"{tmp_path}/o", "memory://b/o"))
+    # What a disk or store says of the photos is in the rows alone.
+    elsewhere = [
+        one._replace(image=one.image._replace(path=f"gs://{one.image.name}", stamp=None))
+        for one in tasks
+    ]
+    write(window_of(tasks), here)
+    write(window_of(elsewhere), there)
+    assert standing(here) == standing(there)
+
+
+def test_an_output_that_nobody_has_claimed_gets_no_journal(task, out):
+    write(window_of([task("a")]), OutputFolder(out.path, out.files))
+    assert list(journals(out)) == []
+    assert list(standing(out)) == ["masks/a.png"]
 
 
 def test_a_mask_is_enlarged_to_the_size_of_its_source(task, out):
     window = window_of([task("a")], (2, 2))
     small = np.array([[1, 2], [3, 4]], np.uint8)
     window = window._replace(photos=(Photo(window.photos[0].pixels, 4, 8),), class_maps=(small,))
-    (row,) = write_window(window, VOC, out)
+    (row,) = write(window, out)
     assert (row.width, row.height) == (8, 4)
     assert row.pixels == {VOC.names[index]: 8 for index in (1, 2, 3, 4)}
     with Image.open(io.BytesIO(out.files.read(f"{out.path}/masks/a.png"))) as mask:
@@ -190,65 +302,183 @@ def test_a_mask_is_enlarged_to_the_size_of_its_source(task, out):
 @pytest.mark.parametrize("overlays", [False, True])
 def test_the_masks_of_a_window_are_written_at_once(task, tmp_path, overlays):
     out = OutputFolder(str(tmp_path / "out"), Together(), overlays)
-    rows = write_window(window_of([task(letter) for letter in "abcdefgh"]), VOC, out)
+    rows = write(window_of([task(letter) for letter in "abcdefgh"]), out)
     assert [type(row) for row in rows] == [Row] * 8
     assert len(list((tmp_path / "out/masks").iterdir())) == 8
 
 
-def test_a_write_that_fails_is_one_reject_and_leaves_no_mask(task, tmp_path):
-    out = OutputFolder(str(tmp_path / "out"), Files(), overlays=True)
+def test_a_name_that_cannot_be_written_is_one_reject_and_leaves_no_mask(task, tmp_path):
     (tmp_path / "out/masks/b.png").mkdir(parents=True)  # a folder where the mask goes
+    out = OutputFolder(str(tmp_path / "out"), FILES, overlays=True, run="r1")
     tasks = [task(letter) for letter in "abc"]
-    first, reject, last = write_window(window_of(tasks), VOC, out)
+    first, reject, last = write(window_of(tasks), out)
     assert (first.mask, last.mask) == ("masks/a.png", "masks/c.png")
     assert isinstance(reject, Reject)
     assert (reject.image, reject.stage) == (tasks[1].image.path, "write")
     assert reject.error == "IsADirectoryError"
     assert sorted(path.name for path in (tmp_path / "out/overlays").iterdir()) == ["a.jpg", "c.jpg"]
-    assert not list((tmp_path / "out/.unfinished").iterdir())
+    assert not [path for path in (tmp_path / "out/.unfinished").rglob("*") if path.is_file()]
+
+
+@dataclass(frozen=True)
+class Refusing(Files):
+    """Refuses one name; notes what is deleted."""
+
+    error: Exception = None
+    deleted: list = field(default_factory=list)
+
+    def write(self, path, data, **options):
+        if path.endswith("/b.png") or (path.endswith("/b.jpg") and "overlays" in path):
+            raise self.error
+        return super().write(path, data, **options)
+
+    def delete(self, path):
+        self.deleted.append(path)
+        super().delete(path)
+
+
+NAMES_FAULTS = [
+    BadName("s3://b/o/masks/b.png: its name holds what S3 cannot"),
+    OSError(errno.ENAMETOOLONG, "File name too long", "/o/masks/b.png"),
+    OSError(errno.EILSEQ, "Invalid or incomplete multibyte character", "/o/masks/b.png"),
+    NotADirectoryError(errno.ENOTDIR, "Not a directory", "/o/masks/b.png"),
+]
+
+
+@pytest.mark.parametrize("error", NAMES_FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("overlays", [False, True])
+def test_a_write_that_fails_for_the_name_is_that_images(task, out, error, overlays):
+    out = OutputFolder(out.path, Refusing(error=error), overlays, run="r1")
+    first, reject, last = write(window_of([task(letter) for letter in "abc"]), out)
+    assert [type(first), type(last)] == [Row, Row]
+    assert (reject.stage, reject.error) == ("write", type(error).__name__)
+
+
+OTHER_FAULTS = [
+    (OSError(errno.ENOSPC, "No space left on device", "/o/masks/b.png"), "free some space"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "/o/masks/b.png"), "larger quota"),
+    (OSError(errno.EROFS, "Read-only file system", "/o/masks/b.png"), "make the disk writable"),
+    (OSError(errno.EIO, "Input/output error", "/o/masks/b.png"), "check the disk or store"),
+    (PermissionError(errno.EACCES, "Permission denied", "/o/masks/b.png"), "the permissions"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/o"), "put it back"),
+    (Unavailable("s3://b/o/masks/b.png: the store does not answer"), "check the network"),
+    (Unauthenticated("s3://b/o/masks/b.png: not accepted"), "renew the credentials"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"), OTHER_FAULTS, ids=[str(error) for error, _ in OTHER_FAULTS]
+)
+@pytest.mark.parametrize("overlays", [False, True])
+def test_every_other_write_that_fails_ends_the_job_with_the_remedy(
+    task, out, error, remedy, overlays
+):
+    before = standing(out)
+    failing = OutputFolder(out.path, Refusing(error=error), overlays, run="r1")
+    with pytest.raises(JobError, match=remedy) as ended:
+        write(window_of([task(letter) for letter in "abc"]), failing)
+    assert ended.value.__cause__ is error
+    assert "\n" not in str(ended.value)
+    assert failing.files.deleted == []
+    # Those that could be written stand, and prove themselves to the next run.
+    written = {"masks/a.png", "masks/c.png"}
+    if overlays:
+        written |= {"overlays/a.jpg", "overlays/c.jpg"}
+    assert standing(out).keys() - before.keys() == written
+
+
+def test_a_fault_of_ours_is_no_reject(task, out):
+    failing = OutputFolder(out.path, Refusing(error=ZeroDivisionError("oh")), run="r1")
+    with pytest.raises(ZeroDivisionError, match="oh"):
+        write(window_of([task(letter) for letter in "abc"]), failing)
+
+
+def test_a_mask_that_does_not_fit_into_memory_is_that_images(task, out, monkeypatch):
+    encode = windows.encode_mask
+
+    def run_out(class_map, labels, origin):
+        if origin.image == "b.png":
+            raise MemoryError("cannot allocate")
+        return encode(class_map, labels, origin)
+
+    monkeypatch.setattr(windows, "encode_mask", run_out)
+    first, reject, last = write(window_of([task(letter) for letter in "abc"]), out)
+    assert [first.mask, last.mask] == ["masks/a.png", "masks/c.png"]
+    assert (reject.stage, reject.error) == ("write", "MemoryError")
 
 
 def test_no_stale_mask_stands_beside_a_reject(task, out):
     tasks = [task(name) for name in ("a", "[ab]", "*", "b")]
-    out = OutputFolder(out.path, out.files, overlays=True)
-    assert len(write_window(window_of(tasks), VOC, out)) == 4
-    before = {file.path: out.files.read(file.path) for file in out.files.list(out.path)}
+    out = OutputFolder(out.path, out.files, overlays=True, run="r1")
+    rows = write(window_of(tasks), out)
+    before = standing(out)
     assert len(before) == 8
-    again = [one._replace(mask_mtime=1.0) for one in tasks]
+    again = [
+        one._replace(mask=row.written, overlaid=True) for one, row in zip(tasks, rows, strict=True)
+    ]
     for index, stage in ((2, "decode"), (1, "infer")):
-        reject = Reject(tasks[index].image.path, stage, "ValueError", "why")
-        window = window_of(again)
-        failed = tuple(
-            reject if at == index else found for at, found in enumerate(window.class_maps)
-        )
-        outcomes = write_window(window._replace(class_maps=failed), VOC, out)
+        window, reject = rejecting(window_of(again), index, stage)
+        outcomes = write(window, out)
         assert outcomes[index] == reject
         assert [type(one) for at, one in enumerate(outcomes) if at != index] == [Row] * 3
         for file in ("masks/{}.png", "overlays/{}.jpg"):
             name = tasks[index].mask_name.removesuffix(".png")
-            assert not out.files.exists(f"{out.path}/{file.format(name)}")
-        assert len(list(out.files.list(out.path))) == 6
-        write_window(window_of(again), VOC, out)
-        assert {file.path: out.files.read(file.path) for file in out.files.list(out.path)} == before
+            assert not FILES.exists(f"{out.path}/{file.format(name)}")
+        assert len(standing(out)) == 6
+        write(window_of(again), out)
+        assert standing(out) == before
+
+
+def test_a_stale_mask_goes_once_its_reject_is_in_the_journal(task, out):
+    (row,) = write(window_of([task("a")]), out)
+    noted = []
+
+    @dataclass(frozen=True)
+    class Looking(Files):
+        def delete(self, path):
+            noted.append((path.rpartition("/")[2], [line.get("stage") for line in journalled(out)]))
+            super().delete(path)
+
+    window, _ = rejecting(window_of([task("a")._replace(mask=row.written)]), 0)
+    write(window, OutputFolder(out.path, Looking(), run="r1"))
+    assert [name for name, _ in noted] == ["a.png", "a.jpg"]
+    assert all("infer" in stages for _, stages in noted)
+
+
+def test_where_nothing_stands_nothing_is_deleted(task, out):
+    refusing = Refusing()
+    window, reject = rejecting(window_of([task("a")]), 0)
+    assert write(window, OutputFolder(out.path, refusing, run="r1")) == [reject]
+    assert refusing.deleted == []
+    # Nobody has looked at what stands in one that no run has claimed.
+    FILES.write(f"{out.path}/masks/a.png", b"stale")
+    assert write(window, OutputFolder(out.path, refusing)) == [reject]
+    assert f"{out.path}/masks/a.png" in refusing.deleted
+    assert standing(out) == {}
+
+
+def test_an_overlay_without_its_mask_goes_too(task, out):
+    out.write("overlays/a.jpg", b"left by a run that was killed")
+    window, _ = rejecting(window_of([task("a")._replace(overlaid=True)]), 0)
+    write(window, out)
+    assert standing(out) == {}
 
 
 def test_an_overlay_that_is_not_made_again_goes(task, out):
     tasks = [task("a")]
-    write_window(window_of(tasks), VOC, OutputFolder(out.path, out.files, overlays=True))
-    assert out.files.exists(f"{out.path}/overlays/a.jpg")
-    write_window(window_of([tasks[0]._replace(mask_mtime=1.0)]), VOC, out)
-    assert not out.files.exists(f"{out.path}/overlays/a.jpg")
-    assert out.files.exists(f"{out.path}/masks/a.png")
+    (row,) = write(window_of(tasks), OutputFolder(out.path, out.files, overlays=True, run="r1"))
+    assert sorted(standing(out)) == ["masks/a.png", "overlays/a.jpg"]
+    write(window_of([tasks[0]._replace(mask=row.written)]), out)
+    assert sorted(standing(out)) == ["masks/a.png"]
 
 
 def test_a_stale_mask_that_cannot_be_deleted_ends_the_job(task, tmp_path):
     @dataclass(frozen=True)
     class Keeping(Files):
         def delete(self, path):
-            raise PermissionError(f"{path}: no permission")
+            raise PermissionError(errno.EACCES, "Permission denied", path)
 
     out = OutputFolder(str(tmp_path / "out"), Keeping())
-    one = task("a")
-    reject = Reject(one.image.path, "decode", "ValueError", "why")
-    with pytest.raises(PermissionError, match=r"masks/a\.png: no permission"):
-        write_window(Window((one,), (reject,), (reject,)), VOC, out)
+    window, _ = rejecting(window_of([task("a")]), 0)
+    with pytest.raises(JobError, match=r"masks/a\.png: Permission denied; check the permissions"):
+        write(window, out)
