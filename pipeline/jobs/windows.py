@@ -133,18 +133,27 @@ def write_window(window: Window, options: WriteOptions, journal: Journal) -> lis
     journal.add(outcomes)
     stale = [
         task
-        for task, outcome in zip(window.tasks, outcomes, strict=True)
+        for index, (task, outcome) in enumerate(zip(window.tasks, outcomes, strict=True))
         if isinstance(outcome, Reject)
-        # Nobody has looked at what stands in an OUT that is not claimed.
-        and (task.mask is not None or task.overlaid or not options.out.run)
+        # An overlay is written before its mask. Nobody has looked at what stands in an OUT that is
+        # not claimed.
+        and (task.mask is not None or task.overlaid or index in writes or not options.out.run)
     ]
     if stale:
         journal.flush()
     with ends_the_job():
         for task in stale:
-            options.out.delete(mask_file(task.mask_name))
-            options.out.delete(overlay_file(task.mask_name))
+            _delete(mask_file(task.mask_name), options.out)
+            _delete(overlay_file(task.mask_name), options.out)
     return outcomes
+
+
+def _delete(name: str, out: OutputFolder) -> None:
+    try:
+        out.delete(name)
+    except OSError as error:
+        if not is_names(error):  # where none can have that name, none has
+            raise
 
 
 def _failed(task: Task, error: Exception) -> Reject:
@@ -190,12 +199,7 @@ def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) ->
         out.write(overlay_file(task.mask_name), overlay)
     elif task.mask is not None:
         out.delete(overlay_file(task.mask_name))
-    try:
-        return out.write(mask_file(task.mask_name), mask)
-    except OSError as error:
-        if overlay is not None and is_names(error):  # nor does it stand beside a reject
-            out.delete(overlay_file(task.mask_name))
-        raise
+    return out.write(mask_file(task.mask_name), mask)
 
 
 class ReadWindows(beam.DoFn):

@@ -354,6 +354,18 @@ def test_a_write_that_fails_for_the_name_is_that_images(task, out, error, overla
     assert (reject.stage, reject.error) == ("write", type(error).__name__)
 
 
+@pytest.mark.parametrize("run", ["", "r1"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_name_that_nothing_can_have_is_one_reject_whatever_fails(task, tmp_path, run, fails):
+    (tmp_path / "out").mkdir()
+    out = OutputFolder(str(tmp_path / "out"), FILES, run=run)
+    long = task("a")._replace(mask_name="/".join(["d" * 200] * 21))  # longer than any path
+    window = window_of([long, task("b")])
+    reject, row = write(rejecting(window, 0)[0] if fails else window, out)
+    assert isinstance(row, Row)
+    assert reject.error == ("ValueError" if fails else "OSError")
+
+
 OTHER_FAULTS = [
     (OSError(errno.ENOSPC, "No space left on device", "/o/masks/b.png"), "free some space"),
     (OSError(errno.EDQUOT, "Disk quota exceeded", "/o/masks/b.png"), "larger quota"),
