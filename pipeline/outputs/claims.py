@@ -10,7 +10,7 @@ from model_build.errors import JobError, UserError
 from pipeline.outputs.folder import HISTOGRAMS, MASKS, RUN, SUMMARY, OutputFolder
 from pipeline.outputs.journal import journals
 from pipeline.outputs.recipe import Recipe
-from pipeline.storage import Files, is_names, is_remote, remedy, told
+from pipeline.storage import Files, ends_the_job, is_names, is_remote, remedy, told
 
 FORMAT = 2
 
@@ -29,8 +29,14 @@ class Noted(NamedTuple):
     shards: tuple[str, ...] = ()
 
     def rows(self, out: OutputFolder) -> list[str]:
-        """Names below OUT of all files that hold rows of masks: shards, and the journal's."""
-        return [name for name in self.shards if name.startswith(HISTOGRAMS)] + list(journals(out))
+        """Names below OUT of all files that hold rows of masks: shards, and the journal's.
+
+        Raises:
+            JobError: OUT cannot be looked at.
+        """
+        with ends_the_job():
+            journalled = list(journals(out))
+        return [name for name in self.shards if name.startswith(HISTOGRAMS)] + journalled
 
 
 def look(out: OutputFolder) -> Noted:

@@ -118,6 +118,9 @@ def _google(fsspec: Any, options: dict[str, Any]) -> Any:
 def _amazon(fsspec: Any, options: dict[str, Any]) -> Any:
     if "anon" not in options and _anonymous_endpoint(options):
         options["anon"] = True
+    # Else each reading asks for the size first: twice the requests, and to those that ask for no
+    # body a store does not tell why it refuses.
+    options.setdefault("max_concurrency", 1)
     return fsspec.filesystem("s3", **options, **_COMMON)
 
 
