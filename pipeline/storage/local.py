@@ -8,10 +8,13 @@ import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.storage.listed import File, Unlisted
+
+T = TypeVar("T")
 
 
 def read(path: str, limit: int = -1) -> bytes:
@@ -27,13 +30,17 @@ def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: s
         exclusive: raise FileExistsError instead of replacing.
         root: a folder that must be there; those below it are made.
     """
-    with _unfinished(path, data, scratch, root) as unfinished:
-        written = stat_file(unfinished)
-        if exclusive:
-            os.link(unfinished, path)  # unlike a rename it fails where the name is taken
-        else:
-            os.replace(unfinished, path)
-    return written._replace(path=path)
+
+    def attempt() -> File:
+        with _unfinished(path, data, scratch, root) as unfinished:
+            written = stat_file(unfinished)
+            if exclusive:
+                os.link(unfinished, path)  # unlike a rename it fails where the name is taken
+            else:
+                os.replace(unfinished, path)
+        return written._replace(path=path)
+
+    return _again(attempt)
 
 
 def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | None:
@@ -42,19 +49,31 @@ def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | N
     Returns:
         What holds it, a file descriptor to be closed; None where the disk knows no locks.
     """
-    with _unfinished(path, data, scratch, root) as unfinished:
-        handle = os.open(unfinished, os.O_RDWR)
-        try:
-            # Held before anybody can see it.
-            held = _hold(handle)
-            os.link(unfinished, path)
-        except OSError:
-            os.close(handle)
-            raise
-    if held:
-        return handle
-    os.close(handle)
-    return None
+
+    def attempt() -> int | None:
+        with _unfinished(path, data, scratch, root) as unfinished:
+            handle = os.open(unfinished, os.O_RDWR)
+            try:
+                # Held before anybody can see it.
+                held = _hold(handle)
+                os.link(unfinished, path)
+            except OSError:
+                os.close(handle)
+                raise
+        if held:
+            return handle
+        os.close(handle)
+        return None
+
+    return _again(attempt)
+
+
+def _again(attempt: Callable[[], T]) -> T:
+    """Tries a write again where somebody removes empty folders at this moment."""
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError):
+            return attempt()
+    return attempt()
 
 
 def _hold(handle: int) -> bool:
@@ -91,26 +110,18 @@ def is_held(path: str) -> bool | None:
 def _unfinished(path: str, data: bytes, scratch: str, root: str) -> Iterator[str]:
     """A file of these bytes under a name of its own, which is gone afterwards."""
     unfinished = os.path.join(scratch, uuid.uuid4().hex)
-    for last in (False, False, True):
-        if root and not os.path.isdir(root):
-            raise FileNotFoundError(errno.ENOENT, "has been removed", root)
-        try:
-            _make(scratch, root)
-            _make(os.path.dirname(path), root)
-            Path(unfinished).write_bytes(data)
-            break
-        except FileNotFoundError:  # somebody removes empty folders at this moment
-            if last:
-                raise
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(unfinished)
-            # Named by the file that was to be written, not by that of an attempt.
-            raise OSError(error.errno, error.strerror, path) from error
+    if root and not os.path.isdir(root):
+        raise FileNotFoundError(errno.ENOENT, "has been removed", root)
     try:
+        _make(scratch, root)
+        _make(os.path.dirname(path), root)
+        Path(unfinished).write_bytes(data)
         yield unfinished
+    except OSError as error:
+        # Named by the file that was to be written, not by that of an attempt.
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(unfinished)
 
 
