@@ -106,12 +106,16 @@ def of_client(error: Exception, path: str) -> OSError:
         return FileNotFoundError(f"{path}: no such object or bucket")
     if status == 401 or _is_of_credentials(error):
         return Unauthenticated(f"{path}: the credentials are not accepted ({text})")
-    if isinstance(error, PermissionError) or status == 403 or "Forbidden" in text:
+    if isinstance(error, PermissionError) or status == 403 or text.startswith("Forbidden: "):
         return PermissionError(f"{path}: no permission ({text})")
     if is_transient(error):
         return Unavailable(f"{path}: the store does not answer ({type(error).__name__}: {text})")
     if isinstance(error, OSError):
-        return error
+        if status is None:
+            return error
+        # s3fs makes EINVAL of whatever a store refuses, which tells nothing of the name.
+        kind = BadName if error.errno == errno.ENAMETOOLONG else OSError
+        return kind(f"{path}: {error.strerror or text}")
     return OSError(f"{path}: {type(error).__name__}: {text}")
 
 
