@@ -1,6 +1,7 @@
 """One behaviour on every disk and store: local disk, memory, moto and fake-gcs-server."""
 
 import itertools
+import os
 import pickle
 import threading
 
@@ -115,6 +116,45 @@ def test_a_file_that_must_not_exist_yet_is_created_once(folder):
     assert FILES.read(f"{folder}/a") == b"first"
     assert FILES.stat(f"{folder}/a") == created
     assert listed(folder) == {"a"}
+
+
+def test_many_files_are_asked_about_at_once_and_each_fails_by_itself(folder):
+    written = FILES.write(f"{folder}/a", b"1")
+    found = FILES.stat_each([f"{folder}/{name}" for name in ("a", "nowhere", "a")])
+    assert (found[0], found[2]) == (written, written)
+    assert isinstance(found[1], FileNotFoundError)
+    assert FILES.stat_each([]) == []
+
+
+def test_all_files_below_a_folder_are_deleted_and_none_beside_it(folder):
+    for name in ("p/a", "p/x/y [1]/z", "p/*", "p2/b", "pa"):
+        FILES.write(f"{folder}/{name}", b"")
+    FILES.delete_all(f"{folder}/p")
+    assert listed(folder) == {"p2/b", "pa"}
+    assert not os.path.exists(f"{folder}/p")
+    FILES.delete_all(f"{folder}/p")
+    FILES.delete_all(f"{folder}/nowhere")
+    assert listed(folder) == {"p2/b", "pa"}
+
+
+def test_a_folder_is_made_on_a_disk_and_a_store_needs_none(folder):
+    for _ in range(2):
+        FILES.make_folder(f"{folder}/x/y")
+    assert os.path.isdir(f"{folder}/x/y") == folder.startswith("/")
+    assert not list(FILES.list(folder))
+    FILES.prune(f"{folder}/x/y")
+    assert not os.path.exists(f"{folder}/x/y")
+
+
+def test_a_store_creates_once_what_nobody_can_hold(folder):
+    handle = FILES.create_held(f"{folder}/lock/1", b"first")
+    assert (handle is None) != folder.startswith("/")
+    with pytest.raises(FileExistsError):
+        FILES.create_held(f"{folder}/lock/1", b"second")
+    assert FILES.read(f"{folder}/lock/1") == b"first"
+    assert FILES.is_held(f"{folder}/lock/1") is (True if folder.startswith("/") else None)
+    if handle is not None:
+        os.close(handle)
 
 
 def test_a_prefix_is_no_folder(folder):

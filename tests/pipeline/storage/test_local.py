@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -86,3 +88,143 @@ def test_an_unreadable_folder_is_told_and_the_rest_is_listed(tmp_path, touch, mo
 def test_a_name_longer_than_a_disk_takes_is_an_error_that_says_so(tmp_path):
     with pytest.raises(OSError, match="too long"):
         FILES.write(f"{tmp_path}/{'a' * 256}", b"")
+
+
+def test_a_time_of_writing_is_told_in_nanoseconds(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    os.utime(tmp_path / "a", ns=(0, 1234567890123456789))
+    found = FILES.stat(f"{tmp_path}/a")
+    assert found == File(f"{tmp_path}/a", 5, "1234567890123456789")
+    os.utime(tmp_path / "a", ns=(0, 1234567890123456790))
+    assert FILES.stat(f"{tmp_path}/a").version != found.version
+
+
+def test_a_write_that_fails_names_the_file_that_was_wanted(tmp_path, touch):
+    touch(tmp_path, "file")
+    for path in (f"{tmp_path}/file/a", f"{tmp_path}/{'a' * 256}"):
+        with pytest.raises(OSError, match=r"Not a directory|too long") as caught:
+            FILES.write(path, b"", scratch=f"{tmp_path}/.unfinished")
+        assert caught.value.filename in (path, f"{tmp_path}/file")
+
+
+# A folder that must be there
+
+
+def test_folders_below_a_root_are_made_and_the_root_is_not(tmp_path):
+    root = f"{tmp_path}/out"
+    where = {"scratch": f"{root}/.unfinished/r1", "root": root}
+    for write in (FILES.write, FILES.create_held):
+        with pytest.raises(FileNotFoundError, match="has been removed") as caught:
+            write(f"{root}/masks/x/a", b"1", **where)
+        assert caught.value.filename == root
+        assert os.listdir(tmp_path) == []
+    os.mkdir(root)
+    FILES.write(f"{root}/masks/x/a", b"1", **where)
+    os.close(FILES.create_held(f"{root}/lock/1", b"2", **where))
+    assert tree(tmp_path) == {"out/masks/x/a": b"1", "out/lock/1": b"2"}
+
+
+def test_a_root_that_is_a_file_is_not_there(tmp_path, touch):
+    touch(tmp_path, "out")
+    with pytest.raises(FileNotFoundError, match="has been removed"):
+        FILES.write(f"{tmp_path}/out/a", b"", root=f"{tmp_path}/out")
+
+
+@pytest.mark.parametrize("operation", ["replace", "link"])
+def test_a_folder_that_is_pruned_while_a_file_is_written_is_made_again(
+    tmp_path, monkeypatch, operation
+):
+    """Another run that ends at this moment removes the folders that are empty."""
+    folder, scratch = f"{tmp_path}/lock", f"{tmp_path}/.unfinished"
+    real, pruned = getattr(os, operation), []
+
+    def prune_first(source, target):
+        if not pruned:
+            pruned.append(folder)
+            os.rmdir(folder)
+        real(source, target)
+
+    monkeypatch.setattr(os, operation, prune_first)
+    if operation == "link":
+        os.close(FILES.create_held(f"{folder}/1", b"1", scratch=scratch, root=str(tmp_path)))
+    else:
+        FILES.write(f"{folder}/1", b"1", scratch=scratch, root=str(tmp_path))
+    assert pruned
+    assert tree(tmp_path) == {"lock/1": b"1"}
+
+
+# Files that a process holds
+
+HOLD = """
+import sys, time
+from pipeline.storage import Files
+handle = Files().create_held(sys.argv[1], b"held")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_is_held_as_long_as_its_handle_is_open(tmp_path):
+    path = f"{tmp_path}/x/1"
+    handle = FILES.create_held(path, b"data", scratch=f"{tmp_path}/.unfinished")
+    assert FILES.is_held(path)
+    assert FILES.is_held(path)
+    assert tree(tmp_path) == {"x/1": b"data"}
+    os.close(handle)
+    assert FILES.is_held(path) is False
+
+
+def test_a_file_that_is_there_is_not_created_again(tmp_path):
+    path = f"{tmp_path}/1"
+    handle = FILES.create_held(path, b"first")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileExistsError):
+        FILES.create_held(path, b"second")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert FILES.is_held(path)
+    assert tree(tmp_path) == {"1": b"first"}
+    os.close(handle)
+
+
+def test_a_file_that_is_not_there_is_not_held(tmp_path):
+    assert FILES.is_held(f"{tmp_path}/1") is False
+
+
+def test_a_process_that_is_killed_holds_no_file(tmp_path):
+    path = f"{tmp_path}/1"
+    command = [sys.executable, "-c", HOLD, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        assert FILES.is_held(path)
+        process.kill()
+        process.wait()
+        assert FILES.is_held(path) is False
+    assert tree(tmp_path) == {"1": b"held"}
+
+
+def test_a_handle_does_not_pass_to_programs_that_are_started(tmp_path):
+    path = f"{tmp_path}/1"
+    handle = FILES.create_held(path, b"")
+    with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
+        os.close(handle)
+        assert FILES.is_held(path) is False
+        child.kill()
+
+
+def test_a_disk_without_locks_creates_a_file_that_nobody_holds(tmp_path, monkeypatch):
+    def refuse(handle, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(local.fcntl, "flock", refuse)
+    assert FILES.create_held(f"{tmp_path}/1", b"data") is None
+    assert FILES.is_held(f"{tmp_path}/1") is None
+    assert tree(tmp_path) == {"1": b"data"}
+
+
+def test_only_an_empty_folder_is_pruned(tmp_path, touch):
+    touch(tmp_path, "full/a")
+    os.mkdir(tmp_path / "empty")
+    for name in ("full", "empty", "nowhere", "full/a"):
+        FILES.prune(f"{tmp_path}/{name}")
+    assert os.listdir(tmp_path) == ["full"]
+    assert tree(tmp_path).keys() == {"full/a"}

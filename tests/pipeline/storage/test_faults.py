@@ -1,0 +1,257 @@
+import errno
+import io
+
+import pytest
+
+from model_build.errors import JobError
+from pipeline.storage.faults import (
+    BadName,
+    Unauthenticated,
+    Unavailable,
+    ends_the_job,
+    is_everybodys,
+    is_names,
+    of_client,
+    remedy,
+    told,
+)
+
+
+def of_amazon(code, status, message="said why"):
+    """What s3fs raises for an answer of the store."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    answer = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return translate_boto_error(ClientError(answer, "PutObject"))
+
+
+def of_google(status, message="said why"):
+    """What gcsfs raises for an answer of the store."""
+    from gcsfs.retry import validate_response
+
+    content = f'{{"error": {{"code": {status}, "message": "{message}"}}}}'.encode()
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (its class is what is looked into)
+        validate_response(status, content, "b/k")
+    return caught.value
+
+
+def of_azure(status):
+    from azure.core.exceptions import HttpResponseError
+
+    error = HttpResponseError("said why")
+    error.status_code = status
+    return error
+
+
+# Whose fault it is
+
+
+@pytest.mark.parametrize(
+    ("error", "everybodys", "names"),
+    [
+        (OSError(errno.ENOSPC, "full"), True, False),
+        (OSError(errno.EDQUOT, "quota"), True, False),
+        (OSError(errno.EROFS, "read-only"), True, False),
+        (OSError(errno.EMFILE, "open files"), True, False),
+        (OSError(errno.ENFILE, "open files"), True, False),
+        (OSError(errno.ENOMEM, "memory"), True, False),
+        (OSError(errno.ESTALE, "stale"), True, False),
+        (OSError(errno.ENODEV, "gone"), True, False),
+        (Unavailable("no answer"), True, False),
+        (Unauthenticated("expired"), True, False),
+        (OSError(errno.EIO, "a bad sector"), False, False),
+        (PermissionError(errno.EACCES, "no"), False, False),
+        (FileNotFoundError(errno.ENOENT, "no"), False, False),
+        (OSError("of a store"), False, False),
+        (OSError(errno.ENAMETOOLONG, "too long"), False, True),
+        (OSError(errno.EILSEQ, "not UTF-8"), False, True),
+        (OSError(errno.EINVAL, "no such name on FAT"), False, True),
+        (NotADirectoryError(errno.ENOTDIR, "a file"), False, True),
+        (IsADirectoryError(errno.EISDIR, "a folder"), False, True),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogate"), False, True),
+        (BadName("cannot be said"), False, True),
+        (ValueError("our own"), False, False),
+        (MemoryError(), False, False),
+    ],
+)
+def test_a_fault_is_everybodys_or_a_names_or_neither(error, everybodys, names):
+    assert (is_everybodys(error), is_names(error)) == (everybodys, names)
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(errno.ENOSPC, "full"), "free some space"),
+        (OSError(errno.EROFS, "read-only"), "make the disk writable"),
+        (OSError(errno.EMFILE, "open files"), "ulimit -n"),
+        (Unauthenticated("expired"), "renew the credentials"),
+        (PermissionError(errno.EACCES, "no"), "check the permissions"),
+        (Unavailable("no answer"), "check the network and the store's quota"),
+        (FileNotFoundError(errno.ENOENT, "no"), "put it back"),
+        (OSError(errno.EIO, "a bad sector"), "check the disk or store"),
+        (OSError("of a store"), "check the disk or store"),
+        (ValueError("other"), "check the disk or store"),
+    ],
+)
+def test_each_fault_has_its_remedy(error, what):
+    assert what in remedy(error)
+
+
+def test_a_fault_is_told_with_the_files_name():
+    assert told(OSError(errno.ENOSPC, "No space left", "/o/a.png")) == "/o/a.png: No space left"
+    assert told(OSError("s3://b/k: no answer\nmore")) == "s3://b/k: no answer"
+    assert told(io.UnsupportedOperation()) == "UnsupportedOperation"
+
+
+def test_what_a_disk_cannot_do_ends_the_job_with_the_remedy():
+    cause = OSError(errno.ENOSPC, "No space left", "/o/a.png")
+    told_with_remedy = pytest.raises(JobError, match=r"^/o/a\.png: No space left; free some space$")
+    with told_with_remedy as caught, ends_the_job():
+        raise cause
+    assert caught.value.__cause__ is cause
+
+
+def test_what_is_no_fault_of_a_disk_passes_as_it_is():
+    with pytest.raises(ValueError, match="ours"), ends_the_job():
+        raise ValueError("ours")
+    with ends_the_job():
+        pass
+
+
+# What the stores' clients raise
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("ExpiredToken", 400, Unauthenticated),
+        ("InvalidToken", 400, Unauthenticated),
+        ("TokenRefreshRequired", 400, Unauthenticated),
+        ("InvalidAccessKeyId", 403, Unauthenticated),
+        ("SignatureDoesNotMatch", 403, Unauthenticated),
+        ("RequestTimeTooSkewed", 403, Unauthenticated),
+        ("401", 401, Unauthenticated),
+        ("AccessDenied", 403, PermissionError),
+        ("403", 403, PermissionError),
+        ("NoSuchKey", 404, FileNotFoundError),
+        ("NoSuchBucket", 404, FileNotFoundError),
+        ("404", 404, FileNotFoundError),
+        ("SlowDown", 503, Unavailable),
+        ("ServiceUnavailable", 503, Unavailable),
+        ("InternalError", 500, Unavailable),
+        ("TooManyRequests", 429, Unavailable),
+        ("KeyTooLongError", 400, BadName),
+        ("InvalidArgument", 400, OSError),
+        ("InvalidRequest", 400, OSError),
+        ("PermanentRedirect", 301, OSError),
+        ("EntityTooLarge", 400, OSError),
+    ],
+)
+def test_what_amazons_client_raises(code, status, kind):
+    error = of_client(of_amazon(code, status), "s3://b/a.png")
+    assert type(error) is kind
+    assert "s3://b/a.png: " in told(error)
+    assert is_everybodys(error) == (kind in (Unauthenticated, Unavailable))
+    assert is_names(error) == (kind is BadName)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, OSError),
+        (401, Unauthenticated),
+        (403, PermissionError),
+        (404, FileNotFoundError),
+        (409, OSError),
+        (412, FileExistsError),
+        (429, Unavailable),
+        (500, Unavailable),
+        (502, Unavailable),
+        (503, Unavailable),
+    ],
+)
+def test_what_googles_client_raises(status, kind):
+    error = of_client(of_google(status), "gs://b/a.png")
+    assert type(error) is kind
+    assert "gs://b/a.png: " in told(error)
+    assert not is_names(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, OSError),
+        (401, Unauthenticated),
+        (403, PermissionError),
+        (404, FileNotFoundError),
+        (429, Unavailable),
+        (503, Unavailable),
+    ],
+)
+def test_what_azures_client_raises(status, kind):
+    pytest.importorskip("azure.core", reason="the extra azure is not installed")
+    error = of_client(of_azure(status), "az://c/a.png")
+    assert type(error) is kind
+    assert "az://c/a.png: " in told(error)
+
+
+def credentials_errors():
+    import botocore.exceptions
+    import google.auth.exceptions
+
+    yield botocore.exceptions.NoCredentialsError()
+    yield botocore.exceptions.PartialCredentialsError(provider="p", cred_var="v")
+    yield botocore.exceptions.CredentialRetrievalError(provider="p", error_msg="no")
+    yield botocore.exceptions.UnauthorizedSSOTokenError()
+    yield google.auth.exceptions.RefreshError("expired")
+    yield google.auth.exceptions.DefaultCredentialsError("none")
+
+
+@pytest.mark.parametrize("error", credentials_errors(), ids=lambda error: type(error).__name__)
+def test_credentials_that_are_missing_or_expired(error):
+    for raised in (error, caused_by(RuntimeError("wrapped"), error)):
+        found = of_client(raised, "s3://b/a.png")
+        assert type(found) is Unauthenticated
+        assert told(found).startswith("s3://b/a.png: the credentials are not accepted (")
+
+
+def caused_by(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def connection_errors():
+    import botocore.exceptions
+    import google.auth.exceptions
+
+    yield botocore.exceptions.EndpointConnectionError(endpoint_url="http://x")
+    yield botocore.exceptions.ReadTimeoutError(endpoint_url="http://x")
+    yield google.auth.exceptions.TransportError("reset")
+    yield ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    yield TimeoutError()
+
+
+@pytest.mark.parametrize("error", connection_errors(), ids=lambda error: type(error).__name__)
+def test_a_store_that_does_not_answer(error):
+    found = of_client(error, "s3://b/a.png")
+    assert type(found) is Unavailable
+    assert told(found).startswith("s3://b/a.png: the store does not answer (")
+
+
+def test_an_error_of_no_store_passes_as_it_is():
+    for error in (IsADirectoryError("/b/x"), NotADirectoryError("/b/x"), BadName("b")):
+        assert of_client(error, "memory://b/x") is error
+
+
+def test_anything_else_is_told_with_its_class():
+    found = of_client(KeyError("generation"), "gs://b/a.png")
+    assert (type(found), str(found)) == (OSError, "gs://b/a.png: KeyError: 'generation'")
+
+
+def test_a_name_that_says_forbidden_is_no_lack_of_permission():
+    found = of_client(ValueError("gs://b/Forbidden City.jpg: is odd"), "gs://b/Forbidden City.jpg")
+    assert type(found) is OSError
