@@ -1,0 +1,380 @@
+"""From a request to a plan: what is looked into, what is refused, what is written (nothing)."""
+
+import json
+import shutil
+from dataclasses import fields, replace
+
+import pytest
+
+from model_build import artifact
+from model_build.errors import JobError, UserError
+from pipeline.images.decode import MAX_PIXELS, DecodeOptions
+from pipeline.jobs.plan import Request, network_side, plan
+from pipeline.jobs.standing import KeepOptions
+from pipeline.jobs.windows import WriteOptions
+from pipeline.network import models, threads
+from pipeline.network.handler import EngineOptions
+from pipeline.outputs import claims
+from pipeline.outputs.claims import Noted
+from pipeline.outputs.recipe import Recipe
+from pipeline.records import Source
+from pipeline.storage import Files
+
+FILES = Files()
+
+
+@pytest.fixture
+def ask(tmp_path, tiny_model, touch):
+    """A request for a photo that nobody will look at, into ``out``, unless told otherwise."""
+    touch(tmp_path, "photos/a.jpg")
+
+    def make(*inputs, out="out", **options):
+        return Request(
+            inputs=list(map(str, inputs or [tmp_path / "photos"])),
+            output=out if "://" in out else str(tmp_path / out),
+            **{"model": tiny_model} | options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def claim(ask):
+    """Leaves in OUT what a run leaves there that has just begun: ``run.json``."""
+
+    def make(request=None, **recipe):
+        planned = plan(request or ask())
+        out = replace(planned.out, run="r1")
+        FILES.make_folder(out.path)
+        made_by = replace(planned.recipe, **recipe)
+        claims.claim(out, made_by, planned.listing.root, (), {})
+        return made_by
+
+    return make
+
+
+@pytest.fixture
+def other_model(tiny_model, tmp_path):
+    """A copy of the model that says it is another one."""
+    shutil.copytree(tiny_model, tmp_path / "other")
+    file = tmp_path / "other" / artifact.DESCRIPTION
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "f" * 64}))
+    return str(tmp_path / "other")
+
+
+def tree(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+# What each room gets
+
+
+def test_a_plan_gives_each_room_its_own(ask, tiny_model, tmp_path):
+    planned = plan(
+        ask(
+            overlays=True,
+            long_side=64,
+            all_files=True,
+            limit=3,
+            max_pixels=1000,
+            engine="xla",
+            batch_size=4,
+            workers=2,
+        )
+    )
+    model = models.describe(tiny_model, FILES)
+    assert planned.sources == (Source("folder", f"{tmp_path}/photos", f"{tmp_path}/photos"),)
+    assert planned.decode == DecodeOptions(64, 1000)
+    assert planned.engine == EngineOptions(tiny_model, "xla", 4)
+    assert (planned.out.path, planned.out.overlays, planned.out.run) == (
+        f"{tmp_path}/out",
+        True,
+        "",
+    )
+    assert (planned.listing.root, planned.listing.limit) == (f"{tmp_path}/photos", 3)
+    assert planned.listing.all_files
+    assert planned.listing.exclude == planned.out.written()
+    assert planned.recipe == Recipe(model.fingerprint, 64, "xla", planned.engine.precision, 4)
+    assert planned.keep == KeepOptions(planned.recipe.id, model.labels, False, False)
+    assert planned.write == WriteOptions(model.labels, planned.recipe.id, planned.out)
+    assert (planned.local, planned.workers, planned.claimed) == (True, 2, None)
+
+
+def test_a_plan_keeps_what_is_to_be_kept_as_it_is_asked(ask):
+    for asked in ({"overwrite": True}, {"verify": True}):
+        keep = plan(ask(**asked)).keep
+        assert {name: getattr(keep, name) for name in asked} == asked
+
+
+def test_what_is_not_asked_for_has_the_requests_default(ask, tiny_model):
+    planned = plan(ask())
+    model = models.describe(tiny_model, FILES)
+    assert planned.decode == DecodeOptions(model.long_side, MAX_PIXELS)
+    assert not planned.overwrite
+    assert not planned.moved
+    assert planned.noted == Noted()
+
+
+def test_what_summary_json_keeps_of_a_plan_can_be_written_as_json(ask, tmp_path):
+    recorded = plan(ask(limit=2)).recorded
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert (recorded["out"], recorded["limit"]) == (f"{tmp_path}/out", 2)
+    # What decides a mask is in the recipe, and not twice.
+    assert not {"engine", "batch_size", "long_side", "precision"} & recorded.keys()
+
+
+@pytest.mark.parametrize(("option", "side"), [(None, 96), ("native", None), (64, 64), ("64", 64)])
+def test_what_long_side_means(tiny_model, option, side):
+    assert network_side(option, models.describe(tiny_model, FILES)) == side
+
+
+def test_a_plan_writes_nothing(ask, claim, tmp_path):
+    before = tree(tmp_path)
+    plan(ask())
+    assert tree(tmp_path) == before
+    claim()
+    before = tree(tmp_path)
+    plan(ask(overwrite=True, verify=True, moved=True))
+    assert tree(tmp_path) == before
+
+
+def test_a_plan_needs_an_input(ask):
+    with pytest.raises(UserError, match="no INPUT; name a folder"):
+        plan(replace(ask(), inputs=[]))
+
+
+def test_an_output_that_cannot_be_looked_at_ends_the_job(ask, tmp_path, claim):
+    claim()
+    (tmp_path / "out/run.json").unlink()
+    (tmp_path / "out/run.json").symlink_to("run.json")  # to itself
+    with pytest.raises(JobError, match=r"run\.json: .*OUT cannot be looked at"):
+        plan(ask())
+
+
+# "auto": resolved, and as OUT's masks were made
+
+
+def test_nothing_in_a_recipe_is_auto(ask, monkeypatch):
+    monkeypatch.setattr(threads, "has_accelerator", lambda: False)
+    recipe = plan(ask()).recipe
+    assert (recipe.engine, recipe.batch_size, recipe.long_side) == ("graph", 1, 96)
+    monkeypatch.setattr(threads, "has_accelerator", lambda: True)
+    recipe = plan(ask()).recipe
+    assert (recipe.engine, recipe.batch_size) == ("xla", 8)
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+@pytest.mark.parametrize("made_by", [("graph", 1), ("xla", 8), ("graph", 3)])
+def test_auto_means_what_run_json_says(ask, claim, monkeypatch, accelerator, made_by):
+    noted = claim(engine=made_by[0], batch_size=made_by[1])
+    monkeypatch.setattr(threads, "has_accelerator", lambda: accelerator)
+    planned = plan(ask())
+    assert planned.recipe == noted
+    assert (planned.engine.engine, planned.engine.batch_size) == made_by
+
+
+def test_what_is_named_is_not_auto_even_where_run_json_says_otherwise(ask, claim):
+    claim(engine="xla", batch_size=8)
+    with pytest.raises(UserError, match=r"made with engine xla, not graph; add --overwrite"):
+        plan(ask(engine="graph"))
+    planned = plan(ask(engine="graph", batch_size=2, overwrite=True))
+    assert (planned.recipe.engine, planned.recipe.batch_size) == ("graph", 2)
+
+
+def test_options_left_open_stay_as_they_were_where_others_are_overwritten(ask, claim):
+    claim(engine="xla", batch_size=8)
+    recipe = plan(ask(long_side=64, overwrite=True)).recipe
+    assert (recipe.engine, recipe.batch_size, recipe.long_side) == ("xla", 8, 64)
+
+
+def test_the_side_that_a_model_was_trained_at_is_the_models_and_not_run_jsons(ask, claim):
+    claim(ask(long_side=64))
+    with pytest.raises(UserError, match="made with long side 64, not 96"):
+        plan(ask())
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("asked", "difference"),
+    [
+        ({"long_side": 64}, "long side 96, not 64"),
+        ({"long_side": "native"}, "long side 96, not native"),
+        ({"engine": "xla"}, "engine graph, not xla"),
+        ({"batch_size": 2}, "batch size 1, not 2"),
+    ],
+)
+def test_another_recipe_is_refused_with_the_difference_named(
+    ask, claim, monkeypatch, asked, difference
+):
+    monkeypatch.setattr(threads, "has_accelerator", lambda: False)
+    claim()
+    with pytest.raises(UserError) as refused:
+        plan(ask(**asked))
+    assert f"/out: holds masks made with {difference}; " in str(refused.value)
+    assert "add --overwrite to do them again, or choose another --output" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    accepted = plan(ask(**asked, overwrite=True))
+    assert accepted.keep.overwrite
+    assert accepted.keep.recipe == accepted.recipe.id != plan(ask()).recipe.id
+
+
+def test_another_model_is_refused_by_its_fingerprint(ask, claim, tiny_model, other_model):
+    claim()
+    mine = models.describe(tiny_model, FILES).fingerprint[:12]
+    with pytest.raises(UserError, match=f"made with model {mine}, not ffffffffffff; add --over"):
+        plan(ask(model=other_model))
+    assert plan(ask(model=other_model, overwrite=True)).recipe.model == "f" * 64
+
+
+def test_a_copy_of_the_model_is_the_same_model(ask, claim, tiny_model, tmp_path):
+    noted = claim()
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    assert plan(ask(model=str(tmp_path / "copy"))).recipe == noted
+
+
+def test_masks_of_a_version_that_made_other_pixels_are_refused(ask, claim):
+    claim(pixels=0)
+    with pytest.raises(UserError, match=r"made with masks of this program's version 0, not \d+"):
+        plan(ask())
+    assert plan(ask(overwrite=True))
+
+
+NO_RECIPE = {"overlays": True, "limit": 1, "all_files": True, "max_pixels": 10, "workers": 1}
+
+
+def test_options_that_decide_no_mask_are_none_of_the_recipe(ask, claim):
+    noted = claim()
+    for name, value in NO_RECIPE.items():
+        assert plan(ask(**{name: value})).recipe == noted, name
+
+
+def test_every_option_either_decides_masks_or_is_known_not_to():
+    """Whoever adds an option says which: a resumed run must never mix masks of two kinds."""
+    deciding = {"model", "long_side", "engine", "batch_size"}
+    places = {"inputs", "output", "storage_options", "beam_options", "shared_disk"}
+    keeping = {"overwrite", "moved", "verify"}
+    known = deciding | places | keeping | NO_RECIPE.keys()
+    assert {field.name for field in fields(Request)} == known
+
+
+def test_another_root_is_refused_unless_the_archive_has_moved(ask, claim, tmp_path):
+    claim()
+    shutil.copytree(tmp_path / "photos", tmp_path / "elsewhere")
+    with pytest.raises(UserError) as refused:
+        plan(ask(tmp_path / "elsewhere"))
+    assert f"below {tmp_path}/photos, not {tmp_path}/elsewhere" in str(refused.value)
+    assert "add --moved" in str(refused.value)
+    with pytest.raises(UserError, match="add --moved"):
+        plan(ask(tmp_path / "elsewhere", overwrite=True))
+    assert plan(ask(tmp_path / "elsewhere", moved=True)).moved
+
+
+def test_a_moved_archive_may_not_change_its_recipe_as_well(ask, claim, tmp_path):
+    claim()
+    shutil.copytree(tmp_path / "photos", tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="long side 96, not 64"):
+        plan(ask(tmp_path / "elsewhere", moved=True, long_side=64))
+    assert plan(ask(tmp_path / "elsewhere", moved=True, long_side=64, overwrite=True))
+
+
+@pytest.mark.parametrize("noted", [None, '{"options": {}, "started": 1.5}', "{", "[]"])
+def test_masks_of_the_version_before_are_refused_with_the_remedy(ask, tmp_path, touch, noted):
+    touch(tmp_path, "out/masks/a.png")
+    if noted is not None:
+        (tmp_path / "out/run.json").write_text(noted)
+    with pytest.raises(UserError) as refused:
+        plan(ask())
+    assert "/out/masks: holds files, but no run.json of this version tells" in str(refused.value)
+    assert "add --overwrite to do again what does not prove" in str(refused.value)
+    planned = plan(ask(overwrite=True))
+    assert planned.noted == Noted()
+    assert planned.noted.rows(planned.out) == []
+
+
+def test_a_run_file_that_cannot_be_understood_is_refused_with_the_remedy(ask, claim, tmp_path):
+    claim()
+    file = tmp_path / "out/run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"recipe": {"model": "x"}}))
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"run\.json: cannot be understood; .*--overwrite"):
+            plan(ask(overwrite=overwrite))
+    file.unlink()
+    assert plan(ask(overwrite=True))
+
+
+# Runners elsewhere, whose graphs are planned and never run here
+
+FLINK = ("--runner", "FlinkRunner")
+OUT = "memory://bucket/out"
+
+
+@pytest.fixture
+def remote(ask, memory, tmp_path):
+    """A request whose photos, list and OUT lie in a store, for Flink."""
+    FILES.write("memory://bucket/in/a.jpg", b"a photo")
+    (tmp_path / "list.txt").write_text("memory://bucket/in/a.jpg\n")
+
+    def make(*inputs, out=OUT, **options):
+        options = {"beam_options": FLINK} | options
+        return ask(*(inputs or ["memory://bucket/in"]), out=out, **options)
+
+    return make
+
+
+def test_a_remote_run_keeps_its_runner(remote):
+    planned = plan(remote())
+    assert not planned.local
+    assert planned.beam_options.get_all_options(drop_default=True) == {"runner": "FlinkRunner"}
+
+
+def test_what_workers_elsewhere_have_is_not_known_here(remote, monkeypatch):
+    def refuse():
+        raise AssertionError("this machine's devices are asked for")
+
+    monkeypatch.setattr(threads, "has_accelerator", refuse)
+    recipe = plan(remote()).recipe
+    assert (recipe.engine, recipe.batch_size) == ("graph", 1)
+
+
+def test_local_files_are_refused_for_a_remote_runner(remote, tmp_path):
+    photos = tmp_path / "photos"
+    mixed = tmp_path / "mixed.txt"
+    mixed.write_text(f"memory://bucket/in/a.jpg\n{photos}/a.jpg\n")
+    cases = [
+        (remote(photos), f"{photos}: workers elsewhere cannot read it"),
+        (remote(f"{photos}/*.jpg"), "workers elsewhere cannot read it"),
+        (remote(f"{photos}/a.jpg"), "a.jpg: workers elsewhere cannot read it"),
+        (remote("memory://bucket/in", photos), f"{photos}: workers elsewhere cannot read it"),
+        (remote(f"@{mixed}"), f"{photos}/a.jpg: workers elsewhere cannot read it"),
+        (remote(out="out"), f"--output {tmp_path}/out: workers elsewhere cannot write there"),
+    ]
+    for request, message in cases:
+        with pytest.raises(UserError) as refused:
+            plan(request)
+        assert message in str(refused.value)
+        assert "copy it to a store, or add --shared-disk" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert not plan(replace(request, shared_disk=True)).local
+        assert plan(replace(request, beam_options=())).local
+    assert not (tmp_path / "out").exists()
+
+
+SECRETS = ["s3.secret", "s3.key", "gs.token", "az.connection_string", "az.sas_token"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("shared_disk", [False, True])
+def test_a_secret_is_not_sent_to_workers_elsewhere(remote, name, shared_disk):
+    request = remote(storage_options={name: "hush"}, shared_disk=shared_disk)
+    with pytest.raises(UserError, match=rf"--storage-option {name}: a secret is not sent") as told:
+        plan(request)
+    assert "hush" not in str(told.value)
+    plan(remote(storage_options={"s3.anon": "true", "gs.token": "anon"}))
+
+
+def test_masks_in_a_store_are_refused_as_those_on_a_disk_are(ask, claim, memory):
+    claim(ask(out=OUT))
+    with pytest.raises(UserError, match=f"{OUT}: holds masks made with long side 96, not 64"):
+        plan(ask(out=OUT, long_side=64))
