@@ -4,7 +4,7 @@
 
 Each architecture is trained into a folder of its own under DIR, as ``fcn-beam train`` does; what
 is finished there is not trained again. Scores are those of the validation split; the times are
-of the trained networks alone, alternating, medians, with ``--engine auto``.
+of the trained networks alone, alternating, medians, with ``--engine graph``.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ import click
 import numpy as np
 
 from model_build.artifact import DEFAULT_MODEL
-from pipeline.network import ENGINES
+from pipeline import network
 from pipeline.network.threads import usable_cores
 
 IMAGES = 48  # a round
+ENGINES = tuple(engine for engine in network.ENGINES if engine != "auto")
 
 
 @click.command()
