@@ -42,6 +42,15 @@ def masks(out):
     return {path.relative_to(out): path.read_bytes() for path in out.glob("masks/**/*.png")}
 
 
+def rows(out):
+    """The rows of OUT, less the times at which its masks were written."""
+    (shard,) = out.glob("histograms-*.jsonl")
+    found = [json.loads(line) for line in shard.read_text().splitlines()]
+    for row in found:
+        del row["versions"]["mask"]["version"]
+    return found
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,10 +106,10 @@ def test_a_damaged_model_is_one_line(photos, tiny_model, tmp_path, damage):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_a_run_prints_its_summary_and_logs_the_engine(photos, tiny_model, tmp_path):
+def test_a_run_prints_its_summary_and_nothing_else(photos, tiny_model, tmp_path):
     done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", tiny_model)
     assert done.returncode == 0
-    assert done.stderr == "INFO: engine auto: graph, batches of 1\n"
+    assert done.stderr == ""
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert (lines["images"], lines["masks"], lines["rejected"]) == ("5", "5", "0")
     assert lines["results:"] == str(tmp_path / "out")
@@ -151,8 +160,8 @@ def test_a_job_that_fails_is_one_line_and_status_1(segment, monkeypatch):
     assert status == 1
     assert printed == ""
     assert err == (
-        "fcn-beam: the job failed: OSError: No space left on device "
-        "(--log-level debug tells where)\n"
+        "fcn-beam: the job failed: OSError: No space left on device; "
+        "the same command goes on from there (--log-level info tells where)\n"
     )
 
 
@@ -164,19 +173,18 @@ def test_every_option_arrives(segment, tmp_path):
     ]
     status, _, err, out = segment(*arguments)
     assert status == 0, err
-    options = json.loads((out / "summary.json").read_text())["options"]
+    summary = json.loads((out / "summary.json").read_text())
     expected = {
         "overlays": True,
-        "long_side": 64,
         "all_files": True,
         "limit": 3,
-        "engine": "graph",
-        "batch_size": 2,
         "max_pixels": 10_000,
         "out": str(out),
         "root": str(tmp_path / "photos"),
     }
-    assert {name: options[name] for name in expected} == expected
+    assert {name: summary["options"][name] for name in expected} == expected
+    recipe = {"long_side": 64, "engine": "graph", "batch_size": 2}
+    assert {name: summary["recipe"][name] for name in recipe} == recipe
     assert len(list(out.glob("overlays/**/*.jpg"))) == 2  # the third has too many pixels
 
 
@@ -216,22 +224,73 @@ def test_a_killed_run_is_completed_with_the_same_masks(photos, tiny_model, tmp_p
     assert "kept from an earlier run" in done.stdout
     assert masks(cut) == masks(whole)
     assert len(masks(cut)) == 155
-    rows = [sorted(path.read_text() for path in out.glob("histograms-*")) for out in (whole, cut)]
-    assert sorted(rows[0][0].splitlines()) == sorted(rows[1][0].splitlines())
-    assert not (cut / ".unfinished").exists()
+    assert rows(cut) == rows(whole)
+    assert sorted(path.name for path in cut.iterdir() if path.is_dir()) == ["masks"]
 
 
-def test_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path):
-    for index in range(400):
+@pytest.mark.parametrize(
+    ("sent", "word", "status"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path, sent, word, status):
+    for index in range(1200):
         Image.new("RGB", (96, 96), (index % 256, 0, 0)).save(photos / f"{index}.png")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pipeline", "segment", photos, "--output", out]
     process = subprocess.Popen([*command, "--model", tiny_model], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(out.glob("masks/*.png")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert f"fcn-beam: {word}; " in stderr
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
-    assert len(list(out.glob("masks/**/*.png"))) < 405
+    assert len(list(out.glob("masks/**/*.png"))) < 1205
+    assert not list(out.glob(".unfinished/**/*.*"))
+    assert not (out / "summary.json").exists()
+
+
+def test_another_recipe_or_root_is_refused_with_the_remedy(segment, photos):
+    assert segment("--long-side", "64")[0] == 0
+    status, printed, err, out = segment()
+    assert (status, printed) == (2, "")
+    assert f"fcn-beam: {out}: holds masks made with long side 64, not 96; add --overwrite" in err
+    before = masks(out)
+    assert segment("--overwrite")[0] == 0
+    assert masks(out).keys() == before.keys()
+    assert masks(out) != before
+    status, _, err, _ = segment(inputs=[photos / "a"])
+    assert status == 2
+    assert "add --moved if it is the same archive in another place" in err
+
+
+def test_a_second_job_is_refused_while_the_first_runs(segment, photos, tmp_path):
+    from pipeline.outputs.folder import OutputFolder
+    from pipeline.outputs.lock import Lock
+    from pipeline.storage import Files
+
+    (tmp_path / "out").mkdir()
+    lock = Lock(OutputFolder(str(tmp_path / "out"), Files(), run="first")).take()
+    status, printed, err, out = segment()
+    assert (status, printed) == (2, "")
+    assert re.search(rf"^fcn-beam: {out}: another job is writing there: process {os.getpid()}", err)
+    assert err.count("\n") == 1
+    lock.release()
+    assert segment()[0] == 0
+
+
+def test_verify_does_a_damaged_mask_again(segment):
+    _, _, _, out = segment()
+    before = masks(out)
+    mask = out / "masks/a/0.png"
+    stat = mask.stat()
+    data = bytearray(mask.read_bytes())
+    data[-30] ^= 1
+    mask.write_bytes(data)
+    os.utime(mask, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "5 kept" in segment()[1]
+    status, printed, _, _ = segment("--verify")
+    assert status == 0
+    assert "4 kept" in printed
+    assert masks(out) == before
