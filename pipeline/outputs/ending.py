@@ -31,7 +31,7 @@ def finish(
     """Writes ``summary.json``, which names the run's shards, then removes what it supersedes.
 
     What another living run may still need is left alone: only this run's own files go, those of
-    runs that are dead, and the shards that stood when it began.
+    runs that are dead, and the shards of jobs that have ended.
 
     Args:
         content: of ``summary.json``.
@@ -44,6 +44,11 @@ def finish(
     mine = sorted(written)
     content = content | {"run": out.run, "shards": mine}
     with ends_the_job():
+        # Another job may have ended here meanwhile, if the lock was taken away by force.
+        former = out.read_json(SUMMARY)
+        if isinstance(former, dict):
+            superseded = (*claimed.shards, *map(str, former.get("shards", ())))
+            claimed = claimed._replace(shards=superseded)
         out.write_json(SUMMARY, content)
         for name in leftovers(out, mine, claimed):
             out.delete(name)
