@@ -141,7 +141,7 @@ def assert_complete(out: str, expected: dict[str, bytes], rejected: int = 0) -> 
         assert sum(row["pixels"].values()) == row["width"] * row["height"]
     assert len(rows(out, "rejected")) == rejected
     others = {name for name in contents(out) if not name.startswith(("masks/", "overlays/"))}
-    assert others == {"run.json", "summary.json", *written["shards"]}
+    assert sorted(others) == sorted({"run.json", "summary.json", *written["shards"]})
     if not is_remote(out):
         assert sorted(os.listdir(out)) == sorted({*others, "masks"})
 
@@ -149,8 +149,8 @@ def assert_complete(out: str, expected: dict[str, bytes], rejected: int = 0) -> 
 # Jobs in a process
 
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 class Job:
@@ -170,7 +170,7 @@ class Job:
         self._out, self._err = folder / f"{number}.out", folder / f"{number}.err"
         self._err.touch()
         variables = {k: v for k, v in os.environ.items() if k.startswith(STORE_VARIABLES)}
-        self._process = _processes.Process(
+        self._process = PROCESSES.Process(
             target=_run_command,
             args=(list(arguments), variables, str(self._out), str(self._err), list(prepare)),
         )
