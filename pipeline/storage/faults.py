@@ -11,6 +11,7 @@ import errno
 from collections.abc import Iterator
 
 from model_build.errors import JobError, first_line
+from pipeline.storage.names import is_read_only
 from pipeline.storage.retries import causes, is_transient, status_of
 
 
@@ -95,7 +96,10 @@ def ends_the_job() -> Iterator[None]:
 
 
 def of_client(error: Exception, path: str) -> OSError:
-    """What a store's client raised, as the OSError that says it."""
+    """What a store's client raised, as the OSError that says it.
+
+    A list of the web names many servers: what one of them refuses is its files' fault.
+    """
     text = first_line(error)
     status = status_of(error.__cause__ or error)
     if isinstance(error, FileNotFoundError) or status == 404:
@@ -104,6 +108,8 @@ def of_client(error: Exception, path: str) -> OSError:
         return FileExistsError(f"{path}: exists")
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return FileNotFoundError(f"{path}: no such object or bucket")
+    if is_read_only(path) and (status == 401 or is_transient(error)):
+        return OSError(f"{path}: the server does not give it ({type(error).__name__}: {text})")
     if status == 401 or _is_of_credentials(error):
         return Unauthenticated(f"{path}: the credentials are not accepted ({text})")
     if isinstance(error, PermissionError) or status == 403 or text.startswith("Forbidden: "):

@@ -255,3 +255,10 @@ def test_anything_else_is_told_with_its_class():
 def test_a_name_that_says_forbidden_is_no_lack_of_permission():
     found = of_client(ValueError("gs://b/Forbidden City.jpg: is odd"), "gs://b/Forbidden City.jpg")
     assert type(found) is OSError
+
+
+@pytest.mark.parametrize("error", connection_errors(), ids=lambda error: type(error).__name__)
+def test_a_web_server_that_does_not_answer_is_the_fault_of_its_files(error):
+    found = of_client(error, "https://dead.example/a.jpg")
+    assert not is_everybodys(found)
+    assert told(found).startswith("https://dead.example/a.jpg: the server does not give it (")
