@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.jobs import evaluate, segment
+from pipeline.jobs.plan import Request
 from pipeline.storage import File, Files
 
 FILES = Files()
@@ -35,12 +36,12 @@ def contents(where, ending=""):
 
 
 def rows(out, kind="histograms"):
-    lines = b"".join(data for _, data in sorted(contents_of_shards(out, kind))).splitlines()
+    """The lines of the shards, which are those that ``summary.json`` names."""
+    named = json.loads(FILES.read(f"{out}/summary.json"))["shards"]
+    found = [file.path for file in FILES.starting_with(f"{out}/{kind}-")]
+    assert sorted(found) == sorted(f"{out}/{name}" for name in named if name.startswith(kind))
+    lines = b"".join(map(FILES.read, found)).splitlines()
     return sorted(map(json.loads, lines), key=lambda row: row["image"])
-
-
-def contents_of_shards(out, kind):
-    return [(f.path, FILES.read(f.path)) for f in FILES.starting_with(f"{out}/{kind}-")]
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def run(tiny_model):
     def run(inputs, out, **options):
         inputs = [inputs] if isinstance(inputs, str) else inputs
         options = {"model": tiny_model} | options
-        return segment.segment(segment.Request(inputs=inputs, output=out, **options))
+        return segment.segment(Request(inputs=inputs, output=out, **options))
 
     return run
 
@@ -72,11 +73,14 @@ def test_a_first_run_writes_what_a_local_run_writes(run, bucket, photos, local):
         f"{bucket}/photos/{path.relative_to(photos).as_posix()}" for path in photos.glob("*/*.jpg")
     }
     assert rows(f"{bucket}/out", "rejected") == []
+    for row in ours:
+        for version in row["versions"].values():
+            assert version["size"] > 0
+            assert version["version"]
     assert set(contents(f"{bucket}/out")) - set(contents(f"{bucket}/out", "g")) == {
         "run.json",
         "summary.json",
-        "histograms-00000-of-00001.jsonl",
-        "rejected-00000-of-00001.jsonl",
+        *summary.shards,
     }
 
 
@@ -96,7 +100,6 @@ def test_rejects_are_listed_and_a_second_run_keeps_the_rest(run, bucket, photos,
 def test_a_redo_replaces_and_a_failing_one_leaves_no_stale_mask(run, bucket, photos):
     upload(photos, f"{bucket}/photos")
     run(f"{bucket}/photos", f"{bucket}/out")
-    time.sleep(1.1)  # times in s3 are whole seconds
     Image.new("RGB", (40, 40), "red").save(photos / "a/0.jpg")
     FILES.write(f"{bucket}/photos/a/0.jpg", (photos / "a/0.jpg").read_bytes())
     FILES.write(f"{bucket}/photos/a/2.jpg", b"bad")
@@ -117,7 +120,7 @@ def test_hostile_names_get_the_masks_of_a_local_run(run, bucket, tmp_path):
     run(f"{bucket}/odd [photos]", f"{bucket}/out *")
     assert contents(f"{bucket}/out */masks") == contents(f"{tmp_path}/out/masks")
     FILES.write(f"{bucket}/odd [photos]/*.jpg", b"bad")
-    run(f"{bucket}/odd [photos]", f"{bucket}/out *", overwrite=True)
+    run(f"{bucket}/odd [photos]", f"{bucket}/out *")
     assert set(contents(f"{tmp_path}/out/masks")) - set(contents(f"{bucket}/out */masks")) == {
         "*.png"
     }
