@@ -107,12 +107,15 @@ def _client(scheme: str, options: tuple[tuple[str, str], ...], process: int) -> 
 def _google(fsspec: Any, options: dict[str, Any]) -> Any:
     # It logs, with a traceback, what it raises anyway.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    # Without this every bucket is first asked, by another protocol, what kind it is.
+    # Its newer class first asks of each bucket, by another protocol, what kind it is. The variable
+    # keeps that from being imported; where others have imported it, it is not taken all the same.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    from gcsfs.core import GCSFileSystem
+
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         options.setdefault("token", "anon")
     options.setdefault("token", "google_default")
-    return fsspec.filesystem("gs", **options, **_COMMON)
+    return GCSFileSystem(**options, **_COMMON)
 
 
 def _amazon(fsspec: Any, options: dict[str, Any]) -> Any:
