@@ -161,3 +161,18 @@ def test_secrets_are_known_by_their_names():
         "az.connection_string",
         "gs.token",
     ]
+
+
+def test_a_bucket_is_not_asked_what_kind_it_is_even_where_others_have_imported_gcsfs():
+    """gcsfs decides that when it is imported; the question goes to Google, past any emulator."""
+    code = """
+import gcsfs
+from pipeline.storage.stores import client
+client = client("gs", {"token": "anon"})
+print(type(client) is gcsfs.GCSFileSystem, type(client).__module__)
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GCSFS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False gcsfs.core\n"
