@@ -107,7 +107,12 @@ def saved_variables(folder: str | Path) -> Variables:
             f"{network}: its variables cannot be read ({first_line(error)}); name a folder that "
             "`fcn-beam train` wrote"
         ) from None
-    if f"{BODY}/0" not in shapes or claimed > held:
+    if claimed > held:
+        raise UserError(
+            f"{network}: its variables take {claimed:,} bytes, but its files hold {held:,}: they "
+            "are truncated; copy or train the model again"
+        )
+    if f"{BODY}/0" not in shapes:
         raise UserError(
             f"{network}: does not hold the variables of a network that `fcn-beam train` wrote; "
             "name another folder"
