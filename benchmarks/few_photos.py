@@ -1,4 +1,4 @@
-"""Recipes for going on from a trained network with few photos; prints a Markdown table.
+"""Recipes for starting from a trained network with few photos; prints a Markdown table.
 
     python benchmarks/few_photos.py DATA --output DIR --held PREFIX [--start MODEL] [--photos 24]
 
@@ -72,8 +72,8 @@ def main(
     from model_build.training.recipes import RECIPES
     from model_build.training.start import starting
 
-    going_on = starting(start or DEFAULT_MODEL, {})
-    new = dataclasses.replace(going_on.architecture, backbone_weights=backbone_weights or "none")
+    begun = starting(start or DEFAULT_MODEL, {})
+    new = dataclasses.replace(begun.architecture, backbone_weights=backbone_weights or "none")
     folder = divided(Path(data), Path(output), held, photos, held_photos)
     names = only or (*VARIANTS, *([NEW] if backbone_weights else []))
     rows = []
@@ -81,16 +81,16 @@ def main(
         recipe = dataclasses.replace(RECIPES["start"], **{**PLAIN, **VARIANTS.get(name, {})})
         result = Path(output) / name.replace(", ", "_").replace(" ", "-")
         if not (result / "model.json").exists():
-            begun = time.perf_counter()
+            clock = time.perf_counter()
             train(
                 str(folder),
                 str(result),
                 recipe=recipe,
                 architecture=new,
-                start=None if name == NEW else going_on,
+                start=None if name == NEW else begun,
                 options=Options(splits=("few", "held"), pad_small=True),
             )
-            (result / "seconds").write_text(f"{time.perf_counter() - begun:.0f}")
+            (result / "seconds").write_text(f"{time.perf_counter() - clock:.0f}")
         scores = describe(str(result)).training
         seconds = float((result / "seconds").read_text())
         rows.append(
@@ -99,7 +99,7 @@ def main(
             f"{scores['recipe']['epochs']} | {seconds / 60:.1f} |"
         )
     click.echo(
-        f"\n{Path(data).name}: {photos} photos of train, from {going_on.name}; scores on "
+        f"\n{Path(data).name}: {photos} photos of train, from {begun.name}; scores on "
         f"{held_photos} others, of {held}; {os.cpu_count()} CPUs ({platform.machine()})\n"
     )
     click.echo("| variant | mIoU | pixel accuracy | best epoch | minutes |")

@@ -47,21 +47,21 @@ def _scales(
     "--start",
     metavar="MODEL|FILE.weights.h5",
     callback=lambda context, parameter, value: value and local_folder(context, parameter, value),
-    help="Go on from this saved model or its Keras weights.  [default: the model that comes "
-    "along, unless an option of the architecture asks for a new network]",
+    help="Start from this saved model, or from Keras weights of the same network.  [default: the "
+    "default model, unless an architecture option asks for a new network]",
 )
 @click.option(
     "--recipe",
     type=click.Choice(["default", "d2l"]),
     default="default",
     show_default=True,
-    help="default: AdamW, warm-up and cosine decay, flips and scale jitter; gentler where a "
-    "model is gone on from. d2l: plain SGD and a new network as in Dive into Deep Learning.",
+    help="default: AdamW, warm-up and cosine decay, flips and scale jitter; gentler when "
+    "starting from a model. d2l: plain SGD, as in Dive into Deep Learning.",
 )
 @click.option(
     "--epochs",
     type=click.IntRange(0),
-    help="Instead of the recipe's. 0 saves the start as it is, scored.",
+    help="Instead of the recipe's. 0 saves the start as it is, with its scores.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--accumulate", type=click.IntRange(1), help="Batches averaged into one update.")
@@ -116,8 +116,8 @@ def _scales(
 @click.option(
     "--pad-small/--drop-small",
     default=None,
-    help="What becomes of images smaller than the crop.  [default: padded where a model is gone "
-    "on from, else dropped]",
+    help="Pad or drop images smaller than the crop.  [default: pad when starting from a model, "
+    "drop otherwise]",
 )
 @click.option("--half", is_flag=True, help="Store the kernels as float16: half the size.")
 @click.option(
@@ -153,9 +153,9 @@ def train(
 ) -> None:
     """Train an FCN on DATA, a folder in PASCAL VOC layout or of paired images and masks.
 
-    It goes on from the model that comes along, or from that of --start; with an option of the
-    architecture (--backbone, --backbone-weights, --skips, --output-stride, --learn-upsampling,
-    --context) or with --recipe d2l it is a new network on a backbone trained on ImageNet.
+    Training starts from the default model, or from --start. An architecture option (--backbone,
+    --backbone-weights, --skips, --output-stride, --learn-upsampling, --context) or --recipe d2l
+    without --start means a new network on a backbone trained on ImageNet.
     """
     require("train", "matplotlib", "tensorboard", purpose="training")
     import_tensorflow()
@@ -172,8 +172,8 @@ def train(
     architecture = options_of(Architecture)
     if start is None and not architecture and recipe != "d2l":
         start = DEFAULT_MODEL
-    going_on = starting(start, architecture) if start else None
-    if going_on:
+    begun = starting(start, architecture) if start else None
+    if begun:
         recipe = "start" if recipe == "default" else recipe
         if given["pad_small"] is None:
             given["pad_small"] = True
@@ -182,7 +182,7 @@ def train(
         output,
         recipe=dataclasses.replace(RECIPES[recipe], **options_of(Recipe)),
         architecture=Architecture(**{"backbone_weights": "imagenet", **architecture}),
-        start=going_on,
+        start=begun,
         options=Options(splits=(train_split, val_split), **options_of(Options)),
         say=click.echo,
     )

@@ -51,7 +51,7 @@ def train(
             :func:`model_build.training.best.draw` name, and ``tensorboard/``.
         recipe: how to train.
         architecture: of a new network.
-        start: what to go on from instead of a new network. No epoch at all saves it as it is.
+        start: what to start from instead of a new network. With no epochs it is saved as it is.
         options: all else.
         say: gets lines for the user.
 
@@ -119,11 +119,16 @@ def train(
 
 
 def announce(start: Start, inherited: Inherited, labels: LabelSet) -> str:
-    """The line that says what a training goes on from."""
+    """The line that says what a training starts from."""
     if not inherited.new:
-        return f"{start.path}: goes on from this network and its scores of all {len(labels)} labels"
+        return (
+            f"{start.path}: training starts from this network, which knows all {len(labels)} labels"
+        )
     names = ", ".join(inherited.new[:SHOWN]) + ", …" * (len(inherited.new) > SHOWN)
-    return f"{start.path}: goes on from this network; new labels: {len(inherited.new)} ({names})"
+    return (
+        f"{start.path}: training starts from this network; {len(inherited.new)} of {len(labels)} "
+        f"labels are new to it ({names})"
+    )
 
 
 def check_finished(start: Start | None, inherited: Inherited) -> None:
@@ -134,13 +139,13 @@ def check_finished(start: Start | None, inherited: Inherited) -> None:
     """
     if start is None:
         raise UserError(
-            "--epochs 0: saves a network as it is, but this one is new; name a trained one by "
-            "--start, or train for an epoch at least"
+            "--epochs 0: saves a network as it is, but this one is new; name a trained one with "
+            "--start, or train for at least one epoch"
         )
     if inherited.new:
         raise UserError(
-            f"--epochs 0: {start.path} has no scores of {inherited.new[0]!r} "
-            f"({len(inherited.new)} new labels in all); train for an epoch at least"
+            f"--epochs 0: {start.path} does not know the label {inherited.new[0]!r} "
+            f"({len(inherited.new)} new labels in all); train for at least one epoch"
         )
 
 
@@ -193,7 +198,7 @@ def report(
         "data": Path(data).resolve().name,
         "train_split": options.splits[0],
         "val_split": options.splits[1],
-        "images": len(examples.pairs),
+        "images": len(examples.pairs) if recipe.epochs else 0,
         "start": origin,
         "recipe": dataclasses.asdict(recipe),
         "crop": list(options.crop),

@@ -1,8 +1,8 @@
-"""What a training goes on from: a saved model, or a weights file of the same network.
+"""What a training starts from: a saved model, or a weights file of the same network.
 
 The network is built anew, by this code, and gets the weights. Where the data has other labels than
-the model, the layers that score are made anew and the rest is kept; a label that the model knows by
-the same name keeps its scores.
+the model, the layers that score them are new and all others are kept. In these new layers, labels
+that the model knows by the same name keep their weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Start:
-    """A network to go on from; its weights are not read yet.
+    """A network to start from; its weights are not read yet.
 
     Attributes:
         path: the saved-model folder or the weights file.
@@ -62,7 +62,7 @@ class Start:
         return Path(self.path).resolve().name
 
     def known(self, labels: LabelSet, classes: int) -> dict[int, int]:
-        """Ids of labels that the start scores already → their ids there.
+        """Ids of the labels that the start knows → their ids there.
 
         Args:
             labels: of the data.
@@ -81,7 +81,7 @@ class Inherited:
 
     Attributes:
         layers: names of the layers, those of the backbone left out, that are as they were.
-        new: names of the labels that have no scores yet.
+        new: names of the labels that the start does not know.
     """
 
     layers: tuple[str, ...] = ()
@@ -217,7 +217,7 @@ def _architecture(folder: str) -> Architecture:
     if not description.architecture:
         raise UserError(
             f"{where}: names no architecture, as it was saved by an earlier version: it can be "
-            "used, but not trained further; train it again with this version"
+            "used as it is, but not be trained further; train it again with this version"
         )
     return Architecture.from_json(description.architecture, where)
 

@@ -371,6 +371,7 @@ def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, qui
     assert same.description.long_side == undisturbed.description.long_side
     report = same.description.training
     assert (report["epoch"], report["start"]) == (0, undisturbed.output.name)
+    assert report["images"] == 0
     assert report["val_miou"] == undisturbed.description.training["val_miou"]
     assert (tmp_path / "out" / "samples.png").exists()
     assert not (tmp_path / "out" / "training.png").exists()
@@ -382,7 +383,7 @@ def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_fold
         run_training(tmp_path / "out", recipe=none)
     names = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate(("ground", "box", "b"))]
     (voc_folder / "labels.json").write_text(json.dumps({"labels": names}))
-    with pytest.raises(UserError, match=r"has no scores of 'b' \(1 new labels in all\)"):
+    with pytest.raises(UserError, match=r"does not know the label 'b' \(1 new labels in all\)"):
         run_training(tmp_path / "out", start=begun, recipe=none, data=voc_folder)
     assert not (tmp_path / "out").exists()
 
@@ -393,7 +394,7 @@ def test_a_training_goes_on_from_the_weights_of_the_start(
     slow = dataclasses.replace(quick, epochs=1, learning_rate=1e-9)
     told = run_training(tmp_path / "out", start=begun, recipe=slow)
     assert told.lines[0] == (
-        f"{undisturbed.output}: goes on from this network and its scores of all 3 labels"
+        f"{undisturbed.output}: training starts from this network, which knows all 3 labels"
     )
     best = checkpoints.best(undisturbed.output)[1]
     started, ended = read_checkpoint(undisturbed.output, best), read_checkpoint(tmp_path / "out", 1)
@@ -408,7 +409,7 @@ def test_a_resumed_training_does_not_start_over(
     (tmp_path / "halves" / "model.json").unlink()
     lines = []
     run_training(tmp_path / "halves", start=begun, resume=True, say=lines.append)
-    assert not any("goes on from" in line for line in lines)
+    assert not any("training starts from" in line for line in lines)
     assert any("resumed after 1 epochs" in line for line in lines)
     assert int(read_checkpoint(tmp_path / "halves", 2).optimizer.iterations) == 6
 
