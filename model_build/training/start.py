@@ -34,8 +34,8 @@ OPTIONS = {
     "backbone_name": "--backbone",
     "skips": "--skips",
     "output_stride": "--output-stride",
-    "learn_upsampling": "--learn-upsampling",
-    "context": "--context",
+    "learn_upsampling": "--learn-upsampling/--fixed-upsampling",
+    "context": "--context/--no-context",
 }
 
 
@@ -122,8 +122,8 @@ def starting(path: str, given: Mapping[str, Any]) -> Start:
         same = _plain(value) == _plain(own) if name == "backbone_name" else value == own
         if not same:
             raise UserError(
-                f"{OPTIONS[name]} {_said(name, value)}: contradicts {path}, whose network has "
-                f"{_said(name, own)}; leave it out, or leave --start out to train a new network"
+                f"{_option(name, value)}: contradicts {path}, whose network has "
+                f"{_option(name, own)}; leave it out, or leave --start out to train a new network"
             )
     return Start(path, architecture, description.labels, description.long_side)
 
@@ -226,8 +226,8 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def _said(name: str, value: Any) -> str:
-    """A value as the command line takes it."""
+def _option(name: str, value: Any) -> str:
+    """A field of the architecture as the command line has it."""
     if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value}s" if name == "skips" else str(value)
+        return OPTIONS[name].split("/")[not value]
+    return f"{OPTIONS[name]} {value}{'s' * (name == 'skips')}"

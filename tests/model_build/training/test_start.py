@@ -207,10 +207,13 @@ def test_options_that_say_what_is_so_are_no_contradiction(saved, toy_labels, giv
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"skips": 16}, "--skips 16s: contradicts {}, whose network has 32s"),
-        ({"output_stride": 8}, "--output-stride 8: contradicts {}, whose network has 32"),
-        ({"backbone_name": "b"}, "--backbone b: contradicts {}, whose network has tiny"),
-        ({"context": True}, "--context on: contradicts {}, whose network has off"),
+        ({"skips": 16}, "--skips 16s: contradicts {}, whose network has --skips 32s"),
+        (
+            {"output_stride": 8},
+            "--output-stride 8: contradicts {}, whose network has --output-stride 32",
+        ),
+        ({"backbone_name": "b"}, "--backbone b: contradicts {}, whose network has --backbone tiny"),
+        ({"context": True}, "--context: contradicts {}, whose network has --no-context"),
         ({"backbone_weights": "none"}, "--backbone-weights none: --start {} brings all weights"),
     ],
 )
