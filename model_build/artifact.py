@@ -2,14 +2,17 @@
 
 ::
 
-    MODEL/model.json      labels, palette, normalisation, stride, long side, metrics, fingerprint
+    MODEL/model.json      labels, palette, normalisation, stride, long side, architecture, metrics,
+                          fingerprint
     MODEL/saved_model/    a TensorFlow SavedModel with two functions:
                               body    uint8 RGB [n, h, w, 3]     → scores [n, h/s, w/s, c], where s
                                                                    is the finest stride scored
                               head    scores                     → float32 logits [n, h, w, c]
 
 It loads without the code that trained it. The network is saved in two parts, so that
-what interpolates can be compiled or replaced apart from the body.
+what interpolates can be compiled or replaced apart from the body. To be trained further, the
+network is built anew from ``architecture`` and gets the SavedModel's variables
+(:mod:`model_build.training.variables`).
 
 All of this is on local disk: a folder on a store is copied here first. TensorFlow is imported where
 it is used; reading ``model.json`` does not need it.
@@ -51,6 +54,8 @@ class Description:
         parameters: number of weights.
         training: data, recipe and metrics, as the trainer reports them.
         fingerprint: sha256 over the files of the SavedModel.
+        architecture: which network it is, as :class:`model_build.network.fcn.Architecture` says
+            it in JSON; empty where it is not known, as in folders of earlier versions.
     """
 
     backbone: str
@@ -61,6 +66,7 @@ class Description:
     parameters: int
     training: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The form of ``model.json``."""
@@ -109,10 +115,7 @@ def _export(model: keras.Model, half: bool) -> tf.Module:
     import keras
     import tensorflow as tf
 
-    from model_build.network.fcn import LOGITS
-
-    head = model.get_layer(LOGITS)
-    body = keras.Model(model.input, head.input)
+    body, head = parts(model)
 
     def store(layer) -> list[tf.Variable]:
         values = [tf.convert_to_tensor(weight) for weight in layer.weights]
@@ -136,6 +139,19 @@ def _export(model: keras.Model, half: bool) -> tf.Module:
     network.head = tf.function(lambda x: apply(head, network.head_weights, x), [scores])
     network.logits = tf.function(lambda x: {"logits": network.head(network.body(x))}, [images])
     return network
+
+
+def parts(model: keras.Model) -> tuple[keras.Model, keras.Layer]:
+    """Body and head of a network from :func:`model_build.network.fcn.fcn`, which share its weights.
+
+    Their weights are what a SavedModel's ``body_weights`` and ``head_weights`` hold, in this order.
+    """
+    import keras
+
+    from model_build.network.fcn import LOGITS
+
+    head = model.get_layer(LOGITS)
+    return keras.Model(model.input, head.input), head
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -198,6 +214,7 @@ def parse_description(data: bytes, where: str) -> Description:
             parameters=int(value["parameters"]),
             training=dict(value["training"]),
             fingerprint=str(value["fingerprint"]),
+            architecture=dict(value.get("architecture", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: is not a model description ({error!r})") from None
@@ -225,15 +242,9 @@ def load(folder: str | Path, *, name: str | None = None) -> Network:
     """
     name = name or str(folder)
     description = describe(folder, name=name)
-    found = fingerprint(folder)
-    if found != description.fingerprint:
-        raise UserError(
-            f"{_join(name, NETWORK)}: is not what {DESCRIPTION} was written for (fingerprint "
-            f"{found[:12]}, not {description.fingerprint[:12]}): a file is truncated, changed "
-            "or missing; copy or train the model again"
-        )
+    check_files(folder, description, name=name)
     try:
-        body, head = _functions(str(Path(folder) / NETWORK), found)
+        body, head = _functions(str(Path(folder) / NETWORK), description.fingerprint)
     except Exception as error:
         raise UserError(
             f"{_join(name, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
@@ -245,6 +256,21 @@ def load(folder: str | Path, *, name: str | None = None) -> Network:
             f"network has {channels} output channels; use the model.json it was saved with"
         )
     return Network(description, body, head)
+
+
+def check_files(folder: str | Path, description: Description, *, name: str | None = None) -> None:
+    """Checks that a local SavedModel's files are those that its ``model.json`` was written for.
+
+    Raises:
+        UserError: a file changed, is missing or was cut short since it was saved.
+    """
+    found = fingerprint(folder)
+    if found != description.fingerprint:
+        raise UserError(
+            f"{_join(name or str(folder), NETWORK)}: is not what {DESCRIPTION} was written for "
+            f"(fingerprint {found[:12]}, not {description.fingerprint[:12]}): a file is truncated, "
+            "changed or missing; copy or train the model again"
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -32,7 +32,7 @@ from model_build.data.labels import VOC, LabelSet, parse_labels
 from model_build.errors import UserError, cause, did_you_mean
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-HELD_BACK = 10  # without lists, one name in so many is for validation
+HELD_BACK = 10  # without lists, about one name in so many is for validation
 USUAL_SPLITS = ("train", "val", "trainval", "test")
 MISSING = (FileNotFoundError, NotADirectoryError)
 
@@ -131,9 +131,10 @@ class DataFolder:
         """The names of a split, without suffixes.
 
         They stand in the split's list. Paired folders need none: a split is then what lies under
-        ``images/SPLIT/``; or, where no such folder exists either, ``val`` is one name in ten,
-        chosen by a hash of the name, so that it stays the same as photos are added, and ``train``
-        the rest.
+        ``images/SPLIT/``; or, where no such folder exists either, ``val`` is about one name in
+        ten, chosen by a hash of the name, so that it stays the same as photos are added, and
+        ``train`` the rest. Where the hash chooses none, as may be with few photos, ``val`` is the
+        one name that comes nearest to being chosen.
 
         Raises:
             UserError: there is no such split, or it is empty.
@@ -234,8 +235,20 @@ class DataFolder:
                 "either; name a split that exists or write the list, one NAME a line"
             )
 
+        if len(every) == 1:
+            raise UserError(
+                f"{self.photo_folder}: holds one photo, but a training needs two: one to learn "
+                "from and one to score on; add photos and their masks"
+            )
+
+        def rank(name: str) -> tuple[int, bytes]:
+            digest = hashlib.sha256(name.encode()).digest()
+            return digest[0] % HELD_BACK, digest
+
+        first = min(every, key=rank, default=None)
+
         def held_back(name: str) -> bool:
-            return hashlib.sha256(name.encode()).digest()[0] % HELD_BACK == 0
+            return rank(name)[0] == 0 or name == first
 
         return [name for name in every if held_back(name) == (split == "val")]
 

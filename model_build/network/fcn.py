@@ -7,7 +7,8 @@ the input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,8 @@ from model_build.errors import UserError
 from model_build.network.backbones import STRIDE, Normalisation, pyramid
 from model_build.network.upsampling import Interpolation, Upsampling
 
-BACKBONE, SCORES, LOGITS = "backbone", "scores", "logits"  # names of the network's parts
+# Names of the network's parts.
+BACKBONE, SCORES, ENLARGED, LOGITS = "backbone", "scores", "enlarged", "logits"
 HIDDEN = 256  # channels of each hidden layer, as in the head of DeepLabv3
 
 
@@ -51,6 +53,45 @@ class Architecture:
     def without_weights(self) -> Architecture:
         """The same, its backbone not pretrained: for weights that come from a checkpoint."""
         return replace(self, backbone_weights="none")
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of ``model.json``: all but where the backbone's weights come from."""
+        value = asdict(self)
+        del value["backbone_weights"]
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], source: str = "model.json") -> Architecture:
+        """Parses the form of ``model.json``.
+
+        Args:
+            value: the decoded JSON.
+            source: the file's name, for errors.
+
+        Raises:
+            UserError: a field is missing, not known, or of a value that :func:`fcn` does not know.
+        """
+        strides = (8, 16, 32)
+
+        def known(name: str, field: Any) -> bool:
+            if name == "backbone_name":
+                return isinstance(field, str) and 0 < len(field) <= 40 and field.isprintable()
+            if name in ("skips", "output_stride"):
+                return type(field) is int and field in strides
+            return isinstance(field, bool)
+
+        names = cls().to_json().keys()
+        if value.keys() != names:
+            wrong = min(value.keys() ^ names)
+            cause = f"{wrong[:40]!r} is {'missing' if wrong in names else 'not known'}"
+            raise UserError(f"{source}: no architecture that this version can build: {cause}")
+        for name, field in value.items():
+            if not known(name, field):
+                raise UserError(
+                    f"{source}: no architecture that this version can build: {name} is "
+                    f"{repr(field)[:40]}"
+                )
+        return cls(**value)
 
 
 def fcn(
@@ -130,7 +171,7 @@ def fcn(
     for feature in finer:
         half = stride // 2
         shift = (centers[stride] - centers[half]) / half - 0.5
-        enlarged = Upsampling(num_classes, 2, shift, dtype="float32", name=f"enlarged{half}")(
+        enlarged = Upsampling(num_classes, 2, shift, dtype="float32", name=f"{ENLARGED}{half}")(
             scores
         )
         added = keras.layers.Conv2D(
@@ -145,3 +186,9 @@ def fcn(
         enlarge = Interpolation(stride, shift, dtype="float32", name=LOGITS)
     name = f"fcn{stride}s_os{output_stride}{'_context' * context}_{backbone_name}"
     return keras.Model(images, enlarge(scores), name=name), normalisation
+
+
+def scoring_layers(model: keras.Model) -> list[str]:
+    """The names of the layers of :func:`fcn` whose weights depend on the number of classes."""
+    names = (layer.name for layer in model.layers if layer.weights)
+    return [name for name in names if name.startswith((SCORES, ENLARGED, LOGITS))]

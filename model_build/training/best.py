@@ -82,7 +82,7 @@ def validate(classify: Callable, batches: tf.data.Dataset, classes: int) -> np.n
 
 
 def draw(output: Path, examples: Examples, matrix: np.ndarray, classify: Callable) -> None:
-    """Draws ``training.png``, ``confusion.png`` and ``samples.png``.
+    """Draws ``training.png``, if there was an epoch, ``confusion.png`` and ``samples.png``.
 
     Args:
         output: the folder of the training, with its history.
@@ -99,6 +99,7 @@ def draw(output: Path, examples: Examples, matrix: np.ndarray, classify: Callabl
         seen = slice(pair.height), slice(pair.width)
         photo, prediction = images.numpy()[0][seen], classify(images).numpy()[0][seen]
         samples.append((photo, prediction.astype(np.uint8), pair.read_ids()))
-    plots.draw_history(checkpoints.read_history(output), output / "training.png")
+    if history := checkpoints.read_history(output):
+        plots.draw_history(history, output / "training.png")
     plots.draw_confusion(matrix, examples.labels.names, output / "confusion.png")
     plots.draw_samples(samples, examples.labels, output / "samples.png")

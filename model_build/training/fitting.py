@@ -27,6 +27,7 @@ def prepare(
     options: Options,
     machine: Machine,
     say: Callable[[str], None] = print,
+    inherited: tuple[str, ...] = (),
 ) -> tuple[tf.data.Dataset, int]:
     """Compiles a network, and restores its state or saves the first.
 
@@ -37,6 +38,7 @@ def prepare(
         start: from :func:`model_build.training.checkpoints.starting_point`.
         recipe, options, machine: those of :func:`model_build.training.loop.train`.
         say: gets lines for the user.
+        inherited: layers beside the backbone's that start with weights of a trained network.
 
     Returns:
         Batches to train on, of all epochs that are left, and how many of them an epoch has.
@@ -56,7 +58,9 @@ def prepare(
     )
     with machine.strategy.scope():
         weights = class_weights(examples.pairs, len(examples.labels), recipe.class_balance)
-        compile_model(model, recipe, steps, options.freeze_backbone, weights, machine.jit)
+        compile_model(
+            model, recipe, steps, options.freeze_backbone, weights, machine.jit, inherited
+        )
         if start:
             checkpoints.restore(model, start[0])
             say(f"{start[0]}: resumed after {done} epochs")

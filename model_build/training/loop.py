@@ -25,8 +25,10 @@ from model_build.training.examples import Examples, read_examples
 from model_build.training.fitting import fit, prepare
 from model_build.training.options import Options
 from model_build.training.recipes import RECIPES, Recipe
+from model_build.training.start import Inherited, Start, inherit
 
 ARCHITECTURE, OPTIONS = Architecture(), Options()  # the defaults
+SHOWN = 8  # names of new labels in a message
 
 
 def train(
@@ -35,6 +37,7 @@ def train(
     *,
     recipe: Recipe = RECIPES["default"],
     architecture: Architecture = ARCHITECTURE,
+    start: Start | None = None,
     options: Options = OPTIONS,
     say: Callable[[str], None] = print,
 ) -> artifact.Description:
@@ -47,21 +50,32 @@ def train(
         output: the saved-model folder; also gets what :mod:`model_build.training.checkpoints` and
             :func:`model_build.training.best.draw` name, and ``tensorboard/``.
         recipe: how to train.
-        architecture: of the network.
+        architecture: of a new network.
+        start: what to start from instead of a new network. With no epochs it is saved as it is.
         options: all else.
         say: gets lines for the user.
 
     Raises:
-        UserError: for data, weights or folders that cannot serve, or a training that diverges.
+        UserError: for data, weights or folders that cannot serve, a training that diverges, or no
+            epochs where some weights would be random.
         KeyboardInterrupt: after the state has been saved.
     """
     root, folder = Path(output), DataFolder(data)
     # The network is made before all data is read: options that cannot serve are told early.
-    start = checkpoints.starting_point(root, options.resume)
+    resumed = checkpoints.starting_point(root, options.resume)
     machine = devices.machine(options.engine, options.precision)
     labels = check_folder(folder, options.splits)
-    initial = architecture.without_weights() if start else architecture
+    architecture = start.architecture if start else architecture
+    initial = architecture.without_weights() if resumed else architecture
     model = build(len(labels), initial, machine, options.seed)
+    inherited = Inherited()
+    if start:
+        with machine.strategy.scope():
+            inherited = inherit(model, start, labels, weights=not resumed)
+        if not resumed:
+            say(announce(start, inherited, labels))
+    if not recipe.epochs:
+        check_finished(start, inherited)
 
     examples = read_examples(
         folder, labels, options.splits, options.crop, pad_small=options.pad_small, say=say
@@ -69,22 +83,29 @@ def train(
     devices.check_replicas(recipe, len(examples.pairs), machine.replicas)
     say(f"computing in {machine}")
 
-    batches, steps = prepare(model, examples, root, start, recipe, options, machine, say)
+    batches, steps = prepare(
+        model, examples, root, resumed, recipe, options, machine, say, inherited.layers
+    )
     validation = crops.whole_images(examples.validation, multiple=STRIDE)
-    epochs = range(start[1] if start else 0, recipe.epochs)
+    epochs = range(resumed[1] if resumed else 0, recipe.epochs)
     fit(model, batches, steps, validation, root, epochs, options.patience, machine.replicas, say)
 
     best = load_best(root, len(labels), architecture, half=options.half)
     matrix = validate(best.classify, validation, len(labels))
-    said = report(data, examples, recipe, architecture, options, machine, best.epoch, matrix)
+    origin = start.name if start else Path(architecture.backbone_weights).name
+    said = report(data, examples, recipe, origin, options, machine, best.epoch, matrix)
+    long_side = max(max(pair.height, pair.width) for pair in examples.pairs)
+    if start and start.long_side and not best.epoch:
+        long_side = start.long_side
     description = artifact.Description(
         backbone=architecture.backbone_name,
         labels=labels,
         normalisation=best.normalisation.to_json(),
         stride=STRIDE,
-        long_side=max(max(pair.height, pair.width) for pair in examples.pairs),
+        long_side=long_side,
         parameters=0,
         training=said,
+        architecture=architecture.to_json(),
     )
     try:
         written = artifact.save(root, best.model, description, half=options.half)
@@ -95,6 +116,37 @@ def train(
             "--resume"
         ) from None
     return written
+
+
+def announce(start: Start, inherited: Inherited, labels: LabelSet) -> str:
+    """The line that says what a training starts from."""
+    if not inherited.new:
+        return (
+            f"{start.path}: training starts from this network, which knows all {len(labels)} labels"
+        )
+    names = ", ".join(inherited.new[:SHOWN]) + ", …" * (len(inherited.new) > SHOWN)
+    return (
+        f"{start.path}: training starts from this network; {len(inherited.new)} of {len(labels)} "
+        f"labels are new to it ({names})"
+    )
+
+
+def check_finished(start: Start | None, inherited: Inherited) -> None:
+    """Checks that a network can be saved without any training.
+
+    Raises:
+        UserError: some of its weights would be random.
+    """
+    if start is None:
+        raise UserError(
+            "--epochs 0: saves a network as it is, but this one is new; name a trained one with "
+            "--start, or train for at least one epoch"
+        )
+    if inherited.new:
+        raise UserError(
+            f"--epochs 0: {start.path} does not know the label {inherited.new[0]!r} "
+            f"({len(inherited.new)} new labels in all); train for at least one epoch"
+        )
 
 
 def check_folder(folder: DataFolder, splits: Sequence[str]) -> LabelSet:
@@ -125,7 +177,7 @@ def report(
     data: str,
     examples: Examples,
     recipe: Recipe,
-    architecture: Architecture,
+    origin: str,
     options: Options,
     machine: Machine,
     epoch: int,
@@ -134,21 +186,21 @@ def report(
     """What ``model.json`` says of a training: all that went in, and the scores.
 
     Args:
-        data, recipe, architecture, options: those of :func:`train`.
+        data, recipe, options: those of :func:`train`.
+        origin: the name of what the weights started as: a model, or weights of the backbone.
         examples: what was read.
         machine: what computed it.
         epoch: the best one.
         matrix: its network's, from :func:`model_build.training.best.validate`.
     """
     score = scores(matrix)
-    weights = Path(architecture.backbone_weights).name
     return {
         "data": Path(data).resolve().name,
         "train_split": options.splits[0],
         "val_split": options.splits[1],
-        "images": len(examples.pairs),
+        "images": len(examples.pairs) if recipe.epochs else 0,
+        "start": origin,
         "recipe": dataclasses.asdict(recipe),
-        "architecture": dataclasses.asdict(architecture) | {"backbone_weights": weights},
         "crop": list(options.crop),
         "pad_small": options.pad_small,
         "freeze_backbone": options.freeze_backbone,

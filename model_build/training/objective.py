@@ -66,6 +66,7 @@ def compile_model(
     freeze_backbone: bool = False,
     weights: Sequence[float] | None = None,
     jit: bool = False,
+    inherited: Sequence[str] = (),
 ) -> None:
     """Compiles a network from :func:`model_build.network.fcn.fcn` in place.
 
@@ -78,13 +79,14 @@ def compile_model(
         steps: batches an epoch, for the schedule.
         weights: of the classes in the loss; all 1 by default.
         jit: compile the step with XLA.
+        inherited: layers beside the backbone's that learn at the rate of pretrained ones.
     """
     features = model.get_layer(BACKBONE)
     features.trainable = not freeze_backbone
     for layer in features.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = not (freeze_backbone or recipe.freeze_batch_norm)
-    slow = (*(layer.name for layer in features.layers if layer.weights), LOGITS)
+    slow = (*(layer.name for layer in features.layers if layer.weights), LOGITS, *inherited)
     classes = model.output.shape[-1]
     score = {"num_classes": classes, "ignore_class": VOID, "sparse_y_pred": False}
     model.compile(

@@ -17,8 +17,9 @@ class Recipe:
     Attributes:
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate: of the new layers, per step on the mean loss.
-        backbone_rate: factor on it for the pretrained backbone and for the last upsampling, where
-            that is learned: it starts as a good interpolation and not from noise; AdamW only.
+        backbone_rate: factor on it for the pretrained backbone, for all else that comes from a
+            trained network, and for the last upsampling, where that is learned: it starts as a
+            good interpolation and not from noise; AdamW only.
         weight_decay: decoupled, times the learning rate.
         schedule: ``"constant"``; or ``"cosine"`` or ``"poly"`` (power 0.9, as in DeepLab), both to
             zero, after a linear warm-up of 5 % of the steps.
@@ -56,6 +57,21 @@ RECIPES = {
         schedule="cosine",
         epochs=12,
         batch_size=8,
+        accumulate=1,
+        freeze_batch_norm=True,
+        scales=(0.75, 1.5),
+        flip=True,
+        class_balance=0.5,
+    ),
+    # From a trained network: see docs/train-on-your-own-photos.md.
+    "start": Recipe(
+        optimizer="adamw",
+        learning_rate=1e-3,
+        backbone_rate=0.1,
+        weight_decay=1e-2,
+        schedule="cosine",
+        epochs=20,
+        batch_size=4,
         accumulate=1,
         freeze_batch_norm=True,
         scales=(0.75, 1.5),

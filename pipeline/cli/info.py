@@ -23,6 +23,7 @@ def info(model: str, storage_options: dict[str, str]) -> None:
     normalisation = description.normalisation
     rows: dict[str, Any] = {
         "backbone": description.backbone,
+        "architecture": _shown(description.architecture) or "not told",
         "stride": description.stride,
         "long side": f"{description.long_side} pixels",
         "parameters": f"{description.parameters:,}",

@@ -245,6 +245,7 @@ def run_training(toy_data, quick, use_tiny_backbone):
         *,
         data=toy_data,
         weights="none",
+        start=None,
         pictures=False,
         recipe=quick,
         say=None,
@@ -263,6 +264,7 @@ def run_training(toy_data, quick, use_tiny_backbone):
                 str(output),
                 recipe=recipe,
                 architecture=architecture,
+                start=start,
                 options=chosen,
                 say=say or lines.append,
             )

@@ -40,6 +40,7 @@ def description(network, toy_labels):
         long_side=96,
         parameters=0,
         training={"val_miou": 0.5},
+        architecture={"backbone_name": "mobilenet_v2"},
     )
 
 
@@ -240,6 +241,20 @@ def test_a_folder_without_a_model_is_refused(tmp_path, load):
 def test_invalid_json_is_refused(tmp_path, content):
     (tmp_path / "model.json").write_bytes(content)
     assert "not valid JSON" in refused(tmp_path, artifact.describe)
+
+
+def test_a_folder_of_an_earlier_version_has_no_architecture_and_loads(copied):
+    path = copied / "model.json"
+    value = json.loads(path.read_text())
+    del value["architecture"]
+    path.write_text(json.dumps(value))
+    assert artifact.load(str(copied)).description.architecture == {}
+
+
+@pytest.mark.parametrize("architecture", [None, 5, "text", [1]])
+def test_an_architecture_that_is_no_object_is_refused(copied, architecture):
+    edit(copied, architecture=architecture)
+    assert "is not a model description" in refused(copied, artifact.describe)
 
 
 def test_another_format_is_refused(copied):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -73,9 +74,9 @@ def test_options_replace_those_of_the_recipe(trained):
     assert (recipe["schedule"], recipe["accumulate"]) == ("poly", 2)
     assert (recipe["class_balance"], recipe["backbone_rate"]) == (0.25, 0.2)
     assert recipe["scales"] == [0.9, 1.25]
-    assert report["architecture"] == {
+    assert report["start"] == "none"
+    assert artifact.describe(str(trained.output)).architecture == {
         "backbone_name": "mobilenet_v2",
-        "backbone_weights": "none",
         "skips": 8,
         "output_stride": 16,
         "learn_upsampling": True,
@@ -112,7 +113,7 @@ def test_a_crop_that_is_no_multiple_of_32_is_refused(voc_folder, tmp_path, crop)
 @pytest.mark.parametrize(
     "options",
     [
-        ("--epochs", "0"),
+        ("--epochs", "-1"),
         ("--batch-size", "0"),
         ("--learning-rate", "0"),
         ("--weight-decay", "-1"),
@@ -149,14 +150,71 @@ def test_values_out_of_range_are_usage_errors(tmp_path, options):
     ],
 )
 def test_options_of_the_architecture(passed_on, options, expected):
-    architecture = passed_on("--backbone", "tiny", *options)["architecture"]
-    assert architecture == Architecture("tiny", "imagenet", **expected)
+    passed = passed_on("--backbone", "tiny", *options)
+    assert passed["architecture"] == Architecture("tiny", "imagenet", **expected)
+    assert passed["start"] is None
+
+
+def test_without_options_a_training_goes_on_from_the_default_model(passed_on):
+    passed = passed_on()
+    assert passed["start"].path == artifact.DEFAULT_MODEL
+    assert passed["recipe"] == RECIPES["start"]
+    assert passed_on("--epochs", 0)["recipe"] == dataclasses.replace(RECIPES["start"], epochs=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--backbone", "resnet50"),
+        ("--backbone-weights", "none"),
+        ("--skips", "32s"),
+        ("--output-stride", "32"),
+        ("--fixed-upsampling",),
+        ("--no-context",),
+        ("--recipe", "d2l"),
+    ],
+)
+def test_any_option_of_the_architecture_means_a_new_network(passed_on, options):
+    passed = passed_on(*options)
+    assert passed["start"] is None
+    assert passed["architecture"].backbone_name == "resnet50"
+    assert not passed["options"].pad_small
+    assert passed["recipe"] == RECIPES["d2l" if "d2l" in options else "default"]
+
+
+def test_a_start_may_be_named_with_any_recipe(passed_on):
+    for options, recipe in (((), "start"), (("--recipe", "d2l"), "d2l")):
+        passed = passed_on("--start", artifact.DEFAULT_MODEL, *options)
+        assert passed["start"].path == artifact.DEFAULT_MODEL
+        assert passed["recipe"] == RECIPES[recipe]
+        assert passed["options"].pad_small
+    passed = passed_on("--start", artifact.DEFAULT_MODEL, "--drop-small")
+    assert not passed["options"].pad_small
+
+
+def test_options_that_contradict_the_start_are_told_before_data_is_read(tmp_path):
+    options = ("--start", artifact.DEFAULT_MODEL, "--output-stride", 32)
+    result = invoke(train, tmp_path, "--output", tmp_path / "out", *options)
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).startswith("--output-stride 32: contradicts ")
+
+
+def test_pairs_of_new_labels_are_learnt_from_the_default_model(make_paired, tmp_path):
+    data = make_paired(tmp_path / "data", [f"photo{index}" for index in range(3)])
+    options = ("--crop", "64x64", "--epochs", 1, "--batch-size", 1)
+    result = invoke(train, data, "--output", tmp_path / "out", *options)
+    assert result.exception is None
+    description = artifact.describe(str(tmp_path / "out"))
+    assert description.architecture == artifact.describe(artifact.DEFAULT_MODEL).architecture
+    assert description.labels.names == ("ground", "box", "disc")
+    assert (description.training["images"], description.training["val_images"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ((), {}),
+        (("--drop-small",), {"pad_small": False}),
         (("--engine", "xla", "--patience", "3"), {"engine": "xla", "patience": 3}),
         (("--train-split", "a", "--val-split", "b"), {"splits": ("a", "b")}),
         (("--crop", "64x96", "--pad-small"), {"crop": (64, 96), "pad_small": True}),
@@ -167,12 +225,13 @@ def test_options_of_the_architecture(passed_on, options, expected):
     ],
 )
 def test_options_of_the_training(passed_on, options, expected):
-    assert passed_on(*options)["options"] == loop.Options(**expected)
+    passed = passed_on("--backbone", "tiny", *options)
+    assert passed["options"] == loop.Options(**expected)
 
 
 @pytest.mark.parametrize("name", ["default", "d2l"])
 def test_without_options_a_recipe_is_as_it_stands(passed_on, name):
-    assert passed_on("--recipe", name)["recipe"] == RECIPES[name]
+    assert passed_on("--recipe", name, "--backbone", "tiny")["recipe"] == RECIPES[name]
 
 
 def test_a_backbone_rate_is_refused_where_it_would_do_nothing(voc_folder, tmp_path):
@@ -198,11 +257,16 @@ def test_a_folder_that_is_not_voc_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "remedy"),
-    [("DATA", "copy it here first"), ("--output", "copy it there afterwards")],
+    [
+        ("DATA", "copy it here first"),
+        ("--output", "copy it there afterwards"),
+        ("--start", "copy it here first"),
+    ],
 )
 def test_folders_on_a_store_are_refused_in_one_line(option, remedy):
-    data, output = ("gs://b/x", "out") if option == "DATA" else ("data", "gs://b/x")
-    result = CliRunner().invoke(train, [data, "--output", output])
+    options = {"--output": "out", option: "gs://b/x"}
+    data = options.pop("DATA", "data")
+    result = CliRunner().invoke(train, [data, *(word for pair in options.items() for word in pair)])
     assert result.exit_code == 2
     message = " ".join(result.output.split())
     assert f"'{option}': gs://b/x: training works on local folders only; {remedy}" in message

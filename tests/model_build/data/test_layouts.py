@@ -147,16 +147,40 @@ def test_paired_folders_without_lists_are_divided_by_name(make_paired, tmp_path)
     assert set(val) <= set(opened(root).names("val"))
 
 
+@pytest.mark.parametrize("prefix", "abcdefgh")
+def test_few_pairs_are_divided_too(make_paired, tmp_path, prefix):
+    every = [f"{prefix}{index}" for index in range(12)]
+    for count in range(2, len(every) + 1):
+        store = Store(*(f"gs://b/data/images/{name}.jpg" for name in every[:count]))
+        store.files["gs://b/data/masks/a.png"] = b""
+        train, val = store.folder().names("train"), store.folder().names("val")
+        assert sorted(train + val) == sorted(every[:count])
+        assert 1 <= len(val) < count
+        assert store.folder().names("val") == val
+
+
+def test_a_photo_added_is_at_most_exchanged_for_the_only_one_of_validation():
+    names = [f"photo{index}" for index in range(60)]
+    before = []
+    for count in range(2, len(names)):
+        store = Store(*(f"gs://b/data/images/{name}.jpg" for name in names[:count]))
+        store.files["gs://b/data/masks/a.png"] = b""
+        val = store.folder().names("val")
+        assert set(before) <= set(val) or (len(before) == len(val) == 1 and count < 20)
+        before = val
+    assert 3 <= len(before) <= 12
+
+
 def test_two_photos_of_one_name_are_one_name(make_paired, tmp_path):
     root = make_paired(tmp_path, ["a"])
     make_paired(tmp_path, ["a"], suffix=".jpg")
-    assert opened(root).names("train") == ["a"]
-    with pytest.raises(UserError) as caught:
-        opened(root).names("val")
-    assert str(caught.value) == (
-        f"{root / 'images'}: holds no image for the split val; list them in {root / 'val.txt'}, "
-        "a NAME a line"
-    )
+    for split in ("train", "val"):
+        with pytest.raises(UserError) as caught:
+            opened(root).names(split)
+        assert str(caught.value) == (
+            f"{root / 'images'}: holds one photo, but a training needs two: one to learn from and "
+            "one to score on; add photos and their masks"
+        )
 
 
 def test_a_folder_without_any_split_is_refused(tmp_path):

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import tensorflow as tf
 
 from model_build.errors import UserError
 from model_build.network import backbones
-from model_build.network.fcn import BACKBONE, LOGITS, SCORES, fcn
+from model_build.network.fcn import BACKBONE, LOGITS, SCORES, Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Interpolation
 
 
@@ -202,3 +204,30 @@ def test_a_skip_adds_the_scores_of_its_features(small_backbone):
     shift = model.get_layer(LOGITS).shift
     expected = before + Interpolation(16, shift)(added)
     np.testing.assert_allclose(model(image), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture(),
+        Architecture("mobilenet_v2", "imagenet", 8, 16, learn_upsampling=True, context=True),
+    ],
+)
+def test_an_architecture_is_read_back_from_json_without_its_weights(architecture):
+    value = json.loads(json.dumps(architecture.to_json()))
+    assert Architecture.from_json(value) == architecture.without_weights()
+    assert "backbone_weights" not in value
+
+
+def test_scoring_layers_are_those_whose_weights_depend_on_the_classes():
+    few, many = (
+        fcn(count, "mobilenet_v2", skips=8, context=True, learn_upsampling=True)[0]
+        for count in (2, 5)
+    )
+    names = [
+        layer.name
+        for layer in few.layers
+        if [w.shape for w in layer.weights] != [w.shape for w in many.get_layer(layer.name).weights]
+    ]
+    assert scoring_layers(few) == names
+    assert set(names) == {"scores", "enlarged16", "scores16", "enlarged8", "scores8", "logits"}

@@ -1,0 +1,439 @@
+import dataclasses
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from model_build import artifact
+from model_build.data.labels import LabelSet
+from model_build.errors import UserError
+from model_build.network.fcn import BACKBONE, SCORES, Architecture, fcn
+from model_build.training import checkpoints
+from model_build.training.start import inherit, starting
+
+RED, GREEN, BLUE, GREY = (250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9)
+
+
+def labels_of(*names):
+    return LabelSet(names, (GREY, RED, GREEN, BLUE)[: len(names)])
+
+
+@pytest.fixture
+def saved(tiny_backbone, tmp_path):
+    """A function that saves a network with random weights: its folder and the Keras model."""
+
+    def save(labels, half=False, **options):
+        keras.utils.set_random_seed(len(labels))
+        architecture = Architecture("tiny", **options)
+        model, normalisation = fcn(len(labels), **dataclasses.asdict(architecture))
+        rng = np.random.default_rng(1)
+        model.set_weights([rng.uniform(0.1, 1, w.shape) for w in model.get_weights()])
+        description = artifact.Description(
+            backbone="tiny",
+            labels=labels,
+            normalisation=normalisation.to_json(),
+            stride=32,
+            long_side=96,
+            parameters=0,
+            architecture=architecture.to_json(),
+        )
+        artifact.save(tmp_path / "model", model, description, half=half)
+        return tmp_path / "model", model
+
+    return save
+
+
+def edit(folder, **changes):
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def inherited(path, labels, given=()):
+    start = starting(str(path), dict(given))
+    keras.utils.set_random_seed(7)
+    model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
+    return model, inherit(model, start, labels)
+
+
+def refused(path, labels, given=()):
+    with pytest.raises(UserError) as caught:
+        inherited(path, labels, given)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_network_of_the_same_labels_is_the_start_again(saved, toy_labels, assert_close):
+    folder, model = saved(toy_labels, context=True)
+    again, has = inherited(folder, toy_labels)
+    assert_close(model, again, rtol=0, atol=0)
+    assert has.new == ()
+    assert set(has.layers) == {
+        *(BACKBONE, "local", "context", "from_local", "from_context", SCORES)
+    }
+
+
+def test_half_a_model_serves_as_well(saved, toy_labels, assert_close):
+    folder, model = saved(toy_labels, half=True, context=True)
+    again, _ = inherited(folder, toy_labels)
+    assert_close(model, again, rtol=1e-3, atol=0)
+    rounded = [w.astype(np.float16) if w.ndim > 1 else w for w in model.get_weights()]
+    for expected, value in zip(rounded, again.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("names", "new"),
+    [
+        (("sky", "tree"), ("sky", "tree")),
+        (("box", "sky", "ground"), ("sky",)),
+        (("disc", "ground"), ()),
+        (("disc", "box", "ground"), ()),
+        (("ground", "box", "disc", "sky"), ("sky",)),
+    ],
+)
+def test_labels_known_by_name_keep_their_scores_and_others_are_new(saved, toy_labels, names, new):
+    folder, model = saved(toy_labels, context=True, learn_upsampling=True)
+    again, has = inherited(folder, labels_of(*names))
+    assert has.new == new
+    assert (SCORES in has.layers) == ("logits" in has.layers) == (not new)
+    for layer in model.layers:
+        if layer.weights and layer.name not in (SCORES, "logits"):
+            for a, b in zip(layer.weights, again.get_layer(layer.name).weights, strict=True):
+                np.testing.assert_array_equal(a, b)
+    (kernel, bias), (enlarging,) = (
+        [np.array(w) for w in again.get_layer(name).weights] for name in (SCORES, "logits")
+    )
+    old_kernel, old_bias = (np.array(w) for w in model.get_layer(SCORES).weights)
+    old_enlarging = np.array(model.get_layer("logits").weights[0])
+    for index, name in enumerate(names):
+        if name in new:
+            assert bias[index] == 0
+            assert not np.isin(kernel[..., index], old_kernel).any()
+            continue
+        there = toy_labels.names.index(name)
+        np.testing.assert_array_equal(kernel[..., index], old_kernel[..., there])
+        assert bias[index] == old_bias[there]
+        np.testing.assert_array_equal(
+            enlarging[..., index, index], old_enlarging[..., there, there]
+        )
+
+
+def test_a_weights_file_of_as_many_labels_is_taken_in_their_order(
+    saved, toy_labels, tmp_path, assert_close
+):
+    _, model = saved(toy_labels, context=True)
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    architecture = {**Architecture("tiny", context=True).to_json()}
+    again, has = inherited(path, labels_of("a", "b", "c"), architecture)
+    assert_close(model, again, rtol=0, atol=0)
+    assert has.new == ()
+
+
+@pytest.mark.parametrize("learn_upsampling", [False, True])
+def test_a_weights_file_of_other_labels_gives_all_but_the_scores(
+    saved, toy_labels, tmp_path, learn_upsampling
+):
+    _, model = saved(toy_labels, context=True, learn_upsampling=learn_upsampling)
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    given = Architecture("tiny", context=True, learn_upsampling=learn_upsampling).to_json()
+    again, has = inherited(path, labels_of("a", "b"), given)
+    assert has.new == ("a", "b")
+    assert SCORES not in has.layers
+    np.testing.assert_array_equal(
+        again.get_layer("local").get_weights()[0], model.get_layer("local").get_weights()[0]
+    )
+
+
+def test_options_replace_the_default_models_architecture_for_a_weights_file(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    path.touch()
+    default = artifact.describe(artifact.DEFAULT_MODEL).architecture
+    assert starting(str(path), {}).architecture.to_json() == default
+    given = {"output_stride": 8, "skips": 32}
+    assert starting(str(path), given).architecture.to_json() == {**default, **given}
+
+
+def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
+    _, model = saved(toy_labels)
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    given = Architecture("tiny", context=True).to_json()
+    message = refused(path, toy_labels, given)
+    assert message.startswith(f"{path}: holds ")
+    assert "of another network; name its architecture by --backbone" in message
+
+
+def test_a_file_with_as_many_weights_in_other_places_is_refused(saved, toy_labels, tmp_path):
+    import h5py
+
+    _, model = saved(toy_labels)
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        (name,) = (name for name in file["layers"] if name.startswith("conv2d"))
+        file.move(f"layers/{name}", "layers/elsewhere")
+    given = Architecture("tiny").to_json()
+    assert f"{path}: cannot be loaded as weights of fcn32s" in refused(path, toy_labels, given)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"text"])
+def test_a_file_that_is_no_weights_file_is_refused(tiny_backbone, toy_labels, tmp_path, content):
+    path = tmp_path / "a.weights.h5"
+    path.write_bytes(content)
+    message = refused(path, toy_labels, Architecture("tiny").to_json())
+    assert message.startswith(f"{path}: cannot be read as a weights file of Keras'")
+
+
+def test_what_is_no_model_is_refused(toy_labels, tmp_path):
+    assert "there is no such file" in refused(tmp_path / "a.weights.h5", toy_labels)
+    assert "is no saved model" in refused(tmp_path / "nowhere", toy_labels)
+    (tmp_path / "a.h5").touch()
+    assert "is neither a saved-model folder nor a weights file" in refused(
+        tmp_path / "a.h5", toy_labels
+    )
+
+
+@pytest.mark.parametrize("given", [{"skips": 32}, {"backbone_name": "Ti-ny", "context": False}])
+def test_options_that_say_what_is_so_are_no_contradiction(saved, toy_labels, given):
+    folder, _ = saved(toy_labels)
+    assert starting(str(folder), given).architecture == Architecture("tiny")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"skips": 16}, "--skips 16s: contradicts {}, whose network has --skips 32s"),
+        (
+            {"output_stride": 8},
+            "--output-stride 8: contradicts {}, whose network has --output-stride 32",
+        ),
+        ({"backbone_name": "b"}, "--backbone b: contradicts {}, whose network has --backbone tiny"),
+        ({"context": True}, "--context: contradicts {}, whose network has --no-context"),
+        ({"backbone_weights": "none"}, "--backbone-weights none: --start {} brings all weights"),
+    ],
+)
+def test_options_that_contradict_the_start_are_refused(saved, toy_labels, given, said):
+    folder, _ = saved(toy_labels)
+    assert refused(folder, toy_labels, given).startswith(said.format(folder))
+
+
+def test_a_model_of_an_earlier_version_is_refused(saved, toy_labels):
+    folder, _ = saved(toy_labels)
+    edit(folder, architecture={})
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/model.json: names no architecture")
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"skips": 10**12}, "skips is 1000000000000"),
+        ({"skips": True}, "skips is True"),
+        ({"output_stride": 16.0}, "output_stride is 16.0"),
+        ({"output_stride": None}, "output_stride is None"),
+        ({"context": 1}, "context is 1"),
+        ({"backbone_name": ""}, "backbone_name is ''"),
+        ({"backbone_name": "x" * 10**6}, "backbone_name is 'xxx"),
+        ({"backbone_name": ["tiny"]}, "backbone_name is ['tiny']"),
+        ({"width": 3}, "'width' is not known"),
+    ],
+)
+def test_an_architecture_of_nonsense_is_refused(saved, toy_labels, change, cause):
+    folder, _ = saved(toy_labels)
+    edit(folder, architecture={**Architecture("tiny").to_json(), **change})
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/model.json: no architecture that this version can build: ")
+    assert cause in message
+    assert len(message) < 300 + len(str(folder))
+
+
+def test_an_architecture_that_lacks_a_part_is_refused(saved, toy_labels):
+    folder, _ = saved(toy_labels)
+    edit(folder, architecture={"backbone_name": "tiny"})
+    assert "'context' is missing" in refused(folder, toy_labels)
+
+
+def test_a_backbone_that_does_not_exist_is_named(saved, toy_labels, monkeypatch):
+    folder, _ = saved(toy_labels)
+    monkeypatch.undo()
+    edit(folder, architecture=Architecture("tiny").to_json())
+    assert "backbone tiny: no such network" in refused(folder, toy_labels)
+
+
+@pytest.mark.parametrize("other", [{"context": True}, {"learn_upsampling": True}])
+def test_an_architecture_of_another_network_is_refused(saved, toy_labels, other):
+    folder, _ = saved(toy_labels)
+    edit(folder, architecture=Architecture("tiny", **other).to_json())
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/saved_model: holds another network than model.json says")
+    assert "use the model.json it was saved with" in message
+
+
+def test_labels_that_are_not_the_networks_make_no_room_for_themselves(
+    saved, toy_labels, monkeypatch
+):
+    folder, _ = saved(toy_labels)
+    many = [{"name": f"label {n}", "color": [n, n // 2, 1]} for n in range(255)]
+    edit(
+        folder,
+        labels=many,
+        architecture=Architecture("tiny", learn_upsampling=True).to_json(),
+    )
+    start = starting(str(folder), {})
+    model, _ = fcn(3, "tiny", learn_upsampling=True)
+    monkeypatch.setattr("model_build.training.start.fcn", None)
+    with pytest.raises(UserError, match="head_weights/0 is missing, but should be"):
+        inherit(model, start, toy_labels)
+
+
+VARIABLES = "saved_model/variables/variables"
+
+
+@pytest.mark.parametrize("name", [f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001"])
+@pytest.mark.parametrize("known", [False, True], ids=["by accident", "on purpose"])
+def test_truncated_variables_are_refused(saved, toy_labels, name, known):
+    folder, _ = saved(toy_labels)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    if known:
+        edit(folder, fingerprint=artifact.fingerprint(folder))
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/saved_model: ")
+
+
+def test_corrupt_variables_are_refused(saved, toy_labels):
+    folder, _ = saved(toy_labels)
+    path = folder / f"{VARIABLES}.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    edit(folder, fingerprint=artifact.fingerprint(folder))
+    assert "its variables cannot be read (" in refused(folder, toy_labels)
+
+
+def test_a_folder_without_variables_is_refused(saved, toy_labels):
+    folder, _ = saved(toy_labels)
+    shutil.rmtree(folder / "saved_model" / "variables")
+    edit(folder, fingerprint=artifact.fingerprint(folder))
+    assert "its variables cannot be read (" in refused(folder, toy_labels)
+
+
+def test_a_foreign_saved_model_is_refused(saved, toy_labels):
+    import tensorflow as tf
+
+    folder, _ = saved(toy_labels)
+    shutil.rmtree(folder / "saved_model")
+    foreign = tf.Module()
+    foreign.kernel = tf.Variable(np.zeros(3, np.float32))
+    tf.saved_model.save(foreign, str(folder / "saved_model"))
+    edit(folder, fingerprint=artifact.fingerprint(folder))
+    assert "does not hold the variables of a network" in refused(folder, toy_labels)
+
+
+def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch):
+    import tensorflow as tf
+
+    folder, _ = saved(toy_labels)
+    (folder / "saved_model" / "saved_model.pb").write_bytes(b"no graph")
+    edit(folder, fingerprint=artifact.fingerprint(folder))
+    monkeypatch.setattr(tf.saved_model, "load", None)
+    inherited(folder, toy_labels)
+
+
+def test_the_default_model_is_a_start():
+    start = starting(artifact.DEFAULT_MODEL, {})
+    labels = start.labels
+    model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
+    assert inherit(model, start, labels).new == ()
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    network = artifact.load(artifact.DEFAULT_MODEL)
+    np.testing.assert_allclose(model(image), network.head(network.body(image)), atol=1e-4)
+
+
+# Trainings
+
+
+@pytest.fixture
+def begun(undisturbed):
+    """The start that the quick training's model is."""
+    return starting(str(undisturbed.output), {})
+
+
+def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, quick, tmp_path):
+    none = dataclasses.replace(quick, epochs=0)
+    same = run_training(tmp_path / "out", start=begun, recipe=none, pictures=True)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    networks = [artifact.load(str(folder)) for folder in (undisturbed.output, tmp_path / "out")]
+    before, after = (network.head(network.body(image)).numpy() for network in networks)
+    np.testing.assert_array_equal(before, after)
+    assert same.description.long_side == undisturbed.description.long_side
+    report = same.description.training
+    assert (report["epoch"], report["start"]) == (0, undisturbed.output.name)
+    assert report["images"] == 0
+    assert report["val_miou"] == undisturbed.description.training["val_miou"]
+    assert (tmp_path / "out" / "samples.png").exists()
+    assert not (tmp_path / "out" / "training.png").exists()
+
+
+def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_folder, tmp_path):
+    none = dataclasses.replace(quick, epochs=0)
+    with pytest.raises(UserError, match="--epochs 0: saves a network as it is, but this one is"):
+        run_training(tmp_path / "out", recipe=none)
+    names = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate(("ground", "box", "b"))]
+    (voc_folder / "labels.json").write_text(json.dumps({"labels": names}))
+    with pytest.raises(UserError, match=r"does not know the label 'b' \(1 new labels in all\)"):
+        run_training(tmp_path / "out", start=begun, recipe=none, data=voc_folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_goes_on_from_the_weights_of_the_start(
+    run_training, undisturbed, begun, tmp_path, quick, read_checkpoint, assert_close
+):
+    slow = dataclasses.replace(quick, epochs=1, learning_rate=1e-9)
+    told = run_training(tmp_path / "out", start=begun, recipe=slow)
+    assert told.lines[0] == (
+        f"{undisturbed.output}: training starts from this network, which knows all 3 labels"
+    )
+    best = checkpoints.best(undisturbed.output)[1]
+    started, ended = read_checkpoint(undisturbed.output, best), read_checkpoint(tmp_path / "out", 1)
+    assert_close(started, ended)
+
+
+def test_a_resumed_training_does_not_start_over(
+    run_training, begun, quick, tmp_path, assert_same_history, assert_close, read_checkpoint
+):
+    run_training(tmp_path / "straight", start=begun)
+    run_training(tmp_path / "halves", start=begun, recipe=dataclasses.replace(quick, epochs=1))
+    (tmp_path / "halves" / "model.json").unlink()
+    lines = []
+    run_training(tmp_path / "halves", start=begun, resume=True, say=lines.append)
+    assert not any("training starts from" in line for line in lines)
+    assert any("resumed after 1 epochs" in line for line in lines)
+    assert int(read_checkpoint(tmp_path / "halves", 2).optimizer.iterations) == 6
+
+
+def test_what_comes_from_a_start_learns_slowly(run_training, begun, quick, voc_folder, tmp_path):
+    from model_build.training import recipes
+
+    slow = []
+
+    def seen(recipe, steps, names):
+        slow.append(names)
+        return optimizer(recipe, steps, names)
+
+    optimizer = recipes.optimizer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model_build.training.objective.optimizer", seen)
+        once = dataclasses.replace(quick, epochs=1)
+        run_training(tmp_path / "same", start=begun, recipe=once)
+        names = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate("abc")]
+        (voc_folder / "labels.json").write_text(json.dumps({"labels": names}))
+        run_training(tmp_path / "other", start=begun, recipe=once, data=voc_folder)
+    assert SCORES in slow[0]
+    assert SCORES not in slow[1]
+    assert "conv1" in slow[1]
