@@ -126,7 +126,7 @@ def test_every_argument_arrives(script, tmp_path):
 summary = pipeline.segment(photos, out, model=model, overlays=True, long_side=64, all_files=True,
     limit=3, max_pixels=10_000, engine="graph", batch_size=2, workers=2,
     storage_options={"s3.anon": "true"}, beam_options=["--runner", "DirectRunner"])
-print(json.dumps(summary.options))
+print(json.dumps(summary.options | summary.recipe))
 """,
         IN_USE,
     )
@@ -183,12 +183,13 @@ def test_what_ends_a_job_is_a_job_error(script, command, tmp_path, photos, tiny_
     call = "pipeline.segment(photos, out, model=model)"
     ((kind, message),) = script(ERRORS.format(calls=[call]), before)
     assert kind == "JobError"
-    assert message.startswith("the job failed: ")
-    assert "summary.json" in message
+    cause = f"{tmp_path}/out/summary.json: Is a directory; check the disk or store"
+    assert message.startswith(cause)
+    assert message.endswith("the same command goes on from there")
     assert "\n" not in message
     status, _, err = command("segment", photos, "--output", tmp_path / "out", "--model", tiny_model)
     assert status == 1
-    assert err.splitlines()[-1].startswith("fcn-beam: the job failed: ")
+    assert err.splitlines()[-1] == f"fcn-beam: {message} (--log-level info tells where)"
 
 
 @pytest.fixture
