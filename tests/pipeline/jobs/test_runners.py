@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import threading
@@ -6,10 +7,11 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from model_build.errors import JobError, UserError
+from model_build.errors import JobError, Terminated, UserError
 from pipeline.jobs import runners
 from pipeline.jobs.progress import COUNTS
 from pipeline.network import threads
+from pipeline.storage import ends_the_job
 
 LOCAL = [
     [],
@@ -60,9 +62,9 @@ def test_an_unknown_runner_is_the_users_error():
         runners.is_local(PipelineOptions(["--runner", "None"]))
 
 
-def pipeline(step):
+def pipeline(step, workers=1):
     options = PipelineOptions([])
-    runners.run_here(options, 1)
+    runners.run_here(options, workers)
     made = beam.Pipeline(options=options)
     _ = made | beam.Create([1, 2]) | beam.Map(step)
     return made
@@ -81,6 +83,79 @@ def test_what_a_worker_raises_ends_the_job_in_one_line():
     assert failed.value.__cause__ is not None  # for --log-level debug
 
 
+def _full(number):
+    with ends_the_job():
+        raise OSError(errno.ENOSPC, "No space left on device", "/out/a [b]'s.png")
+
+
+def _key(number):
+    return {}["it's gone"]
+
+
+def _divide(number):
+    return number / 0
+
+
+def _missing(number):
+    raise UserError("model: cannot be loaded; choose another --model")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (_full, "/out/a [b]'s.png: No space left on device; free some space"),
+        (_missing, "model: cannot be loaded; choose another --model"),
+        (_divide, "a fault of this program: ZeroDivisionError: division by zero; please report it"),
+    ],
+)
+def test_a_job_that_fails_says_why_in_its_own_words(step, message, workers):
+    with pytest.raises(JobError) as failed:
+        runners.run(pipeline(step, workers))
+    assert str(failed.value) == message
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
+    with pytest.raises(JobError, match=r"^a fault of this program: KeyError: .*gone.*report it$"):
+        runners.run(pipeline(_key, workers))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "the job failed: no cause was told"),
+        (" \n", "the job failed: no cause was told"),
+        ("quota exceeded", "the job failed: quota exceeded"),
+        (
+            "Traceback (most recent call last):\n  File x\nOSError: a\n",
+            "the job failed: OSError: a",
+        ),
+        ("model_build.errors.JobError: disk full; free some", "disk full; free some"),
+        ("JobError: disk full [while running 'A/B']", "disk full"),
+        ("JobError: disk full [while running 'A'] [while running 'B']", "disk full"),
+        (
+            "java.lang.Exception: x\nmodel_build.errors.UserError: no [while running 'A']\nat y",
+            "no",
+        ),
+        (
+            "ValueError: of a store's [while running 'A']\nJobError: the cause\n",
+            "the cause",
+        ),
+        (
+            "ValueError: bad [while running 'A/B-1']",
+            "a fault of this program: ValueError: bad; please report it",
+        ),
+        (
+            "ValueError: first\nTypeError: then [while running 'A']",
+            "a fault of this program: TypeError: then; please report it",
+        ),
+    ],
+)
+def test_what_a_runner_says_is_told_in_one_line(text, why):
+    assert runners.explain(text) == why
+
+
 def _count(number):
     from pipeline.jobs.progress import COUNTS  # this process's, not a pickled copy
 
@@ -97,11 +172,21 @@ def _interrupt(number):
     threading.Event().wait(30)  # the main thread is on its way
 
 
-def test_ctrl_c_ends_by_a_keyboard_interrupt_and_the_handler_is_put_back():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        runners.run(pipeline(_interrupt))
-    assert signal.getsignal(signal.SIGINT) is before
+def _terminate(number):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(30)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [(_interrupt, KeyboardInterrupt), (_terminate, Terminated)]
+)
+def test_a_signal_ends_by_its_interrupt_and_the_handlers_are_put_back(step, kind):
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        runners.run(pipeline(step))
+    assert interrupted.type is kind
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_thread_that_is_not_the_main_one_may_run_a_job():
