@@ -1,6 +1,6 @@
 """How large an installation is: the package alone, and with each extra.
 
-    python benchmarks/install.py
+python benchmarks/install.py
 """
 
 from __future__ import annotations

@@ -1,17 +1,23 @@
 """The documents say what is: schemas hold real files, code blocks run, links and tests exist."""
 
+import contextlib
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+from PIL import Image
 
 from pipeline.jobs.plan import Request
 from pipeline.jobs.segment import segment
 from pipeline.records import STAGES
+from tests.servers import stores
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -24,8 +30,6 @@ def schema(name):
 @pytest.fixture(scope="module")
 def out(tiny_model, tmp_path_factory):
     """The output of a job that has kept, edited, made, rejected and passed over."""
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("docs")
     for index, name in enumerate(("a", "b", "c")):
         (folder / "photos").mkdir(exist_ok=True)
@@ -108,3 +112,92 @@ def test_the_python_of_the_output_page_runs(out, tmp_path):
     assert "(30, 41)" in done.stdout
     assert '"image": "b.jpg"' in done.stdout or "'image': 'b.jpg'" in done.stdout
     assert "rejected at decode" in done.stdout
+
+
+# Every command in README
+
+
+def commands(document):
+    """The shell commands in a document's indented blocks, each on one line."""
+    text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^ {4}((?:fcn-beam|make|pip|python|docker) .+)$", text, re.MULTILINE)
+    return [re.sub(r"\s+", " ", command.partition("  #")[0]).strip() for command in found]
+
+
+# Run elsewhere: by whoever runs this test, and by tests/test_packaging.py.
+ELSEWHERE = {"make test", "pip install ."}
+SMALL = {
+    "fcn-beam segment": "--model {model}",
+    "fcn-beam train": "--epochs 1 --crop 64x64 --pad-small --batch-size 1",
+    "make run-local": "OUTPUT={folder}/out/ MODEL={model}",
+}
+
+
+@pytest.fixture
+def workplace(tmp_path, photos, tiny_model, request):
+    """A folder in which README's commands find what they name."""
+    (tmp_path / "my-photos/images").mkdir(parents=True)
+    (tmp_path / "my-photos/masks").mkdir()
+    for index, photo in enumerate(sorted(photos.glob("*/*.jpg"))):
+        (tmp_path / f"my-photos/images/{index}.jpg").write_bytes(photo.read_bytes())
+        with Image.open(photo) as image:
+            Image.new("L", image.size, index % 2).save(tmp_path / f"my-photos/masks/{index}.png")
+    labels = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("no", "yes"))]
+    (tmp_path / "my-photos/labels.json").write_text(json.dumps({"labels": labels}))
+    return tmp_path
+
+
+UPLOAD = """
+import sys
+from pipeline.storage import Files
+Files().write(sys.argv[2], open(sys.argv[1], "rb").read())
+"""
+
+
+@pytest.fixture
+def environment(workplace, request):
+    """The environment of a command; the bucket that it names is an emulator's."""
+
+    def make(command):
+        found = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        photo = next(workplace.glob("photos/*/*.jpg"))
+        for scheme, server, make_bucket in (
+            ("gs", "fake_gcs", stores.make_gcs_bucket),
+            ("s3", "moto", stores.make_moto_bucket),
+        ):
+            if f"{scheme}://" in command and "DRY=1" not in command:
+                address = request.getfixturevalue(f"{server}_address")
+                found |= getattr(stores, f"{server}_environment")(address)
+                with contextlib.suppress(OSError):  # it is there
+                    make_bucket(address, "bucket")
+                upload = [sys.executable, "-c", UPLOAD, photo, f"{scheme}://bucket/photos/a.jpg"]
+                subprocess.run(upload, env=found, check=True)
+        return found
+
+    return make
+
+
+@pytest.mark.parametrize("command", [one for one in commands("README.md") if one not in ELSEWHERE])
+def test_a_command_of_the_readme_runs(command, workplace, environment, tiny_model):
+    small = next((more for start, more in SMALL.items() if command.startswith(start)), "")
+    if "--model my-model" in command:
+        small = ""
+        shutil.copytree(tiny_model, workplace / "my-model")
+    done = subprocess.run(
+        shlex.split(command) + small.format(model=tiny_model, folder=workplace).split(),
+        cwd=ROOT if command.startswith("make") else workplace,
+        env=environment(command),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_names_the_commands_that_it_should():
+    found = " ".join(commands("README.md"))
+    for wanted in ("make run-local", "make test", "fcn-beam segment", "fcn-beam train", "gs://"):
+        assert wanted in found

@@ -24,15 +24,14 @@ SHARED = {"errors", "artifact", "scores", "bar", "quiet"} | {
     "data.layouts",
     "data.pairs",
 }
-# Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA,
-# but for the folder of unfinished files, which exists on local disk only.
+# Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA.
 OPENED = {
     "cli/evaluate.py": {".write_text"},  # --json
     "jobs/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
     "jobs/segment.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
     "network/models.py": {".write_bytes"},  # a remote model's local copy
     "network/threads.py": {".read_text"},  # the limits of the container
-    "outputs/folder.py": {"shutil.rmtree"},  # what is unfinished
+    "outputs/lock.py": {".read_text"},  # this machine's boot and processes
 }
 PATH_CALLS = frozenset(
     (".read_text", ".read_bytes", ".write_text", ".write_bytes", ".unlink", ".rename")

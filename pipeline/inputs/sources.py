@@ -7,17 +7,25 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 
-from model_build.errors import UserError, first_line
+from model_build.errors import UserError
 from pipeline.records import Source
-from pipeline.storage import Files, folder_of, glob_folder, is_read_only, is_remote, scheme_of
+from pipeline.storage import (
+    Files,
+    folder_of,
+    glob_folder,
+    is_read_only,
+    is_remote,
+    scheme_of,
+    users_fault,
+)
 
 
 def parse_source(text: str, files: Files) -> Source:
     """Tells what kind an INPUT is; a path that exists is taken literally before it is a pattern.
 
     Raises:
-        UserError: there is nothing of that name, the list is empty or unreadable, or the store
-            cannot be asked.
+        UserError: there is nothing of that name, or the list is empty or unreadable.
+        JobError: the store does not answer.
     """
     if not text:
         raise UserError("an INPUT is empty; name a folder, a glob, an image or @LIST")
@@ -37,15 +45,10 @@ def parse_source(text: str, files: Files) -> Source:
     if is_read_only(text):
         raise UserError(f"{text}: a web server cannot be listed; name its files in an @LIST")
     bucket_only = "/" not in text.split("://")[1].rstrip("/")
-    try:
+    with users_fault(text, "cannot be looked up", "check the path and your permissions"):
         if not bucket_only and not text.endswith("/") and files.exists(text):
             return Source("file", text, folder_of(text))
         magic = magic and not files.has_any(text)
-    except OSError as error:
-        cause = first_line(error).removeprefix(f"{text}: ")
-        raise UserError(
-            f"{text}: cannot be looked up: {cause}; check the path and your permissions"
-        ) from None
     if magic:
         return Source("glob", text, glob_folder(text))
     return Source("folder", text.rstrip("/"), text.rstrip("/"))
@@ -72,13 +75,11 @@ def _parse_list(where: str, files: Files) -> Source:
     where = where if is_remote(where) else os.path.abspath(where)
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
-    try:
+    with users_fault(where, "the list cannot be read", "check the path and your permissions"):
         lines = (
             one_of.setdefault(scheme_of(line), line) and line for line in read_list(where, files)
         )
         folder = common_folder(map(folder_of, lines))
-    except OSError as error:
-        raise UserError(f"{where}: the list cannot be read: {first_line(error)}") from None
     if not one_of:
         raise UserError(f"{where}: the list is empty; put one path or URI on a line")
     for line in one_of.values():

@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from model_build.errors import UserError, first_line
+from model_build.errors import UserError
 from pipeline.inputs.listing import ListOptions, list_source
 from pipeline.inputs.names import group_key
 from pipeline.jobs.standing import State, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
 from pipeline.outputs.folder import mask_file
 from pipeline.records import ImageRef, MaskRef, PassedOver, Reject, Source, Task
-from pipeline.storage import Files
+from pipeline.storage import Files, users_fault
 
 if TYPE_CHECKING:
     from pipeline.jobs.plan import Plan
@@ -110,10 +110,6 @@ def _list(
     sources: Sequence[Source], listing: ListOptions, files: Files
 ) -> Iterator[ImageRef | PassedOver | Reject]:
     for source in sources:
-        try:
+        advice = "check the path and your permissions"
+        with users_fault(source.where, "cannot be listed", advice):
             yield from list_source(source, listing, files)
-        except (OSError, ValueError) as error:
-            cause = first_line(error).removeprefix(f"{source.where}: ")
-            raise UserError(
-                f"{source.where}: cannot be listed: {cause}; check the path and your permissions"
-            ) from None

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from model_build import artifact
 from model_build.artifact import DESCRIPTION, NETWORK, Description, Network
-from model_build.errors import UserError, first_line
-from pipeline.storage import Files, is_remote, join
+from pipeline.storage import Files, is_remote, join, users_fault
 
 
 def describe(model: str, files: Files) -> Description:
@@ -21,13 +20,9 @@ def describe(model: str, files: Files) -> Description:
         return artifact.describe(model)
     files.check(model)
     where = join(model, DESCRIPTION)
-    try:
+    what = f"is no saved model: {DESCRIPTION} cannot be read"
+    with users_fault(model, what, "name a folder that `fcn-beam train` wrote"):
         data = files.read(where)
-    except OSError as error:
-        raise UserError(
-            f"{model}: is no saved model: {DESCRIPTION} cannot be read ({first_line(error)}); "
-            "name a folder that `fcn-beam train` wrote"
-        ) from None
     return artifact.parse_description(data, where)
 
 
@@ -40,9 +35,7 @@ def load(model: str, files: Files) -> Network:
     if not is_remote(model):
         return artifact.load(model)
     with tempfile.TemporaryDirectory() as scratch:
-        try:
+        with users_fault(model, "cannot be copied here", "check the path and your permissions"):
             Path(scratch, DESCRIPTION).write_bytes(files.read(join(model, DESCRIPTION)))
             files.copy_here(join(model, NETWORK), f"{scratch}/{NETWORK}")
-        except OSError as error:
-            raise UserError(f"{model}: cannot be copied here: {first_line(error)}") from None
         return artifact.load(scratch, name=model)

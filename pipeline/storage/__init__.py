@@ -3,7 +3,7 @@
 The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA or a remote model.
 """
 
-from pipeline.storage.faults import ends_the_job, is_everybodys, is_names, remedy, told
+from pipeline.storage.faults import ends_the_job, is_everybodys, is_names, remedy, told, users_fault
 from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Unlisted
 from pipeline.storage.names import folder_of, is_read_only, is_remote, join, scheme_of
@@ -26,4 +26,5 @@ __all__ = [
     "scheme_of",
     "secrets",
     "told",
+    "users_fault",
 ]

@@ -10,7 +10,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-from model_build.errors import JobError, first_line
+from model_build.errors import JobError, UserError, first_line
 from pipeline.storage.names import is_read_only
 from pipeline.storage.retries import causes, is_transient, status_of
 
@@ -93,6 +93,23 @@ def ends_the_job() -> Iterator[None]:
         yield
     except OSError as error:
         raise JobError(f"{told(error)}; {remedy(error)}") from error
+
+
+@contextlib.contextmanager
+def users_fault(name: str, what: str, advice: str) -> Iterator[None]:
+    """What cannot be done in its block with a file or folder that a user has named.
+
+    Raises:
+        UserError: the name, what cannot be done and why, and the advice.
+        JobError: it is not the user's fault: the store does not answer, say.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+        if is_everybodys(error):
+            raise JobError(f"{told(error)}; {remedy(error)}") from error
+        cause = first_line(error).removeprefix(f"{name}: ")
+        raise UserError(f"{name}: {what}: {cause}; {advice}") from None
 
 
 def of_client(error: Exception, path: str) -> OSError:

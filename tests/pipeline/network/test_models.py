@@ -81,7 +81,7 @@ def test_only_the_model_is_copied_here(remote, scratch, monkeypatch):
 
 def test_a_model_that_is_not_there_is_the_users_error(memory, scratch):
     pattern = (
-        r"^memory://bucket/models/m: is no saved model: model\.json cannot be read \(.*fcn-beam"
+        r"^memory://bucket/models/m: is no saved model: model\.json cannot be read: .*fcn-beam"
     )
     with pytest.raises(UserError, match=pattern):
         models.describe(MODEL, FILES)
