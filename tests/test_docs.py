@@ -130,6 +130,7 @@ SMALL = {
     "fcn-beam segment": "--model {model}",
     "fcn-beam train": "--epochs 1 --crop 64x64 --pad-small --batch-size 1",
     "make run-local": "OUTPUT={folder}/out/ MODEL={model}",
+    "make bench": "INPUT={folder}/my-photos/images/ MODEL={model} ARGS='--limit 5 --rounds 1'",
 }
 
 
@@ -187,7 +188,7 @@ def test_a_command_of_the_readme_runs(command, workplace, environment, tiny_mode
         small = ""
         shutil.copytree(tiny_model, workplace / "my-model")
     done = subprocess.run(
-        shlex.split(command) + small.format(model=tiny_model, folder=workplace).split(),
+        shlex.split(f"{command} {small.format(model=tiny_model, folder=workplace)}"),
         cwd=ROOT if command.startswith("make") else workplace,
         env=environment(command),
         capture_output=True,
