@@ -67,7 +67,7 @@ RECIPES = {
     "start": Recipe(
         optimizer="adamw",
         learning_rate=1e-3,
-        backbone_rate=0.1,
+        backbone_rate=0.3,
         weight_decay=1e-2,
         schedule="cosine",
         epochs=20,
