@@ -138,6 +138,7 @@ class Row(NamedTuple):
         source: what the source's disk or store said of it before it was read.
         hash: of the source's bytes, see :func:`hash_of`.
         written: what the mask's disk or store said of it once it was written.
+        mask_hash: of the mask file's bytes.
         recipe: id of the recipe it was made by; None for a mask that was edited by hand.
     """
 
@@ -149,6 +150,7 @@ class Row(NamedTuple):
     source: Stamp = Stamp()
     hash: str = ""
     written: Stamp = Stamp()
+    mask_hash: str = ""
     recipe: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ class Row(NamedTuple):
             "pixels": self.pixels,
             "versions": {
                 "image": self.source._asdict() | {"sha256": self.hash},
-                "mask": self.written._asdict(),
+                "mask": self.written._asdict() | {"sha256": self.mask_hash},
             },
             "recipe": self.recipe,
         }
@@ -184,6 +186,7 @@ class Row(NamedTuple):
                 source=Stamp(source["size"], source["version"]),
                 hash=source["sha256"],
                 written=Stamp(mask["size"], mask["version"]),
+                mask_hash=mask["sha256"],
                 recipe=value["recipe"],
             )
         except (KeyError, TypeError) as error:

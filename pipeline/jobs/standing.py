@@ -36,7 +36,7 @@ class KeepOptions:
         recipe: its id.
         labels: of the masks.
         overwrite: masks that lack the recipe are done again, edited ones too.
-        verify: each mask's pixels are checked against its row.
+        verify: each mask is read and checked against its row.
     """
 
     recipe: str
@@ -194,6 +194,8 @@ def _proven(
     if isinstance(mask, Exception):
         with ends_the_job():
             raise mask
+    if task.row is not None:  # it stands as it was written: any difference is damage
+        return task.row if task.row.mask_hash == hash_of(mask) else None
     try:
         class_map, origin = decode_mask(mask, options.labels)
     except ForeignMask as error:
@@ -202,19 +204,17 @@ def _proven(
         ) from None
     except Exception:  # damaged or cut short
         return None
-    pixels = histogram(class_map, options.labels)
-    if task.row is not None:  # it stands as it was written: any difference is damage
-        return task.row if task.row.pixels == pixels else None
-    return _row_by_text(task, class_map, pixels, origin, options)
+    row = _row_by_text(task, class_map, origin, options)
+    return None if row is None else row._replace(mask_hash=hash_of(mask))
 
 
 def _row_by_text(
     task: Task,
     class_map: np.ndarray,
-    pixels: dict[str, int],
     origin: Origin | None,
     options: KeepOptions,
 ) -> Row | None:
+    pixels = histogram(class_map, options.labels)
     if origin is not None and (origin.image, origin.recipe) != (task.image.name, options.recipe):
         return None
     recipe = options.recipe if origin is not None and origin.pixels == pixels else None

@@ -187,6 +187,7 @@ def _encode(
         pixels=pixels,
         source=task.image.stamp or Stamp(),
         hash=photo.hash,
+        mask_hash=hash_of(mask),
         recipe=options.recipe,
     )
     return row, functools.partial(_write, task, mask, overlay, out)

@@ -19,6 +19,7 @@ rows = st.builds(
     source=stamps,
     hash=st.text("0123456789abcdef"),
     written=stamps,
+    mask_hash=st.text("0123456789abcdef"),
     recipe=st.none() | st.text(),
 )
 
@@ -67,6 +68,7 @@ def test_a_row_is_a_line_of_json_that_people_can_read():
         source=Stamp(9, "17"),
         hash="ab12",
         written=Stamp(5, "18"),
+        mask_hash="cd34",
         recipe="c0ffee",
     )
     assert row.to_json() == {
@@ -77,7 +79,7 @@ def test_a_row_is_a_line_of_json_that_people_can_read():
         "pixels": {"sky": 2},
         "versions": {
             "image": {"size": 9, "version": "17", "sha256": "ab12"},
-            "mask": {"size": 5, "version": "18"},
+            "mask": {"size": 5, "version": "18", "sha256": "cd34"},
         },
         "recipe": "c0ffee",
     }

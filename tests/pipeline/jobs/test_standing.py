@@ -207,7 +207,8 @@ def checked(task, mask=None, image=None, options=OPTIONS, out=NOWHERE):
 OVERLAYS = replace(NOWHERE, overlays=True)
 ROWLESS = task_of(source=NEW_SOURCE, mask=NEW_MASK)
 TOUCHED = task_of(source=NEW_SOURCE, row=row_of())
-KEPT = row_of(source=NEW_SOURCE, written=NEW_MASK)
+OURS = hash_of(mask_bytes())
+KEPT = row_of(source=NEW_SOURCE, written=NEW_MASK, mask_hash=OURS)
 
 
 def test_a_mask_without_a_row_proves_itself_by_its_text():
@@ -250,7 +251,7 @@ def test_a_mask_whose_text_tells_of_something_else_is_done_again(change, options
 )
 def test_a_mask_edited_by_hand_is_kept_until_it_is_overwritten(mask, known):
     kept = checked(ROWLESS, mask, PHOTO)
-    assert kept == KEPT._replace(recipe=None)
+    assert kept == KEPT._replace(recipe=None, mask_hash=hash_of(mask))
     assert checked(ROWLESS, mask, PHOTO, replace(OPTIONS, verify=True)) == kept
     assert checked(ROWLESS, mask, PHOTO, OVERWRITE) == ROWLESS
     # Where its text tells which source it is of, another one has its mask made.
@@ -307,16 +308,25 @@ def test_a_whole_png_that_is_no_mask_is_left_alone_as_a_reject(data, options):
 
 
 def test_verifying_compares_a_masks_pixels_with_its_row():
-    ours = task_of(row=row_of())
-    assert checked(ours, mask_bytes(), options=VERIFY) == row_of()
+    ours = task_of(row=row_of(mask_hash=OURS))
+    assert checked(ours, mask_bytes(), options=VERIFY) == ours.row
     assert checked(ours, mask_bytes(7), options=VERIFY) == ours
     assert checked(ours, mask_bytes()[:50], options=VERIFY) == ours
     assert checked(ours, FileNotFoundError("gone"), options=VERIFY) == ours
 
 
+def test_verifying_finds_pixels_that_have_moved():
+    ids = np.array([[0] * 6] * 2 + [[15] * 6] * 2, np.uint8)
+    mask, turned = encode_mask(ids, VOC), encode_mask(ids[::-1].copy(), VOC)
+    task = task_of(row=row_of(pixels={"background": 12, "person": 12}, mask_hash=hash_of(mask)))
+    assert checked(task, mask, options=VERIFY) == task.row
+    assert checked(task, turned, options=VERIFY) == task
+
+
 def test_verifying_keeps_an_edited_mask_that_is_as_it_was_noted():
-    edited = task_of(row=row_of(recipe=None, pixels={"cat": 24}))
-    assert checked(edited, without_text(8), options=VERIFY) == edited.row
+    noted = row_of(recipe=None, pixels={"cat": 24}, mask_hash=hash_of(without_text(8)))
+    edited = task_of(row=noted)
+    assert checked(edited, without_text(8), options=VERIFY) == noted
     assert checked(edited, without_text(9), options=VERIFY) == edited
 
 
@@ -369,6 +379,7 @@ def standing(out, tmp_path):
             source=stamp,
             hash=hash_of(photo),
             written=written,
+            mask_hash=hash_of(data),
             recipe=RECIPE,
         )
         image = ImageRef(path, f"{name}.jpg", stamp)
@@ -550,6 +561,7 @@ class World:
                 source=self.source,
                 hash=hash_of(self.photo),
                 written=self.written,
+                mask_hash=hash_of(data),
                 recipe=options.recipe,
             )
         self.rows = [found, *self.rows] if isinstance(found, Row) else self.rows

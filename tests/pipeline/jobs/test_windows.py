@@ -252,6 +252,7 @@ def test_a_row_for_each_mask_in_order(task, out):
             source=one.image.stamp,
             hash=f"hash of {one.image.name}",
             written=stamps[one.mask_name],
+            mask_hash=hash_of(FILES.read(f"{out.path}/masks/{one.mask_name}")),
             recipe=RECIPE,
         )
         for index, one in enumerate(tasks)

@@ -24,6 +24,7 @@ rows = st.builds(
     source=stamps,
     hash=st.text("0123456789abcdef"),
     written=stamps,
+    mask_hash=st.text("0123456789abcdef"),
     recipe=st.none() | st.text(),
 )
 rejects = st.builds(Reject, st.text(), st.text(), st.text(), st.text())
