@@ -158,20 +158,16 @@ class Summary:
     def table(self) -> str:
         """The summary for people."""
         kept = f" ({self.kept} kept from an earlier run)" if self.kept else ""
-        counted = (
-            ("  edited by hand", self.edited),
-            ("  kept unchecked", self.unversioned),
-            ("masks outside INPUT", self.outside),
-        )
         spent = (f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
         rows = [
             ("images", f"{self.images}"),
             ("masks", f"{self.masks}{kept}"),
-            *((name, f"{count}") for name, count in counted[:2] if count),
+            *_if_any("  edited by hand", self.edited),
+            *_if_any("  kept unchecked", self.unversioned),
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
             ("passed over", f"{self.skipped}"),
-            *((name, f"{count}") for name, count in counted[2:] if count),
+            *_if_any("masks outside INPUT", self.outside),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
             ("  spent on", ", ".join(spent)),
             ("share of pixels", ""),
@@ -181,6 +177,11 @@ class Summary:
         rows += [(f"  {label}", f"{100 * n / everything:6.2f} %") for label, n in shares if n]
         width = max(len(name) for name, _ in rows) + 2
         return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
+
+
+def _if_any(name: str, count: int) -> list[tuple[str, str]]:
+    """A row of the table, where there is anything to count."""
+    return [(name, f"{count}")] if count else []
 
 
 def allowed_rejects(limit: str | None, images: int) -> float:
