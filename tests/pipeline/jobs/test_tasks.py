@@ -46,7 +46,9 @@ def mask(name, stamp=MASK):
 
 
 def row(name, mask_name, written=MASK, **changes):
-    one = Row(f"/in/{name}", f"masks/{mask_name}", 2, 1, {"cat": 2}, SOURCE, "ab12", written, "r")
+    one = Row(
+        f"/in/{name}", f"masks/{mask_name}", 2, 1, {"cat": 2}, SOURCE, "ab12", written, recipe="r"
+    )
     return one._replace(**changes)
 
 

@@ -24,7 +24,9 @@ from pipeline.records import Reject, Row, Stamp
 
 
 def row(**pixels):
-    return Row("a.jpg", "masks/a.png", 1, 1, pixels, Stamp(9, "1"), "ab12", Stamp(5, "2"), "c0ffee")
+    return Row(
+        "a.jpg", "masks/a.png", 1, 1, pixels, Stamp(9, "1"), "ab12", Stamp(5, "2"), recipe="c0ffee"
+    )
 
 
 ROWS = [row(sky=30, sea=10), row(sky=60), row()]
