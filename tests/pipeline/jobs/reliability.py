@@ -27,6 +27,7 @@ from pipeline.jobs import windows
 from pipeline.network import models, threads
 from pipeline.outputs import journal
 from pipeline.outputs.folder import SUMMARY
+from pipeline.records import hash_of
 from pipeline.storage import File, Files, files, is_remote, local, paging
 
 FILES = Files()
@@ -133,7 +134,11 @@ def assert_complete(out: str, expected: dict[str, bytes], rejected: int = 0) -> 
     lines = rows(out)
     assert sorted(row["mask"] for row in lines) == sorted(f"masks/{name}" for name in expected)
     stamps = {
-        file.path[len(out) + 1 :]: {"size": file.size, "version": file.version}
+        file.path[len(out) + 1 :]: {
+            "size": file.size,
+            "version": file.version,
+            "sha256": hash_of(FILES.read(file.path)),
+        }
         for file in FILES.list(f"{out}/masks")
     }
     for row in lines:
