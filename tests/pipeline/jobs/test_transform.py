@@ -12,7 +12,7 @@ from pipeline import SegmentImages
 from pipeline.jobs.plan import Request
 from pipeline.jobs.segment import segment
 from pipeline.jobs.transform import named
-from pipeline.records import ImageRef
+from pipeline.records import ImageRef, hash_of
 from pipeline.storage import Files
 
 
@@ -64,9 +64,15 @@ def test_masks_and_rows_are_those_of_the_whole_job(run, photos, tiny_model, tmp_
     assert len(rows) == 5
     for row, other in zip(rows, expected, strict=True):
         written = row["versions"].pop("mask")
-        stands = (tmp_path / "out" / row["mask"]).stat()
-        assert written == {"size": stands.st_size, "version": str(stands.st_mtime_ns)}
-        assert other["versions"].pop("mask")["size"] == written["size"]
+        path = tmp_path / "out" / row["mask"]
+        stands = path.stat()
+        assert written == {
+            "size": stands.st_size,
+            "version": str(stands.st_mtime_ns),
+            "sha256": hash_of(path.read_bytes()),
+        }
+        # What the disk says of another file may differ; what is in it may not.
+        assert other["versions"].pop("mask")["sha256"] == written["sha256"]
     assert rows == expected
     assert rejected == []
     assert stored(tmp_path / "out") == masks
