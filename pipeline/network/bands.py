@@ -47,7 +47,7 @@ def argmax_by_bands(graph: Graph) -> None:
             tf.TensorSpec([4], graph.dtype(reshape.input[1])),
         ]
         kind = tf.as_dtype(node.attr["output_type"].type)
-        bands = tf.function(partial(_argmax, kind))
+        bands = tf.function(partial(_argmax, kind), autograph=False)
         inputs = [matrix, scores, reshape.input[1]]
         (found,) = graph.splice(
             bands.get_concrete_function(*signature), f"{node.name}/bands", inputs

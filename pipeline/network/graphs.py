@@ -128,7 +128,15 @@ class Graph:
             values = {name: tf.constant(value) for name, value in given.items()}
             return self._within(tensors, values)
 
-        return [value.numpy() for value in tf.function(compute).get_concrete_function()()]
+        function = tf.function(compute, autograph=False).get_concrete_function()
+        types = [tensor.dtype for tensor in function.outputs]
+        # What runs once is not worth optimizing, which would take longer than to run it.
+        settings = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+        settings.graph_options.rewrite_options.disable_meta_optimizer = True
+        values = tf.raw_ops.PartitionedCall(
+            args=[], Tout=types, f=function, config_proto=settings.SerializeToString()
+        )
+        return [value.numpy() for value in values]
 
     def shapes(
         self, tensors: Sequence[str], sides: int | None = None
@@ -214,7 +222,7 @@ class Graph:
         signature = [
             tf.TensorSpec(self.shape_of_input(name), self.dtype(name)) for name in self.inputs
         ]
-        return tf.function(call).get_concrete_function(*signature)
+        return tf.function(call, autograph=False).get_concrete_function(*signature)
 
     def definition(self, names: Iterable[str]) -> Any:
         """These nodes as a ``GraphDef``."""

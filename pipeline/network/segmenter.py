@@ -105,7 +105,7 @@ def classes_of(network: Network) -> Callable:
 def freeze(function: Callable, *signature: Any) -> Any:
     """A function with its weights as constants, as a concrete function."""
     return convert_variables_to_constants_v2(
-        tf.function(function).get_concrete_function(*signature)
+        tf.function(function, autograph=False).get_concrete_function(*signature)
     )
 
 
