@@ -88,7 +88,7 @@ def end(monkeypatch, capsys):
         (3, 3, ""),
         (UserError("a: fix it"), 2, "fcn-beam: a: fix it\n"),
         (click.UsageError("no such option"), 2, "fcn-beam: no such option\n"),
-        (JobError("the job failed: why"), 1, "the job failed: why (--log-level debug"),
+        (JobError("the job failed: why"), 1, "the job failed: why (--log-level info"),
         (
             RuntimeError("Traceback\n  a line\nOSError: why\n"),
             1,
