@@ -1,6 +1,7 @@
-"""Milliseconds an image of networks alone, by engine and batch size, on random pixels.
+"""Milliseconds an image of networks alone, by engine, precision and batch size, on random pixels.
 
-    python benchmarks/engines.py [--model DIR …] [--engine NAME …] [--size 384x512] [--rounds 7]
+    python benchmarks/engines.py [--model DIR …] [--engine NAME …] [--precision NAME …]
+        [--size 384x512] [--rounds 7]
 
 The variants alternate; medians are printed. The rule behind ``--engine auto`` rests on them.
 """
@@ -16,20 +17,29 @@ import click
 import numpy as np
 
 from model_build.artifact import DEFAULT_MODEL
-from pipeline import network
+from pipeline.network import ENGINES
 
 IMAGES = 8  # a round
-ENGINES = tuple(engine for engine in network.ENGINES if engine != "auto")
 
 
 @click.command()
 @click.option("--model", "models", multiple=True, default=[DEFAULT_MODEL], help="Repeatable.")
-@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), default=ENGINES)
+@click.option(
+    "--engine", "engines", multiple=True, type=click.Choice(ENGINES[1:]), default=ENGINES[1:]
+)
+@click.option(
+    "--precision", "precisions", multiple=True, default=["float32"], help="Repeatable; graph only."
+)
 @click.option("--size", default="384x512", show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--batch-sizes", default="1,8", show_default=True)
 def main(
-    models: tuple[str, ...], engines: tuple[str, ...], size: str, rounds: int, batch_sizes: str
+    models: tuple[str, ...],
+    engines: tuple[str, ...],
+    precisions: tuple[str, ...],
+    size: str,
+    rounds: int,
+    batch_sizes: str,
 ) -> None:
     """Measure networks and engines."""
     from model_build.artifact import load
@@ -42,12 +52,13 @@ def main(
     images = np.random.default_rng(0).integers(0, 255, (IMAGES, height, width, 3), np.uint8)
     networks = {model: load(model) for model in models}
     variants = {
-        (model, engine, batch): Segmenter(loaded, engine, batch)
-        for model, loaded in networks.items()
+        (model, engine, precision, batch): Segmenter(network, engine, batch, precision)
+        for model, network in networks.items()
         for engine in engines
+        for precision in (["float32"] if engine == "xla" else precisions)
         for batch in map(int, batch_sizes.split(","))
     }
-    times: dict[tuple[str, str, int], list[float]] = {key: [] for key in variants}
+    times: dict[tuple[str, str, str, int], list[float]] = {key: [] for key in variants}
     for round_number in range(rounds + 1):
         for key, segmenter in variants.items():
             start = time.perf_counter()
@@ -59,8 +70,10 @@ def main(
         f"ms an image of {size}, medians of {rounds} rounds, {os.cpu_count()} CPUs "
         f"({platform.machine()})"
     )
-    for (model, engine, batch), values in times.items():
-        click.echo(f"{statistics.median(values):7.1f}  {model}, {engine}, batch {batch}")
+    for (model, engine, precision, batch), values in times.items():
+        click.echo(
+            f"{statistics.median(values):7.1f}  {model}, {engine}, {precision}, batch {batch}"
+        )
 
 
 if __name__ == "__main__":

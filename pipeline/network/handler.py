@@ -13,6 +13,7 @@ from apache_beam.ml.inference.base import ModelHandler
 from model_build.errors import JobError, UserError
 from pipeline.images.sizes import bucket, crop, pad
 from pipeline.network import ENGINES
+from pipeline.network.precision import FLOAT32
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
 
@@ -27,16 +28,13 @@ class EngineOptions:
         model: the saved-model folder, on any disk or store.
         engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"`` or ``"graph"``.
         batch_size: likewise.
+        precision: likewise; ``"float32"`` or ``"bfloat16"``.
     """
 
     model: str
     engine: str
     batch_size: int
-
-    @property
-    def precision(self) -> str:
-        """Of the network's numbers."""
-        return "float32"
+    precision: str = FLOAT32
 
 
 def resolve(
@@ -81,7 +79,8 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
 
         threads.set_threads()  # of no effect where a local run has done so
         network = models.load(self.options.model, self.files)
-        return Segmenter(network, self.options.engine, self.options.batch_size)
+        options = self.options
+        return Segmenter(network, options.engine, options.batch_size, options.precision)
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": 1, "max_batch_size": 1}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+# TensorFlow has no public way to freeze a function for use in this process: converters to TFLite
+# and tf.saved_model each make files of their own.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from model_build.artifact import Network
+from pipeline.network.folding import fold
+from pipeline.network.precision import FLOAT32, check, optimizer
 
 
 class Segmenter:
@@ -22,24 +27,39 @@ class Segmenter:
         network: from :func:`pipeline.network.models.load`.
         engine: ``"xla"`` compiles the network, anew for each shape it meets; ``"graph"`` does not.
         batch_size: images a call.
+        precision: of the network's features, ``"float32"`` or ``"bfloat16"``; logits are float32.
+
+    Raises:
+        UserError: a precision that this machine, or the engine, does not have.
     """
 
-    def __init__(self, network: Network, engine: str = "graph", batch_size: int = 1):
+    def __init__(
+        self,
+        network: Network,
+        engine: str = "graph",
+        batch_size: int = 1,
+        precision: str = FLOAT32,
+    ):
+        check(precision, engine)
         self.stride = network.description.stride
         self.batch_size = batch_size
-
-        def classify(images):
-            scores = network.body(images)
-            # The scores of the coarse cells tell it as well as the logits of all pixels, which are
-            # sums of them.
-            finite = tf.reduce_all(tf.math.is_finite(scores), axis=[1, 2, 3])
-            logits = network.head(scores)
-            return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8), finite
-
-        frozen = _freeze(classify, batch_size)
         images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
-        # One trace, for any height and width; XLA still compiles each shape it meets.
-        self._classify: Callable = tf.function(frozen, [images], jit_compile=engine == "xla")
+        compiled = engine == "xla"
+        body = fold(freeze(scores_of(network), images), self.stride, compiled=compiled)
+        # The head has its own graph, as its sums decide between classes: they stay float32.
+        head = fold(freeze(classes_of(network), _spec(body.outputs[0])), compiled=compiled)
+
+        def classify(images: Any) -> tuple[Any, Any]:
+            scores, finite = body(images)
+            return head(scores)[0], finite
+
+        self._classify: Callable[[Any], tuple[Any, Any]]
+        if compiled:
+            # One trace, for any height and width; XLA still compiles each shape it meets.
+            self._classify = tf.function(classify, [images], jit_compile=True)
+        else:
+            body, head = runner(body, precision), runner(head, FLOAT32)
+            self._classify = classify
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segments a batch.
@@ -60,8 +80,52 @@ class Segmenter:
         return class_maps.numpy()[:count], finite.numpy()[:count]
 
 
-def _freeze(function: Callable, batch_size: int) -> Any:
-    """The function with its weights as constants."""
-    signature = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
-    concrete = tf.function(function).get_concrete_function(signature)
-    return convert_variables_to_constants_v2(concrete)
+def scores_of(network: Network) -> Callable:
+    """The network up to its scores: uint8 ``[n, h, w, 3]`` → float32 scores, bool ``[n]``."""
+
+    def scores_and_finite(images: Any) -> tuple[Any, Any]:
+        scores = network.body(images)
+        # The scores of the coarse cells tell it as well as the logits of all pixels, which are
+        # sums of them.
+        return scores, tf.reduce_all(tf.math.is_finite(scores), axis=[1, 2, 3])
+
+    return scores_and_finite
+
+
+def classes_of(network: Network) -> Callable:
+    """The network from its scores on: float32 scores → uint8 ``[n, h, w]``."""
+
+    def classes(scores: Any) -> Any:
+        logits = network.head(scores)
+        return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+
+    return classes
+
+
+def freeze(function: Callable, *signature: Any) -> Any:
+    """A function with its weights as constants, as a concrete function."""
+    return convert_variables_to_constants_v2(
+        tf.function(function, autograph=False).get_concrete_function(*signature)
+    )
+
+
+def runner(function: Any, precision: str) -> Callable[[Any], Sequence[Any]]:
+    """What runs a concrete function, optimized for a precision.
+
+    The operation behind every call takes the optimizer's settings as an attribute, so they are this
+    function's own. ``tf.config.optimizer`` would set them for all functions that the same thread
+    calls, other programs' too, and for those alone.
+    """
+    settings = optimizer(precision).SerializeToString(deterministic=True)
+    types = [tensor.dtype for tensor in function.outputs]
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        return tf.raw_ops.PartitionedCall(
+            args=inputs, Tout=types, f=function, config_proto=settings
+        )
+
+    return run
+
+
+def _spec(tensor: Any) -> tf.TensorSpec:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)

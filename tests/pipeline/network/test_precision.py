@@ -1,0 +1,115 @@
+"""Precisions: who has bfloat16, what is said where it is missing, and what it changes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model_build import artifact
+from model_build.errors import UserError
+from pipeline.network import precision
+from pipeline.network.precision import BFLOAT16, FLOAT32, resolve, supports_bfloat16
+from pipeline.network.segmenter import Segmenter, freeze, runner
+
+needs_bfloat16 = pytest.mark.skipif(not supports_bfloat16(), reason="the CPU has no bfloat16")
+
+
+@pytest.fixture
+def cpu(monkeypatch, tmp_path):
+    """Makes this machine one whose CPU has these flags."""
+
+    def make(flags, machine="x86_64"):
+        path = tmp_path / "cpuinfo"
+        path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse2\n")
+        monkeypatch.setattr(precision, "CPUINFO", path)
+        monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        supports_bfloat16.cache_clear()
+
+    yield make
+    supports_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx512f avx2", False), ("", False)],
+)
+def test_the_flags_of_the_cpu_tell(cpu, flags, expected):
+    cpu(flags)
+    assert supports_bfloat16() is expected
+
+
+def test_other_machines_do_not_have_it(cpu, monkeypatch, tmp_path):
+    cpu("avx512_bf16", machine="aarch64")
+    assert not supports_bfloat16()
+    cpu("avx512_bf16")
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "none")
+    assert not supports_bfloat16()
+
+
+def test_without_onednn_nothing_computes_it(cpu, monkeypatch):
+    cpu("avx512_bf16")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert not supports_bfloat16()
+
+
+def test_auto_is_bfloat16_for_the_graph_of_a_local_run_alone(cpu):
+    cpu("avx512_bf16")
+    assert resolve("auto", "graph", local=True) == BFLOAT16
+    assert resolve("auto", "graph", local=False) == FLOAT32
+    assert resolve("auto", "xla", local=True) == FLOAT32
+    cpu("avx2")
+    assert resolve("auto", "graph", local=True) == FLOAT32
+
+
+def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
+    cpu("avx2")
+    with pytest.raises(UserError, match="CPU has none of avx512_bf16, amx_bf16; use --precision"):
+        resolve(BFLOAT16, "graph", local=True)
+    assert resolve(BFLOAT16, "graph", local=False) == BFLOAT16  # the workers will tell
+    cpu("avx512_bf16")
+    assert resolve(BFLOAT16, "graph", local=True) == BFLOAT16
+    with pytest.raises(UserError, match="--engine graph"):
+        resolve(BFLOAT16, "xla", local=True)
+    with pytest.raises(UserError, match="int8: is none of float32, bfloat16"):
+        resolve("int8", "graph", local=False)
+
+
+def test_a_segmenter_refuses_it_too(cpu, tiny_model):
+    cpu("avx2")
+    with pytest.raises(UserError, match="bfloat16"):
+        Segmenter(artifact.load(tiny_model), precision=BFLOAT16)
+
+
+@needs_bfloat16
+def test_each_network_of_a_process_has_its_own_precision():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
+
+    def network(x):
+        for _ in range(3):
+            x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")) / 8
+        return [x]
+
+    function = freeze(network, tf.TensorSpec([1, None, None, 8]))
+    images = tf.random.stateless_normal((1, 16, 16, 8), [0, 1])
+    exact = function(images)[0].numpy()
+    for _ in range(2):
+        np.testing.assert_array_equal(runner(function, FLOAT32)(images)[0], exact)
+        rounded = runner(function, BFLOAT16)(images)[0].numpy()
+        assert 1e-4 < np.abs(rounded - exact).max() / np.abs(exact).max() < 0.05
+    np.testing.assert_array_equal(function(images)[0], exact)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_class_maps_in_bfloat16_are_nearly_the_same_whoever_the_batch_mates(tiny_model, batch_size):
+    network = artifact.load(tiny_model)
+    coarse = np.random.default_rng(1).integers(0, 255, (4, 8, 12, 3), np.uint8)
+    images = np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
+    half = Segmenter(network, batch_size=batch_size, precision=BFLOAT16)
+    full = Segmenter(network, batch_size=batch_size)
+    alone = np.concatenate([half(image[None])[0] for image in images])
+    expected = np.concatenate([full(image[None])[0] for image in images])
+    assert (alone == expected).mean() > 0.95
+    if batch_size == 4:
+        np.testing.assert_array_equal(half(images)[0], alone)
+        np.testing.assert_array_equal(half(images[::-1])[0][::-1], alone)
