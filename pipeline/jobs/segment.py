@@ -156,7 +156,7 @@ def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int,
         The text to print, the exit status, and why it is not 0.
     """
     lines = [summary.table()]
-    if 0 < summary.masks == summary.kept:
+    if 0 < summary.masks == summary.kept and not summary.rejected:
         lines.append("nothing to do: every mask was there already")
     text = "\n".join([*lines, f"results: {summary.output}"])
     if not summary.masks:

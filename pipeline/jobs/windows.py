@@ -102,7 +102,8 @@ def write_window(window: Window, options: WriteOptions, journal: Journal) -> lis
     """Encodes and writes a window's masks, and the overlays if they are wanted.
 
     A mask that an earlier run wrote is replaced. Where there is none to replace it, it is deleted
-    once its reject is in the journal: no stale mask stands beside a reject.
+    once its reject is in the journal: no stale mask stands beside a reject. Only where the image
+    could not even be read is it left alone.
 
     Returns:
         For each task its row, or its reject.
@@ -135,6 +136,8 @@ def write_window(window: Window, options: WriteOptions, journal: Journal) -> lis
         task
         for index, (task, outcome) in enumerate(zip(window.tasks, outcomes, strict=True))
         if isinstance(outcome, Reject)
+        # An image that cannot be read just now has not changed for that: its mask is left alone.
+        and outcome.stage != "read"
         # An overlay is written before its mask. Nobody has looked at what stands in an OUT that is
         # not claimed.
         and (task.mask is not None or task.overlaid or index in writes or not options.out.run)

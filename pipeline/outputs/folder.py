@@ -24,7 +24,7 @@ from typing import Any
 from model_build.errors import UserError
 from pipeline.outputs import gate
 from pipeline.records import MaskRef, Stamp
-from pipeline.storage import File, Files, is_read_only, is_remote
+from pipeline.storage import File, Files, Unlisted, is_read_only, is_remote
 
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
@@ -113,7 +113,9 @@ class OutputFolder:
     def _below(self, folder: str) -> Iterator[tuple[str, File]]:
         where = f"{self.path}/{folder}"
         for file in self.files.list(where):
-            if isinstance(file, File) and file.regular:
+            if isinstance(file, Unlisted):  # what is in there is not thereby gone
+                raise OSError(f"{file.path}: cannot be listed: {file.detail}")
+            if file.regular:
                 yield file.path[len(where) + 1 :], file
 
     def clean_up(self, runs: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
@@ -82,7 +83,8 @@ class Lock:
             self.number = max(found, default=0) + 1
             if self._create():
                 break
-        self.dead = tuple(str(content["run"]) for content in found.values() if content.get("run"))
+        runs = (content.get("run") for content in found.values())
+        self.dead = tuple(run for run in runs if isinstance(run, str) and _is_name(run))
         if self._handle is None:
             if self._content["held"]:  # a disk without locks
                 self._content["held"] = False
@@ -241,6 +243,11 @@ def _content(out: OutputFolder, number: int) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _is_name(run: str) -> bool:
+    """Whether this can be a run's name: what runs have left is removed by it, and nothing else."""
+    return bool(re.fullmatch(r"[\w-]+", run))
 
 
 def _this_process() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.outputs.folder import (
     utf8,
 )
 from pipeline.records import MaskRef, Stamp
-from pipeline.storage import Files
+from pipeline.storage import Files, Unlisted
 
 FILES = Files()
 
@@ -315,3 +315,12 @@ def test_a_store_holds_keys_up_to_1024_bytes(out, before):
 
 def test_a_part_in_a_store_may_be_longer_than_on_a_disk():
     assert unholdable("a" * 300 + ".png", "memory://b/out") is None
+
+
+def test_a_folder_of_masks_that_cannot_be_listed_is_not_empty():
+    class Locked(Files):
+        def list(self, folder):
+            yield Unlisted(f"{folder}/a", "PermissionError", "Permission denied")
+
+    with pytest.raises(OSError, match=r"/out/masks/a: cannot be listed: Permission denied"):
+        list(OutputFolder("/out", Locked()).masks())

@@ -518,3 +518,11 @@ def test_names_of_runs_differ_and_tell_when_they_began():
     names = {new_run() for _ in range(50)}
     assert len(names) == 50
     assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["../../victim", "..", ".", "a/b", "", 5, None])
+def test_a_crafted_lock_names_no_run_whose_files_would_be_removed(out, name):
+    put(out, 1, run=name, ended=True)
+    lock = Lock(out).take()
+    assert lock.dead == ()
+    lock.release()
