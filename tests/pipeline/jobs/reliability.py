@@ -43,7 +43,7 @@ class StubSegmenter:
 
     stride = 32
 
-    def __init__(self, network, engine="graph", batch_size=1):
+    def __init__(self, network, engine="graph", batch_size=1, precision="float32"):
         self._shift = int(network.fingerprint[0], 16)
         self.batch_size = batch_size
 
