@@ -86,6 +86,8 @@ class Task(NamedTuple):
         mask: the mask of that name that stands, None if none does.
         row: the row that an earlier run has left of it, if there is one.
         overlaid: an overlay of that name stands.
+        hashes: where none of the rows of a mask of that name tells of it as it stands, the hashes
+            of the sources that they name.
     """
 
     image: ImageRef
@@ -93,6 +95,7 @@ class Task(NamedTuple):
     mask: Stamp | None = None
     row: Row | None = None
     overlaid: bool = False
+    hashes: frozenset[str] = frozenset()
 
 
 class Photo(NamedTuple):

@@ -89,6 +89,17 @@ def decode(data: bytes, options: DecodeOptions) -> Photo:
         return Photo(np.asarray(picture), height, width)
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """An image's height and width in pixels once its EXIF orientation is applied, by its header.
+
+    Raises:
+        Exception: as :func:`decode`, where the header is damaged.
+    """
+    with _open(data) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
 def decoded_bytes(data: bytes, options: DecodeOptions) -> int:
     """About how much memory the image takes decoded, by its header; 0 where that is damaged."""
     try:

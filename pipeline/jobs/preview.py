@@ -99,7 +99,7 @@ def _standing(plan: Plan) -> dict[str, dict[str, list]]:
     for kind, keyed in (
         ("masks", keyed_masks(out)),
         ("rows", rows),
-        ("overlays", keyed_overlays(out) if out.overlays else ()),
+        ("overlays", keyed_overlays(out)),
     ):
         for key, one in keyed:
             found.setdefault(key, {}).setdefault(kind, []).append(one)

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-
 from model_build.data.labels import LabelSet
-from pipeline.images.masks import ForeignMask, Origin, decode_mask, histogram
+from pipeline.images.decode import upright_size
+from pipeline.images.masks import ForeignMask, Mask, decode_mask, histogram
 from pipeline.outputs.folder import OutputFolder, mask_file
 from pipeline.records import Reject, Row, Stamp, Task, hash_of, rejected
 from pipeline.storage import ends_the_job
@@ -157,76 +156,92 @@ def check(
     """
     assert task.image.stamp is not None  # else it would be to do
     assert task.mask is not None
-    row = task.row
-    if mask is not None:
-        try:
-            row = _proven(task, mask, options, out)
-        except ForeignMask as error:
-            return task if options.overwrite else rejected(task.image.path, "write", error)
-    if row is None:
-        return task
-    if image is not None:
-        if isinstance(image, Exception):
-            return task  # reading it again will tell
-        found = hash_of(image)
-        if row.hash not in (found, ""):
+    try:
+        row = task.row if mask is None else _proven(task, mask, options, out)
+        if row is not None and image is not None:
+            row = _of_image(row, task, image)
+    except ForeignMask as error:
+        if options.overwrite:
             return task
-        row = row._replace(hash=found)
-    if out.overlays and not task.overlaid and row.recipe is not None:
+        where = f"{out.path}/{mask_file(task.mask_name)}"
+        foreign = ForeignMask(
+            f"{where}: {error}; it is left alone: move it away to have a mask made"
+        )
+        return rejected(task.image.path, "write", foreign)
+    if row is None or (out.overlays and not task.overlaid and row.recipe is not None):
         return task
     return row._replace(image=task.image.path, source=task.image.stamp, written=task.mask)
 
 
 def _proven(
-    task: Task, mask: bytes | Exception, options: KeepOptions, out: OutputFolder
+    task: Task, data: bytes | Exception, options: KeepOptions, out: OutputFolder
 ) -> Row | None:
     """The row of a mask by what is in it; None where it is to be done again.
 
     Its hash is ``""`` where nothing tells of which source it is.
 
     Raises:
-        ForeignMask: it is whole, but no mask.
+        ForeignMask: it is something else.
         JobError: it cannot be read.
     """
-    name = mask_file(task.mask_name)
-    if isinstance(mask, FileNotFoundError):
+    if isinstance(data, FileNotFoundError):
         return None
-    if isinstance(mask, Exception):
+    if isinstance(data, Exception):
         with ends_the_job():
-            raise mask
+            raise data
     if task.row is not None:  # it stands as it was written: any difference is damage
-        return task.row if task.row.mask_hash == hash_of(mask) else None
+        return task.row if task.row.mask_hash == hash_of(data) else None
     try:
-        class_map, origin = decode_mask(mask, options.labels)
-    except ForeignMask as error:
-        raise ForeignMask(
-            f"{out.path}/{name}: {error}; it is left alone: move it away to have a mask made"
-        ) from None
+        mask = decode_mask(data, options.labels)
+    except ForeignMask:
+        raise
     except Exception:  # damaged or cut short
         return None
-    row = _row_by_text(task, class_map, origin, options)
-    return None if row is None else row._replace(mask_hash=hash_of(mask))
-
-
-def _row_by_text(
-    task: Task,
-    class_map: np.ndarray,
-    origin: Origin | None,
-    options: KeepOptions,
-) -> Row | None:
-    pixels = histogram(class_map, options.labels)
-    if origin is not None and (origin.image, origin.recipe) != (task.image.name, options.recipe):
+    if not _is_of(mask, task, options):
         return None
-    recipe = options.recipe if origin is not None and origin.pixels == pixels else None
-    if recipe is None and options.overwrite:
-        return None
-    height, width = class_map.shape
+    height, width = mask.class_map.shape
     return Row(
         task.image.path,
         mask_file(task.mask_name),
         width,
         height,
-        pixels,
-        hash="" if origin is None else origin.hash,
-        recipe=recipe,
+        histogram(mask.class_map, options.labels),
+        hash=mask.origin.hash if mask.origin else "",
+        mask_hash=hash_of(data),
+        recipe=None if mask.edited else options.recipe,
     )
+
+
+def _is_of(mask: Mask, task: Task, options: KeepOptions) -> bool:
+    """Whether a mask's text does not tell of another image or recipe."""
+    if mask.edited and options.overwrite:
+        return False
+    origin = mask.origin
+    return origin is None or (origin.image, origin.recipe) == (task.image.name, options.recipe)
+
+
+def _of_image(row: Row, task: Task, image: bytes | Exception) -> Row | None:
+    """The row of a mask with the hash of its source; None where that is another one.
+
+    An edited mask whose text is gone is its source's if earlier rows say so; where there are none,
+    there is no reason to doubt it but its size.
+
+    Raises:
+        ForeignMask: an edited mask is not of the size of its source.
+    """
+    if isinstance(image, Exception):
+        return None  # reading it again will tell
+    found = hash_of(image)
+    known = {row.hash} if row.hash else task.hashes
+    if known and found not in known:
+        return None
+    if row.recipe is None:
+        try:
+            size = upright_size(image)
+        except Exception:  # decoding it will tell
+            return None
+        if size != (row.height, row.width):
+            raise ForeignMask(
+                f"has {row.width}×{row.height} pixels, but its image {size[1]}×{size[0]}"
+            )
+    return row._replace(hash=found)

@@ -78,8 +78,11 @@ def plan_group(
             yield Reject(image.path, "list", "NameError", reason)
             continue
         stamp = None if mask is None else mask.stamp
-        row = matching(rows.get(mask_name, ()), image.path, stamp, image.stamp)
-        yield Task(image, mask_name, stamp, row, mask_name in overlaid)
+        of_mask = rows.get(mask_name, ())
+        row = matching(of_mask, image.path, stamp, image.stamp)
+        in_doubt = mask is not None and row is None
+        hashes = frozenset(one.hash for one in of_mask if one.hash) if in_doubt else frozenset()
+        yield Task(image, mask_name, stamp, row, mask_name in overlaid, hashes)
     yield from masks.values()
 
 
@@ -115,17 +118,13 @@ class PlanTasks(beam.PTransform):
     def expand(self, images):
         start = images.pipeline
         out = start | "OutputFolder" >> beam.Create([self.out] if self.rows is not None else [])
-        if not self.out.overlays:
-            overlays = start | "NoOverlays" >> beam.Create([])
-        else:
-            overlays = out | "KeyOverlays" >> beam.FlatMap(keyed_overlays)
         rows = start | "RowFiles" >> beam.Create(self.rows or [])
         planned = (
             {
                 "images": images | "KeyImages" >> beam.Map(keyed_image),
                 "masks": out | "KeyMasks" >> beam.FlatMap(keyed_masks),
                 "rows": rows | "KeyRows" >> beam.FlatMap(keyed_rows, self.out),
-                "overlays": overlays,
+                "overlays": out | "KeyOverlays" >> beam.FlatMap(keyed_overlays),
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
             | "PlanGroup"

@@ -201,7 +201,7 @@ def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) ->
     # outlive its mask, as where it stands it counts as done.
     if overlay is not None:
         out.write(overlay_file(task.mask_name), overlay)
-    elif task.mask is not None:
+    elif task.overlaid:
         out.delete(overlay_file(task.mask_name))
     return out.write(mask_file(task.mask_name), mask)
 

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,15 +32,43 @@ def class_maps(draw, labels=21):
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 origins = st.builds(
-    Origin, texts, st.text("0123456789abcdef"), texts, st.dictionaries(texts, st.integers(1))
+    Origin, texts, texts, texts, st.dictionaries(texts, st.integers(1)), idat=st.just("")
 )
 
 
 @given(class_maps(), st.none() | origins)
 def test_a_mask_comes_back_as_it_went(class_map, origin):
-    found, text = decode_mask(encode_mask(class_map, VOC, origin), VOC)
+    found, text, edited = decode_mask(encode_mask(class_map, VOC, origin), VOC)
     assert np.array_equal(found, class_map)
-    assert text == origin
+    assert _without_idat(text) == origin
+    assert edited == (origin is None)
+
+
+def _without_idat(origin):
+    return origin and origin._replace(idat="")
+
+
+@given(class_maps(), origins)
+def test_a_mask_whose_pixels_are_not_those_that_were_written_is_edited(class_map, origin):
+    mask = encode_mask(class_map, VOC, origin)
+    turned = class_map[::-1].copy()
+    edited = _png(_palette_image(turned, VOC), pnginfo=_text(Image.open(io.BytesIO(mask)).text))
+    found = decode_mask(edited, VOC)
+    assert _without_idat(found.origin) == origin
+    assert found.edited or np.array_equal(turned, class_map)
+
+
+def _palette_image(class_map, labels):
+    image = Image.fromarray(class_map)
+    image.putpalette(labels.palette)
+    return image
+
+
+def _text(texts):
+    info = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    return info
 
 
 def test_a_cropped_class_map_is_encoded_too():
@@ -50,12 +79,22 @@ def test_a_cropped_class_map_is_encoded_too():
 def test_a_mask_tells_of_its_source_to_any_tool():
     origin = Origin("x/é [1].jpg", "ab12", "c0ffee", {"sky": 2})
     image = Image.open(io.BytesIO(encode_mask(np.array([[1, 1]], np.uint8), THREE, origin)))
-    assert json.loads(image.text[KEYWORD]) == origin._asdict()
+    told = json.loads(image.text[KEYWORD])
+    assert len(told.pop("idat")) == 64
+    assert Origin(**told) == origin
+
+
+def test_a_palette_that_spells_the_name_of_a_chunk_does_no_harm():
+    labels = LabelSet(("a", "b"), (tuple(b"IDA"), tuple(b"T\0\0")))
+    origin = Origin("a.jpg", "ab12", "c0ffee", {"a": 1})
+    found = decode_mask(encode_mask(np.array([[0]], np.uint8), labels, origin), labels)
+    assert (_without_idat(found.origin), found.edited) == (origin, False)
 
 
 def test_a_name_that_is_not_utf_8_comes_back_from_a_masks_text():
     origin = Origin(os.fsdecode(b"a\xff.jpg"), "", "", {})
-    assert decode_mask(encode_mask(np.zeros((1, 1), np.uint8), VOC, origin), VOC)[1] == origin
+    mask = decode_mask(encode_mask(np.zeros((1, 1), np.uint8), VOC, origin), VOC)
+    assert _without_idat(mask.origin) == origin
 
 
 def test_equal_masks_of_equal_origin_have_equal_bytes():
@@ -68,16 +107,14 @@ def test_equal_masks_of_equal_origin_have_equal_bytes():
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "Copyright", "[]", "{}", "null", '{"image": "a.jpg"}', '{"image": "a", "x": 1}'],
+    [None, "", "Copyright", "[]", "{}", "null", '{"image": "a.jpg"}', '{"image": "a", "x": 1}']
+    + ['{"image": [], "hash": "a", "recipe": "b", "pixels": {}}', "[" * 100_000],
 )
 def test_a_text_of_another_form_tells_nothing_and_the_mask_still_reads(text):
-    image = Image.fromarray(np.array([[1, 2]], np.uint8))
-    image.putpalette(THREE.palette)
-    info = PngImagePlugin.PngInfo()
-    if text is not None:
-        info.add_text(KEYWORD, text)
-    class_map, origin = decode_mask(_png(image, pnginfo=info), THREE)
-    assert (class_map.tolist(), origin) == ([[1, 2]], None)
+    image = _palette_image(np.array([[1, 2]], np.uint8), THREE)
+    info = _text({} if text is None else {KEYWORD: text})
+    class_map, origin, edited = decode_mask(_png(image, pnginfo=info), THREE)
+    assert (class_map.tolist(), origin, edited) == ([[1, 2]], None, True)
 
 
 def test_a_mask_is_a_palette_png_with_the_colours_of_the_labels():
@@ -112,6 +149,21 @@ def test_a_mask_with_an_id_that_is_no_label_is_somebody_elses(wrong):
         decode_mask(data, THREE)
 
 
+def test_a_mask_whose_colours_are_not_the_labels_is_somebody_elses():
+    class_map = np.array([[0, 1], [2, 2]], np.uint8)
+    others = replace(THREE, colors=(*THREE.colors[:2], (1, 2, 3)))
+    with pytest.raises(ForeignMask, match="has another colour than the labels for id 2"):
+        decode_mask(encode_mask(class_map, others), THREE)
+    # Of labels that do not occur an editor need not keep the colours.
+    assert (decode_mask(encode_mask(class_map % 2, others), THREE).class_map == class_map % 2).all()
+
+
+def test_a_mask_of_fewer_colours_than_a_palette_holds_is_read():
+    image = Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8))
+    image.putpalette(THREE.palette[:9])
+    assert decode_mask(_png(image, bits=2), THREE).class_map.tolist() == [[0, 1], [2, 2]]
+
+
 @pytest.mark.parametrize("mode", ["P", "RGB"])
 @pytest.mark.parametrize("keep", [0.0, 0.2, 0.5, 0.9])
 def test_a_mask_that_is_cut_short_is_damaged_whatever_its_mode(mode, keep):
@@ -131,8 +183,11 @@ def test_a_mask_that_lacks_its_last_bytes_is_damaged(missing):
 
 
 def test_a_mask_that_a_tool_has_written_something_behind_is_whole():
-    class_map, _ = decode_mask(encode_mask(np.ones((6, 6), np.uint8), VOC) + b"more", VOC)
-    assert class_map.all()
+    origin = Origin("a.jpg", "ab12", "c0ffee", {})
+    mask = encode_mask(np.ones((6, 6), np.uint8), VOC, origin)
+    for more in (b"more", b"something longer than a chunk's head"):
+        found = decode_mask(mask + more, VOC)
+        assert (found.class_map.all(), found.edited) == (True, False)
 
 
 def test_a_mask_with_a_bit_turned_over_is_damaged():
@@ -145,11 +200,17 @@ def test_a_mask_with_a_bit_turned_over_is_damaged():
     assert not isinstance(caught.value, ForeignMask)
 
 
-def test_another_format_is_no_mask():
-    buffer = io.BytesIO()
-    Image.new("P", (4, 4)).save(buffer, "GIF")
-    with pytest.raises(OSError, match="cannot identify"):
-        decode_mask(buffer.getvalue(), VOC)
+@pytest.mark.parametrize("data", [b"GIF89a", b"my notes", b"\x89PNG with text behind"])
+def test_what_is_no_png_is_somebody_elses(data):
+    with pytest.raises(ForeignMask, match="is no PNG"):
+        decode_mask(data, VOC)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89", b"\x89PNG\r\n\x1a\n", bytes(8), bytes(1000)])
+def test_what_a_crash_may_leave_is_damaged(data):
+    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
+        decode_mask(data, VOC)
+    assert not isinstance(caught.value, ForeignMask)
 
 
 @given(class_maps())

@@ -374,8 +374,8 @@ def test_shards_of_an_earlier_run_are_replaced_however_many(go):
 def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(go):
     first, out = go()
     expected = masks(out)
-    edited = Image.new("P", (10, 10))
-    edited.putpalette(VOC.palette)
+    edited = Image.open(out / "masks/a/0.png")
+    edited.paste(VOC.names.index("cat"), (0, 0, *edited.size))
     edited.save(out / "masks/a/0.png")
     by_hand = masks(out)
     for _ in range(2):
@@ -384,7 +384,7 @@ def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(go):
         assert masks(out) == by_hand
     assert summary.pixels != first.pixels
     (row,) = (row for row in rows(out) if row["recipe"] is None)
-    assert (row["mask"], row["width"]) == ("masks/a/0.png", 10)
+    assert (row["mask"], [*row["pixels"]]) == ("masks/a/0.png", ["cat"])
     summary, _ = go(overwrite=True)
     assert (summary.kept, summary.edited) == (4, 0)
     assert masks(out) == expected
@@ -393,7 +393,7 @@ def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(go):
 def test_a_file_of_somebody_elses_in_a_masks_place_is_left_alone_until_overwritten(go, photos):
     _, out = go()
     expected = masks(out)
-    Image.new("RGB", (10, 10)).save(out / "masks/a/0.png")
+    (out / "masks/a/0.png").write_text("notes on this photo")
     foreign = masks(out)
     for _ in range(2):
         summary, _ = go()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from model_build.data.labels import VOC
 from model_build.errors import JobError
@@ -23,8 +23,9 @@ from pipeline.jobs.standing import (
     matching,
     state,
 )
+from pipeline.jobs.tasks import plan_group
 from pipeline.outputs.folder import OutputFolder, mask_file
-from pipeline.records import ImageRef, Reject, Row, Stamp, Task, hash_of
+from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task, hash_of
 from pipeline.storage import Files
 from pipeline.storage.faults import Unavailable
 
@@ -33,7 +34,16 @@ RECIPE, OTHER_RECIPE = "r" * 32, "o" * 32
 OPTIONS = KeepOptions(RECIPE, VOC)
 OVERWRITE = replace(OPTIONS, overwrite=True)
 VERIFY = replace(OPTIONS, verify=True)
-PHOTO, OTHER_PHOTO = b"the bytes of a photo", b"those of another one"
+
+
+def photo(color, size=(6, 4)):
+    """A photo of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PHOTO, OTHER_PHOTO = photo("red"), photo("blue")
 SOURCE, MASK = Stamp(20, "source 1"), Stamp(99, "mask 1")
 NOWHERE = OutputFolder("/nowhere", FILES)
 
@@ -126,8 +136,8 @@ def test_a_mask_without_its_overlay_is_to_do_where_overlays_are_wanted():
     assert state(ours._replace(overlaid=True), OPTIONS, overlays=True) is State.DONE
     assert state(ours, VERIFY, overlays=True) is State.TO_DO
     # One edited by hand has no overlay of ours to be made again: the edit would be lost.
-    edited = task_of(row=row_of(recipe=None))
-    assert state(edited, OPTIONS, overlays=True) is State.DONE
+    by_hand = task_of(row=row_of(recipe=None))
+    assert state(by_hand, OPTIONS, overlays=True) is State.DONE
 
 
 @pytest.mark.parametrize(
@@ -188,16 +198,28 @@ def class_map(class_id, size=(4, 6)):
     return np.full(size, class_id, np.uint8)
 
 
-def mask_bytes(class_id=15, origin=None, **changes):
+def mask_bytes(class_id=15, **changes):
     """A mask whose text tells that it is of ``a.jpg``, but for what changes."""
-    if origin is None:
-        pixels = histogram(class_map(class_id), VOC)
-        origin = Origin("a.jpg", hash_of(PHOTO), RECIPE, pixels)._replace(**changes)
-    return encode_mask(class_map(class_id), VOC, origin or None)
+    pixels = histogram(class_map(class_id), VOC)
+    origin = Origin("a.jpg", hash_of(PHOTO), RECIPE, pixels)._replace(**changes)
+    return encode_mask(class_map(class_id), VOC, origin)
 
 
-def without_text(class_id=15):
-    return encode_mask(class_map(class_id), VOC)
+def without_text(class_id=15, size=(4, 6)):
+    return encode_mask(class_map(class_id, size), VOC)
+
+
+def edited(mask, class_map):
+    """Another class map in the place of a mask's, by an editor that keeps its text."""
+    with Image.open(io.BytesIO(mask)) as image:
+        text = PngImagePlugin.PngInfo()
+        for key, value in image.text.items():
+            text.add_text(key, value)
+        other = Image.fromarray(class_map)
+        other.putpalette(image.getpalette())
+    buffer = io.BytesIO()
+    other.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
 
 
 def checked(task, mask=None, image=None, options=OPTIONS, out=NOWHERE):
@@ -222,8 +244,8 @@ def test_a_source_that_was_only_touched_has_its_row_renewed():
 def test_a_source_of_other_bytes_is_done_again():
     assert checked(TOUCHED, image=OTHER_PHOTO) == TOUCHED
     assert checked(ROWLESS, mask_bytes(), OTHER_PHOTO) == ROWLESS
-    edited = task_of(source=NEW_SOURCE, row=row_of(recipe=None))
-    assert checked(edited, image=OTHER_PHOTO) == edited
+    by_hand = task_of(source=NEW_SOURCE, row=row_of(recipe=None))
+    assert checked(by_hand, image=OTHER_PHOTO) == by_hand
 
 
 @pytest.mark.parametrize("task", [TOUCHED, ROWLESS], ids=["with a row", "without"])
@@ -245,7 +267,7 @@ def test_a_mask_whose_text_tells_of_something_else_is_done_again(change, options
     ("mask", "known"),
     [
         (without_text(), ""),
-        (mask_bytes(pixels={"person": 23, "cat": 1}), hash_of(PHOTO)),
+        (edited(mask_bytes(8), class_map(15)), hash_of(PHOTO)),
     ],
     ids=["no text", "other pixels than its text says"],
 )
@@ -266,13 +288,47 @@ def test_an_edited_mask_is_kept_without_its_overlay_and_one_of_ours_is_not():
     assert checked(overlaid, mask_bytes(), PHOTO, out=OVERLAYS) == KEPT
 
 
-def test_an_edited_mask_has_the_size_and_pixels_that_it_has_now():
-    small = encode_mask(class_map(8, (2, 3)), VOC)
-    row = checked(ROWLESS, small, PHOTO)
-    assert (row.width, row.height, row.pixels) == (3, 2, {"cat": 6})
+def test_an_edited_mask_has_the_pixels_that_it_has_now():
+    ids = np.array([[8] * 6] + [[15] * 6] * 3, np.uint8)
+    row = checked(ROWLESS, edited(mask_bytes(), ids), PHOTO)
+    assert (row.width, row.height, row.pixels) == (6, 4, {"cat": 6, "person": 18})
 
 
-@pytest.mark.parametrize("keep", [0, 8, 40, -20, -1])
+def test_pixels_that_were_moved_by_hand_are_an_edit_though_their_counts_are_equal():
+    ids = np.array([[0] * 6] * 2 + [[15] * 6] * 2, np.uint8)
+    origin = Origin("a.jpg", hash_of(PHOTO), RECIPE, histogram(ids, VOC))
+    mask = encode_mask(ids, VOC, origin)
+    assert checked(ROWLESS, mask, PHOTO).recipe == RECIPE
+    assert checked(ROWLESS, edited(mask, ids[::-1].copy()), PHOTO).recipe is None
+
+
+def test_an_edited_mask_without_a_text_is_of_the_source_that_earlier_rows_name():
+    known = ROWLESS._replace(hashes=frozenset([hash_of(PHOTO), "ab12"]))
+    assert checked(known, without_text(), PHOTO).hash == hash_of(PHOTO)
+    assert checked(known, without_text(), OTHER_PHOTO) == known
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_edited_mask_of_another_size_than_its_image_is_left_alone(turned):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(buffer, "JPEG", **({"exif": exif} if turned else {}))
+    fitting, other = ((6, 4), (4, 6)) if turned else ((4, 6), (6, 4))
+    row = checked(ROWLESS, without_text(8, fitting), buffer.getvalue())
+    assert (row.height, row.width) == fitting
+    reject = checked(ROWLESS, without_text(8, other), buffer.getvalue())
+    assert reject.error == "ForeignMask"
+    assert f"has {other[1]}×{other[0]} pixels, but its image {fitting[1]}×{fitting[0]}" in (
+        reject.detail
+    )
+
+
+def test_the_image_of_an_edited_mask_that_cannot_be_decoded_is_tried_with_those_that_are_to_do():
+    assert checked(ROWLESS, without_text(), b"no photo") == ROWLESS
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 40, -20, -1])
 @pytest.mark.parametrize("options", [OPTIONS, OVERWRITE, VERIFY])
 def test_a_damaged_mask_is_done_again(keep, options):
     whole = mask_bytes()
@@ -285,6 +341,7 @@ def foreign(mode="RGB"):
     return buffer.getvalue()
 
 
+TURNED = VOC.colors[-6:][::-1]
 FEW = replace(OPTIONS, labels=replace(VOC, names=VOC.names[:3], colors=VOC.colors[:3]))
 
 
@@ -295,8 +352,13 @@ FEW = replace(OPTIONS, labels=replace(VOC, names=VOC.names[:3], colors=VOC.color
         (foreign("L"), OPTIONS),
         (foreign("1"), VERIFY),
         (mask_bytes(15), FEW),
+        (b"notes on a.jpg", OPTIONS),
+        (encode_mask(class_map(15), replace(VOC, colors=VOC.colors[:-6] + TURNED)), OPTIONS),
     ],
-    ids=["of colours", "of grey levels", "of two levels", "of labels that this model has not"],
+    ids=[
+        *("of colours", "of grey levels", "of two levels", "of labels that this model has not"),
+        *("no PNG", "of other colours"),
+    ],
 )
 def test_a_whole_png_that_is_no_mask_is_left_alone_as_a_reject(data, options):
     reject = checked(ROWLESS, data, PHOTO, options)
@@ -325,9 +387,9 @@ def test_verifying_finds_pixels_that_have_moved():
 
 def test_verifying_keeps_an_edited_mask_that_is_as_it_was_noted():
     noted = row_of(recipe=None, pixels={"cat": 24}, mask_hash=hash_of(without_text(8)))
-    edited = task_of(row=noted)
-    assert checked(edited, without_text(8), options=VERIFY) == noted
-    assert checked(edited, without_text(9), options=VERIFY) == edited
+    by_hand = task_of(row=noted)
+    assert checked(by_hand, without_text(8), options=VERIFY) == noted
+    assert checked(by_hand, without_text(9), options=VERIFY) == by_hand
 
 
 def test_a_mask_that_is_gone_by_now_is_done_again():
@@ -364,10 +426,10 @@ def standing(out, tmp_path):
 
     def make(name, class_id=15, mask=None, rowless=False):
         path = f"{where}/{name}.jpg"
-        photo = name.encode()
-        source = FILES.write(path, photo)
+        photo_bytes = photo("red") + name.encode()
+        source = FILES.write(path, photo_bytes)
         pixels = histogram(class_map(class_id), VOC)
-        origin = Origin(f"{name}.jpg", hash_of(photo), RECIPE, pixels)
+        origin = Origin(f"{name}.jpg", hash_of(photo_bytes), RECIPE, pixels)
         data = encode_mask(class_map(class_id), VOC, origin) if mask is None else mask
         written = out.write(mask_file(f"{name}.png"), data)
         stamp = Stamp(source.size, source.version)
@@ -377,7 +439,7 @@ def standing(out, tmp_path):
             *(6, 4),
             pixels,
             source=stamp,
-            hash=hash_of(photo),
+            hash=hash_of(photo_bytes),
             written=written,
             mask_hash=hash_of(data),
             recipe=RECIPE,
@@ -416,7 +478,7 @@ def test_only_what_is_in_doubt_is_read(out, standing):
     sure, sure_row = standing("sure")
     touched, touched_row = standing("touched")
     touched = touched._replace(
-        image=touched.image._replace(stamp=Stamp(len(b"touched"), "later")),
+        image=touched.image._replace(stamp=Stamp(touched.image.stamp.size, "later")),
     )
     missing = Task(ImageRef("/in/missing.jpg", "missing.jpg", SOURCE), "missing.png")
     found, read = read_by([rowless, sure, missing, touched], out)
@@ -442,17 +504,17 @@ def test_verifying_finds_damage_that_no_stamp_tells(out, standing):
 def test_what_is_in_doubt_comes_in_the_order_of_the_tasks(out, standing):
     cut, _ = standing("cut", mask=mask_bytes()[:60], rowless=True)
     strange, _ = standing("strange", mask=foreign(), rowless=True)
-    edited, _ = standing("edited", mask=without_text(8), rowless=True)
+    by_hand, _ = standing("edited", mask=without_text(8), rowless=True)
     ours, row = standing("ours", rowless=True)
     gone, _ = standing("gone", rowless=True)
     out.delete("masks/gone.png")
-    found = list(keep_masks([cut, ours, strange, gone, edited], OPTIONS, out))
+    found = list(keep_masks([cut, ours, strange, gone, by_hand], OPTIONS, out))
     assert found[0] == cut
     assert found[1] == row
     assert (found[2].image, found[2].error) == (strange.image.path, "ForeignMask")
     assert found[3] == gone
     assert (found[4].image, found[4].recipe, found[4].pixels) == (
-        edited.image.path,
+        by_hand.image.path,
         None,
         {"cat": 24},
     )
@@ -474,7 +536,7 @@ def test_a_mask_of_no_permission_ends_the_job(tmp_path, standing, out):
 
 # All of it together: whatever happens to a photo, its mask and its rows between runs
 
-PHOTOS = (b"photo 0", b"photo 1")
+PHOTOS = (photo("red"), photo("blue"))
 EVENTS = (
     *("photo 0", "photo 1", "touch photo", "touch mask", "lose rows", "remove mask"),
     *("cut mask", "foreign mask", "edit mask", "edit mask but not its text", "rot"),
@@ -527,8 +589,7 @@ class World:
         elif event == "edit mask":
             self.set_mask(without_text(20))
         elif event == "edit mask but not its text":
-            text = Origin("a.jpg", hash_of(self.photo), RECIPE, made(self.photo, RECIPE)[1])
-            self.set_mask(encode_mask(class_map(20), VOC, text))
+            self.set_mask(edited(made(self.photo, RECIPE)[0], class_map(20)))
         elif event == "foreign mask":
             self.set_mask(foreign())
         elif event == "touch mask" and has_mask:
@@ -545,8 +606,13 @@ class World:
     def look(self, options):
         """The task, and what it comes to."""
         image = ImageRef("memory://world/in/a.jpg", "a.jpg", self.source)
-        row = matching(self.rows, image.path, self.written, self.source)
-        task = Task(image, "a.png", self.written, row)
+        found = {
+            "images": [image],
+            "masks": [] if self.written is None else [MaskRef("a.png", self.written)],
+            "rows": self.rows,
+            "overlays": [],
+        }
+        (task,) = plan_group(found, self.out)
         (found,) = keep_masks([task], options, self.out)
         return task, found
 

@@ -85,7 +85,21 @@ def test_a_mask_without_a_row_is_joined_as_well():
     ids=["an earlier mask", "a mask of another size", "another image", "another mask"],
 )
 def test_a_row_of_something_else_is_not_taken(other):
-    assert plan([image("a.jpg")], [mask("a.png")], [other]) == [Task(image("a.jpg"), "a.png", MASK)]
+    (task,) = plan([image("a.jpg")], [mask("a.png")], [other])
+    assert task._replace(hashes=frozenset()) == Task(image("a.jpg"), "a.png", MASK)
+
+
+def test_rows_that_do_not_tell_of_a_mask_as_it_stands_tell_of_which_source_it_may_be():
+    rows = [
+        row("a.jpg", "a.png", Stamp(9, "an earlier mask"), hash="b"),
+        row("a.jpg", "a.png", Stamp(9, "a still earlier one"), hash="a"),
+        row("a.jpg", "a.png", Stamp(9, "of nobody knows what"), hash=""),
+        row("b.jpg", "b.png", hash="c"),
+    ]
+    (task,) = plan([image("a.jpg")], [mask("a.png")], rows)
+    assert (task.row, task.hashes) == (None, {"a", "b"})
+    (sure,) = plan([image("a.jpg")], [mask("a.png")], [*rows, row("a.jpg", "a.png")])
+    assert (sure.row, sure.hashes) == (row("a.jpg", "a.png"), frozenset())
 
 
 def test_of_several_rows_the_one_that_tells_of_the_mask_as_it_stands_is_taken():
@@ -339,7 +353,9 @@ def journalled(out):
 def test_what_holds_what_is_to_do_and_what_is_somebody_elses(out):
     COUNTS.reset()
     edited = out.write("masks/edited.png", encode_mask(np.zeros((1, 2), np.uint8), VOC))
-    FILES.write(f"{out.path}/edited.jpg", b"photo")
+    photo = io.BytesIO()
+    Image.new("RGB", (2, 1)).save(photo, "JPEG")
+    FILES.write(f"{out.path}/edited.jpg", photo.getvalue())
     done = Task(image("done.jpg"), "done.png", MASK, row("done.jpg", "done.png"))
     to_do = Task(image("new.jpg"), "new.png")
     by_hand = Task(ImageRef(f"{out.path}/edited.jpg", "edited.jpg", SOURCE), "edited.png", edited)
