@@ -34,16 +34,16 @@ def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
     import_tensorflow()
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions
     from pipeline.images.sizes import enlarge
-    from pipeline.network.precision import PRECISIONS
+    from pipeline.network.precision import BFLOAT16, FLOAT32
     from pipeline.network.segmenter import Segmenter
 
-    folder = DataFolder(data)
+    folder, precisions = DataFolder(data), (FLOAT32, BFLOAT16)
     for model in models:
         network = load(model)
         labels = network.description.labels
         options = DecodeOptions(network.description.long_side, MAX_PIXELS)
         one, other = (
-            segmented(Segmenter(network, precision=name), folder, options) for name in PRECISIONS
+            segmented(Segmenter(network, precision=name), folder, options) for name in precisions
         )
         shares = [
             float((one(name) == other(name)).mean()) for name in folder.names("train")[:photos]
@@ -58,7 +58,7 @@ def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
             truth = read_pair(folder, name, labels).read_ids()
             for matrix, segment in zip(matrices, (one, other), strict=True):
                 matrix += confusion_matrix(truth, enlarge(segment(name), truth.shape), len(labels))
-        for precision, matrix in zip(PRECISIONS, matrices, strict=True):
+        for precision, matrix in zip(precisions, matrices, strict=True):
             click.echo(
                 f"  {precision}: mIoU {100 * scores(matrix).miou:.3f} over {len(names)} of {split}"
             )

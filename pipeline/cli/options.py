@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.network import ENGINES
+from pipeline.network import ENGINES, PRECISIONS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -52,6 +52,11 @@ _OF_MODELS = (
         help="Reject larger images; default: 178 million.",
     ),
     click.option("--engine", type=click.Choice(ENGINES), help="How the network is run."),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="Of the network's numbers; default: bfloat16 where this machine's CPU computes it.",
+    ),
     click.option(
         "--batch-size",
         type=click.IntRange(1),

@@ -32,6 +32,7 @@ def segment(
     verify: bool = False,
     max_pixels: int = MAX_PIXELS,
     engine: str = "auto",
+    precision: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
     shared_disk: bool = False,
@@ -57,6 +58,8 @@ def segment(
         verify: check the pixels of every mask that stands against its row.
         max_pixels: reject larger images.
         engine: ``"auto"``, ``"xla"`` or ``"graph"``.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``, the latter of them where this
+            machine's CPU computes it.
         batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.
         workers: streams of a local run; None takes one a core, or one on an accelerator.
         shared_disk: with a runner elsewhere, every worker sees this machine's disk.
@@ -84,6 +87,7 @@ def segment(
         verify=verify,
         max_pixels=max_pixels,
         engine=engine,
+        precision=precision,
         batch_size=batch_size,
         workers=workers,
         shared_disk=shared_disk,
@@ -105,6 +109,7 @@ def evaluate(
     long_side: int | str | None = None,
     max_pixels: int | None = None,
     engine: str | None = None,
+    precision: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     storage_options: Mapping[str, str] | None = None,
@@ -119,7 +124,7 @@ def evaluate(
         masks: score the masks in this folder.
         split: of the data.
         skip_missing: score what is there.
-        long_side, max_pixels, engine, batch_size: with ``model``; see :func:`segment`.
+        long_side, max_pixels, engine, precision, batch_size: with ``model``; see :func:`segment`.
         workers, storage_options, beam_options: see :func:`segment`.
 
     Returns:
@@ -140,6 +145,7 @@ def evaluate(
         long_side=long_side,
         max_pixels=max_pixels,
         engine=engine,
+        precision=precision,
         batch_size=batch_size,
         workers=workers,
         storage_options=dict(storage_options or {}),

@@ -24,7 +24,7 @@ from pipeline.network.handler import resolve
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.storage import File, Files, folder_of, is_remote, parse_options
 
-OF_MODELS = ("long_side", "max_pixels", "engine", "batch_size")
+OF_MODELS = ("long_side", "max_pixels", "engine", "precision", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Request:
     long_side: int | str | None = None
     max_pixels: int | None = None
     engine: str | None = None
+    precision: str | None = None
     batch_size: int | None = None
     workers: int | None = None
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -156,12 +157,20 @@ def _by_model(
     decode = DecodeOptions(
         network_side(request.long_side, description), request.max_pixels or MAX_PIXELS
     )
-    engine = resolve(model, request.engine or "auto", request.batch_size, threads.has_accelerator)
+    engine = resolve(
+        model,
+        request.engine or "auto",
+        request.precision or "auto",
+        request.batch_size,
+        threads.has_accelerator,
+        local=True,
+    )
     return PredictMasks(decode, engine, files), {
         "model": model,
         "fingerprint": description.fingerprint,
         "long_side": decode.long_side or "native",
         "engine": engine.engine,
+        "precision": engine.precision,
         "batch_size": engine.batch_size,
     }
 

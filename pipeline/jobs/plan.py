@@ -44,6 +44,7 @@ class Request:
     verify: bool = False
     max_pixels: int = MAX_PIXELS
     engine: str = "auto"
+    precision: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
     shared_disk: bool = False
@@ -185,14 +186,16 @@ def recipe_of(model: Description, decode: DecodeOptions, engine: EngineOptions) 
 
 def _engine(request: Request, noted: Noted, local: bool) -> EngineOptions:
     """The engine that is asked for; what is left open is as OUT's masks were made."""
-    engine, batch_size = request.engine, request.batch_size
+    engine, precision, batch_size = request.engine, request.precision, request.batch_size
     if noted.recipe is not None:
         engine = noted.recipe.engine if engine == "auto" else engine
+        # Not every engine has every precision.
+        if precision == "auto" and engine == noted.recipe.engine:
+            precision = noted.recipe.precision
         batch_size = batch_size or noted.recipe.batch_size
     # What workers elsewhere have is not known here.
-    return resolve(
-        request.model, engine, batch_size, threads.has_accelerator if local else lambda: False
-    )
+    accelerator = threads.has_accelerator if local else lambda: False
+    return resolve(request.model, engine, precision, batch_size, accelerator, local)
 
 
 def network_side(long_side: int | str | None, model: Description) -> int | None:

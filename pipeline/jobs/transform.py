@@ -32,6 +32,7 @@ class SegmentImages(beam.PTransform):
         model: a saved-model folder; it and the output must be in reach of the workers.
         root: names of masks are the paths below this folder; by default they are whole paths.
         engine, batch_size: by default as this machine's devices have it, not the workers'.
+        precision: ``"float32"`` by default, as nobody knows the CPUs of the workers.
         overlays, long_side, max_pixels, storage_options: see :func:`pipeline.segment`.
 
     Raises:
@@ -48,6 +49,7 @@ class SegmentImages(beam.PTransform):
         long_side: int | str | None = None,
         max_pixels: int = MAX_PIXELS,
         engine: str = "auto",
+        precision: str = "auto",
         batch_size: int | None = None,
         storage_options: Mapping[str, str] | None = None,
     ):
@@ -56,7 +58,9 @@ class SegmentImages(beam.PTransform):
         description = models.describe(os.fspath(model), files)
         self.root = root if is_remote(root) or not root else os.path.abspath(root)
         self.decode = DecodeOptions(network_side(long_side, description), max_pixels)
-        self.engine = resolve(os.fspath(model), engine, batch_size, threads.has_accelerator)
+        self.engine = resolve(
+            os.fspath(model), engine, precision, batch_size, threads.has_accelerator, local=False
+        )
         recipe = recipe_of(description, self.decode, self.engine)
         out = OutputFolder(parse_output(os.fspath(output), files), files, overlays)
         self.write = WriteOptions(description.labels, recipe.id, out)

@@ -13,6 +13,7 @@ from apache_beam.ml.inference.base import ModelHandler
 from model_build.errors import JobError, UserError
 from pipeline.images.sizes import bucket, crop, pad
 from pipeline.network import ENGINES
+from pipeline.network import precision as precisions
 from pipeline.network.precision import FLOAT32
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
@@ -38,25 +39,37 @@ class EngineOptions:
 
 
 def resolve(
-    model: str, engine: str, batch_size: int | None, accelerator: Callable[[], bool]
+    model: str,
+    engine: str,
+    precision: str,
+    batch_size: int | None,
+    accelerator: Callable[[], bool],
+    local: bool,
 ) -> EngineOptions:
     """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
 
     ``"auto"`` is XLA on an accelerator and the graph on a CPU, where compiling takes longer than it
     gains (``benchmarks/engines.py``). A batch is 8 images on an accelerator and one on a CPU, where
-    larger ones gain little and the last of each shape must be filled up.
+    larger ones gain little and the last of each shape must be filled up. Of precisions see
+    :func:`pipeline.network.precision.resolve`.
 
     Args:
         accelerator: whether the workers have one; asked only where it matters.
+        local: this machine is the one that runs the network.
 
     Raises:
-        UserError: an unknown engine.
+        UserError: an unknown engine or precision, or one that this machine has not.
     """
     if engine not in ENGINES:
         raise UserError(f"--engine {engine}: is none of {', '.join(ENGINES)}")
     if engine == "auto":
         engine = "xla" if accelerator() else "graph"
-    return EngineOptions(model, engine, batch_size or (8 if accelerator() else 1))
+    return EngineOptions(
+        model,
+        engine,
+        batch_size or (8 if accelerator() else 1),
+        precisions.resolve(precision, engine, local),
+    )
 
 
 class SegmentationHandler(ModelHandler[Window, Window, Any]):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from model_build.errors import UserError
+from pipeline.network import PRECISIONS
 
-FLOAT32, BFLOAT16 = PRECISIONS = ("float32", "bfloat16")
+AUTO, FLOAT32, BFLOAT16 = PRECISIONS
 CPUINFO = Path("/proc/cpuinfo")
 # Without them bfloat16 is computed by way of float32, slower than float32 itself.
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -48,7 +49,7 @@ def resolve(precision: str, engine: str, local: bool) -> str:
     Raises:
         UserError: as :func:`check`, where this machine runs the network.
     """
-    if precision == "auto":
+    if precision == AUTO:
         fast = local and engine == "graph" and supports_bfloat16()
         return BFLOAT16 if fast else FLOAT32
     if local or precision not in PRECISIONS:

@@ -12,7 +12,7 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.jobs.plan import Request, network_side, plan
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
-from pipeline.network import models, threads
+from pipeline.network import models, precision, threads
 from pipeline.network.handler import EngineOptions
 from pipeline.outputs import claims
 from pipeline.outputs.claims import Noted
@@ -36,6 +36,12 @@ def ask(tmp_path, tiny_model, touch):
         )
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def without_bfloat16(monkeypatch):
+    """The machine's CPU has only what every CPU has."""
+    monkeypatch.setattr(precision, "supports_bfloat16", lambda: False)
 
 
 @pytest.fixture
@@ -163,6 +169,29 @@ def test_nothing_in_a_recipe_is_auto(ask, monkeypatch):
     assert (recipe.engine, recipe.batch_size) == ("xla", 8)
 
 
+@pytest.mark.parametrize("has_it", [False, True])
+def test_a_precision_that_is_left_open_is_the_machines_or_that_of_run_json(
+    ask, claim, monkeypatch, has_it
+):
+    monkeypatch.setattr(threads, "has_accelerator", lambda: False)
+    monkeypatch.setattr(precision, "supports_bfloat16", lambda: has_it)
+    assert plan(ask()).recipe.precision == ("bfloat16" if has_it else "float32")
+    claim(engine="graph", precision="float32")
+    assert plan(ask()).recipe.precision == "float32"
+
+
+def test_masks_in_a_precision_that_this_machine_lacks_are_not_gone_on_with(ask, claim, monkeypatch):
+    claim(engine="graph", precision="bfloat16")
+    monkeypatch.setattr(precision, "supports_bfloat16", lambda: False)
+    with pytest.raises(UserError, match="--precision bfloat16: this machine's CPU has none of"):
+        plan(ask())
+    with pytest.raises(UserError, match="made with precision bfloat16, not float32; add --over"):
+        plan(ask(precision="float32"))
+    assert plan(ask(precision="float32", overwrite=True)).recipe.precision == "float32"
+    # Another engine takes the precision that it has.
+    assert plan(ask(engine="xla", overwrite=True)).recipe.precision == "float32"
+
+
 @pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("made_by", [("graph", 1), ("xla", 8), ("graph", 3)])
 def test_auto_means_what_run_json_says(ask, claim, monkeypatch, accelerator, made_by):
@@ -252,7 +281,7 @@ def test_options_that_decide_no_mask_are_none_of_the_recipe(ask, claim):
 
 def test_every_option_either_decides_masks_or_is_known_not_to():
     """Whoever adds an option says which: a resumed run must never mix masks of two kinds."""
-    deciding = {"model", "long_side", "engine", "batch_size"}
+    deciding = {"model", "long_side", "engine", "precision", "batch_size"}
     places = {"inputs", "output", "storage_options", "beam_options", "shared_disk"}
     keeping = {"overwrite", "moved", "verify"}
     known = deciding | places | keeping | NO_RECIPE.keys()

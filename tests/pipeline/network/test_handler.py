@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_build.errors import JobError, UserError
+from pipeline.network import precision
 from pipeline.network.handler import (
     EngineOptions,
     SegmentationHandler,
@@ -203,17 +204,35 @@ def nobody_asks():
     ],
 )
 def test_what_is_left_open_follows_from_the_machine_by_a_fixed_rule(asked, accelerator, found):
-    options = resolve("model", *asked, lambda: accelerator)
+    engine, batch_size = asked
+    options = resolve("model", engine, "float32", batch_size, lambda: accelerator, local=True)
     assert options == EngineOptions("model", *found)
 
 
 def test_nobody_asks_for_an_accelerator_where_it_does_not_matter():
-    assert resolve("model", "xla", 3, nobody_asks) == EngineOptions("model", "xla", 3)
+    found = resolve("model", "xla", "auto", 3, nobody_asks, local=True)
+    assert found == EngineOptions("model", "xla", 3, "float32")
+
+
+@pytest.mark.parametrize("has_it", [False, True])
+def test_bfloat16_is_left_to_machines_that_are_known_to_have_it(monkeypatch, has_it):
+    monkeypatch.setattr(precision, "supports_bfloat16", lambda: has_it)
+
+    def resolved(local):
+        return resolve("model", "graph", "auto", 1, nobody_asks, local).precision
+
+    assert resolved(local=True) == ("bfloat16" if has_it else "float32")
+    assert resolved(local=False) == "float32"
 
 
 def test_an_unknown_engine_is_told_at_once():
     with pytest.raises(UserError, match="--engine fast: is none of auto, xla, graph"):
-        resolve("model", "fast", None, nobody_asks)
+        resolve("model", "fast", "auto", None, nobody_asks, local=True)
+
+
+def test_an_unknown_precision_is_told_at_once():
+    with pytest.raises(UserError, match="--precision int8: is none of auto, float32, bfloat16"):
+        resolve("model", "graph", "int8", 1, nobody_asks, local=False)
 
 
 # With a network

@@ -70,7 +70,7 @@ def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
     assert resolve(BFLOAT16, "graph", local=True) == BFLOAT16
     with pytest.raises(UserError, match="--engine graph"):
         resolve(BFLOAT16, "xla", local=True)
-    with pytest.raises(UserError, match="int8: is none of float32, bfloat16"):
+    with pytest.raises(UserError, match="int8: is none of auto, float32, bfloat16"):
         resolve("int8", "graph", local=False)
 
 
