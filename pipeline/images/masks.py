@@ -5,21 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
-import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from model_build.data.labels import LabelSet, label2image
+from pipeline.images.png import END, SIGNATURE, compressed, image_data, palette_png
+from pipeline.images.sizes import enlarge, nearest
 
-# Level 9 takes four times as long for masks that are 10 % smaller.
-PNG_LEVEL = 3
 KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
-SIGNATURE = b"\x89PNG\r\n\x1a\n"  # how each PNG begins (PNG, section 5.2)
-END = b"IEND\xaeB`\x82"  # the last chunk, which is always the same
 
 
 class Origin(NamedTuple):
@@ -41,45 +36,31 @@ class Origin(NamedTuple):
     idat: str = ""
 
 
-def encode_mask(class_map: np.ndarray, labels: LabelSet, origin: Origin | None = None) -> bytes:
+def encode_mask(
+    class_map: np.ndarray,
+    labels: LabelSet,
+    origin: Origin | None = None,
+    size: tuple[int, int] | None = None,
+) -> bytes:
     """A class map as a PNG of mode P with the label set's palette.
 
     Args:
         class_map: uint8 ``[h, w]``.
         origin: kept as JSON in a text chunk of the PNG; its ``idat`` is filled in.
+        size: (height, width) of the PNG, where it is larger; see
+            :func:`pipeline.images.sizes.enlarge`.
     """
-    image = Image.fromarray(class_map)
-    image.putpalette(labels.palette)  # turns mode L into P; the pixels stay
-    data = _save(image, "PNG", compress_level=PNG_LEVEL)
-    if origin is None:
-        return data
-    text = json.dumps(origin._replace(idat=_idat(data))._asdict())
-    chunk = b"tEXt" + KEYWORD.encode() + b"\0" + text.encode()
-    start = next(start for kind, start, _ in _chunks(data) if kind == b"IDAT") - 8
-    return data[:start] + _sealed(chunk) + data[start:]
+    size = size or class_map.shape
+    idat = compressed(class_map, size)
+    text = b""
+    if origin is not None:
+        told = origin._replace(idat=_hash(idat))._asdict()
+        text = KEYWORD.encode() + b"\0" + json.dumps(told).encode()
+    return palette_png(idat, size, labels.palette, text)
 
 
-def _sealed(chunk: bytes) -> bytes:
-    """A chunk's name and content between its length and its checksum (PNG, section 5.3)."""
-    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Of each chunk of a PNG its name, and where its content begins and ends."""
-    start = len(SIGNATURE) + 8
-    while start <= len(data):
-        length, kind = struct.unpack(">I4s", data[start - 8 : start])
-        yield kind, start, start + length
-        start += length + 12
-
-
-def _idat(data: bytes) -> str:
-    """sha256 of a PNG's image data, compressed as it is, in hex."""
-    found = hashlib.sha256()
-    for kind, start, end in _chunks(data):
-        if kind == b"IDAT":
-            found.update(data[start:end])
-    return found.hexdigest()
+def _hash(idat: bytes) -> str:
+    return hashlib.sha256(idat).hexdigest()
 
 
 def decode_mask(data: bytes, labels: LabelSet) -> Mask:
@@ -106,7 +87,7 @@ def decode_mask(data: bytes, labels: LabelSet) -> Mask:
     for i in ids:
         if palette[3 * i : 3 * i + 3] != labels.palette[3 * i : 3 * i + 3]:
             raise ForeignMask(f"has another colour than the labels for id {i}")
-    return Mask(class_map, origin, origin is None or origin.idat != _idat(data))
+    return Mask(class_map, origin, origin is None or origin.idat != _hash(image_data(data)))
 
 
 class Mask(NamedTuple):
@@ -136,9 +117,24 @@ def _origin(text: Any) -> Origin | None:
     return origin if all(isinstance(one, str) for one in texts) else None
 
 
-def histogram(class_map: np.ndarray, labels: LabelSet) -> dict[str, int]:
-    """Pixels per label, of the labels that occur; the counts add up to the number of pixels."""
-    counts = np.bincount(class_map.ravel(), minlength=len(labels))
+def histogram(
+    class_map: np.ndarray, labels: LabelSet, size: tuple[int, int] | None = None
+) -> dict[str, int]:
+    """Pixels per label, of the labels that occur; the counts add up to the number of pixels.
+
+    Args:
+        class_map: uint8 ``[h, w]``.
+        size: count the class map as it is enlarged to that (height, width).
+    """
+    weights = None
+    if size is not None and size != class_map.shape:
+        # How often each row and each column stands in the enlarged map.
+        rows, columns = (
+            np.bincount(nearest(*lengths), minlength=lengths[0])
+            for lengths in zip(class_map.shape, size, strict=True)
+        )
+        weights = np.outer(rows, columns).ravel()  # exact: below 2**53
+    counts = np.bincount(class_map.ravel(), weights, minlength=len(labels))
     return {name: int(count) for name, count in zip(labels.names, counts, strict=True) if count}
 
 
@@ -149,15 +145,9 @@ def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) 
         pixels: uint8 RGB ``[h, w, 3]``.
         class_map: uint8, of the same or another size; it is scaled to the photo's.
     """
-    scaled = Image.fromarray(class_map).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)
-    class_map = np.asarray(scaled)
-    colors = label2image(class_map, labels)
+    colors = label2image(enlarge(class_map, pixels.shape[:2]), labels)
     blended = ((pixels.astype(np.uint16) + colors) // 2).astype(np.uint8)
     painted = colors.any(axis=-1, keepdims=True)
-    return _save(Image.fromarray(np.where(painted, blended, pixels)), "JPEG", quality=90)
-
-
-def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    Image.fromarray(np.where(painted, blended, pixels)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

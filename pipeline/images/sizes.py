@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 
 def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
@@ -50,5 +49,14 @@ def enlarge(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if class_map.shape == size:
         return class_map
-    nearest = Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(class_map).resize(size[::-1], nearest))
+    rows, columns = (nearest(*lengths) for lengths in zip(class_map.shape, size, strict=True))
+    return class_map[:, columns][rows]
+
+
+def nearest(length: int, scaled: int) -> np.ndarray:
+    """Which pixel of a row of ``length`` lies under the middle of each pixel of the scaled row.
+
+    In whole numbers, so that no rounding moves a border: the middle of pixel i is at i + 1/2, and
+    where it falls between two pixels the right one counts.
+    """
+    return (2 * np.arange(scaled) + 1) * length // (2 * scaled)

@@ -23,7 +23,6 @@ from apache_beam.ml.inference.base import RunInference
 from model_build.data.labels import LabelSet
 from pipeline.images.decode import DecodeOptions, decode, decoded_bytes
 from pipeline.images.masks import Origin, encode_mask, encode_overlay, histogram
-from pipeline.images.sizes import enlarge
 from pipeline.jobs.progress import COUNTS, stage_timer
 from pipeline.network.handler import EngineOptions, SegmentationHandler
 from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file
@@ -118,7 +117,6 @@ def write_window(window: Window, options: WriteOptions, journal: Journal) -> lis
             outcomes.append(class_map)
             continue
         assert isinstance(photo, Photo)  # only a photo has a class map
-        # One class map at a time is enlarged to the size of its source.
         try:
             row, _ = writes[index] = _encode(task, photo, class_map, options)
         except MemoryError as error:
@@ -177,10 +175,10 @@ def _encode(
 ) -> tuple[Row, Callable[[], Stamp]]:
     """A task's row, and what writes its files and returns what the store says of the mask."""
     labels, out = options.labels, options.out
-    full = enlarge(class_map, (photo.height, photo.width))
-    pixels = histogram(full, labels)
+    size = photo.height, photo.width
+    pixels = histogram(class_map, labels, size)
     origin = Origin(task.image.name, photo.hash, options.recipe, pixels)
-    mask = encode_mask(full, labels, origin)
+    mask = encode_mask(class_map, labels, origin, size)
     overlay = encode_overlay(photo.pixels, class_map, labels) if out.overlays else None
     row = Row(
         image=task.image.path,

@@ -19,6 +19,7 @@ from pipeline.images.masks import (
     encode_overlay,
     histogram,
 )
+from pipeline.images.sizes import enlarge
 
 THREE = LabelSet(("void", "sky", "sea"), ((0, 0, 0), (200, 40, 0), (0, 0, 250)))
 
@@ -211,6 +212,25 @@ def test_what_a_crash_may_leave_is_damaged(data):
     with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
         decode_mask(data, VOC)
     assert not isinstance(caught.value, ForeignMask)
+
+
+sizes = st.tuples(st.integers(20, 150), st.integers(20, 150))
+
+
+@given(class_maps(), sizes)
+def test_a_mask_is_enlarged_while_it_is_written(class_map, size):
+    expected = enlarge(class_map, size)
+    assert np.array_equal(decode_mask(encode_mask(class_map, VOC, size=size), VOC)[0], expected)
+    assert histogram(class_map, VOC, size) == histogram(expected, VOC)
+
+
+def test_the_pixels_of_the_largest_masks_are_counted_exactly():
+    class_map = np.array([[0, 1, 2]], np.uint8)
+    assert histogram(class_map, THREE, (30_001, 100_000)) == {
+        "void": 33_333 * 30_001,
+        "sky": 33_334 * 30_001,
+        "sea": 33_333 * 30_001,
+    }
 
 
 @given(class_maps())

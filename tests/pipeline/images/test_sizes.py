@@ -1,9 +1,12 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.sizes import bucket, crop, enlarge, fit, pad
+from pipeline.images.sizes import bucket, crop, enlarge, fit, nearest, pad
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -67,6 +70,13 @@ def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed
     assert enlarged.shape == (tall, wide)
     assert enlarged.dtype == np.uint8
     assert set(np.unique(enlarged)) <= set(np.unique(padded[:height, :width]))
+
+
+@given(small, st.integers(0, 200))
+def test_a_pixel_is_that_under_whose_middle_it_lies(length, more):
+    scaled = length + more
+    middles = [(Fraction(i) + Fraction(1, 2)) * length / scaled for i in range(scaled)]
+    assert nearest(length, scaled).tolist() == [math.floor(middle) for middle in middles]
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])

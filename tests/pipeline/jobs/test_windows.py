@@ -412,10 +412,10 @@ def test_a_fault_of_ours_is_no_reject(task, out):
 def test_a_mask_that_does_not_fit_into_memory_is_that_images(task, out, monkeypatch):
     encode = windows.encode_mask
 
-    def run_out(class_map, labels, origin):
+    def run_out(class_map, labels, origin, size):
         if origin.image == "b.png":
             raise MemoryError("cannot allocate")
-        return encode(class_map, labels, origin)
+        return encode(class_map, labels, origin, size)
 
     monkeypatch.setattr(windows, "encode_mask", run_out)
     first, reject, last = write(window_of([task(letter) for letter in "abc"]), out)
