@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -124,9 +124,19 @@ class FirstImages(beam.PTransform):
 
 def name_below(path: str, root: str) -> str:
     """The path below the root; below none it is the whole path, its scheme the first part."""
-    prefix = root if root.endswith("/") else f"{root}/"
-    name = path[len(prefix) :] if path.startswith(prefix) else path.replace("://", "/")
-    return name.lstrip("/")
+    prefix = "/" if root == "/" else f"{root}/"
+    if path.startswith(prefix):
+        return path[len(prefix) :]
+    return path.replace("://", "/", 1).removeprefix("/")
+
+
+def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:
+    """The images in order of their names; one that was listed twice is one."""
+    by_path: dict[str, ImageRef] = {}
+    for image in images:
+        if image.path not in by_path or by_path[image.path].stamp is None:
+            by_path[image.path] = image
+    return sorted(by_path.values(), key=lambda image: (image.name, image.path))
 
 
 def _real(path: str) -> str:

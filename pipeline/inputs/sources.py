@@ -11,6 +11,7 @@ from model_build.errors import UserError
 from pipeline.records import Source
 from pipeline.storage import (
     Files,
+    absolute,
     folder_of,
     glob_folder,
     is_read_only,
@@ -33,7 +34,7 @@ def parse_source(text: str, files: Files) -> Source:
         return _parse_list(text[1:], files)
     magic = glob.has_magic(text)
     if not is_remote(text):
-        path = os.path.abspath(text)
+        path = absolute(text)
         if os.path.isdir(path):
             return Source("folder", path, path)
         if os.path.isfile(path):
@@ -72,7 +73,7 @@ def common_folder(folders: Iterable[str]) -> str:
 
 
 def _parse_list(where: str, files: Files) -> Source:
-    where = where if is_remote(where) else os.path.abspath(where)
+    where = absolute(where)
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
     with users_fault(where, "the list cannot be read", "check the path and your permissions"):
@@ -97,4 +98,4 @@ def read_list(where: str, files: Files) -> Iterator[str]:
     for line in io.TextIOWrapper(data, "utf-8-sig", errors="surrogateescape", newline="\n"):
         line = line.rstrip("\r\n")
         if line:
-            yield line if is_remote(line) else os.path.abspath(line)
+            yield absolute(line)

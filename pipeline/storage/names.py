@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 # scheme → the extra that brings its client, None where it comes along
@@ -18,6 +19,14 @@ SCHEMES = {
 def is_remote(path: str) -> bool:
     """Whether the path has a scheme, as ``gs://`` has."""
     return "://" in path
+
+
+def absolute(path: str) -> str:
+    """A local path from the root of the disk on; a URI as it is."""
+    if is_remote(path):
+        return path
+    # POSIX lets two slashes at the beginning mean something else than one; to disks they do not.
+    return f"/{os.path.abspath(path).lstrip('/')}"
 
 
 def scheme_of(path: str) -> str:

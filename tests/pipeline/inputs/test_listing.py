@@ -1,4 +1,5 @@
 import datetime
+import itertools
 import os
 
 import apache_beam as beam
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inputs import listing
-from pipeline.inputs.listing import FirstImages, ListImages, ListOptions, list_source, name_below
+from pipeline.inputs.listing import (
+    FirstImages,
+    ListImages,
+    ListOptions,
+    distinct,
+    list_source,
+    name_below,
+)
 from pipeline.inputs.names import IMAGE_EXTENSIONS
 from pipeline.inputs.sources import common_folder, parse_source
 from pipeline.outputs.folder import OutputFolder
@@ -329,6 +337,19 @@ def test_keys_that_are_no_path_below_a_folder_are_rejected(memory, key):
     assert [(one.image, one.stage) for one in rejects] == [(f"memory://b/{key}", "list")]
 
 
+def test_a_key_with_two_slashes_is_not_taken_for_the_one_with_one(memory, tmp_path):
+    put("memory://b/a.jpg", "memory://b//a.jpg")
+    for text in ("memory://b", write_list(tmp_path, b"memory://b/a.jpg\nmemory://b//a.jpg\n")):
+        images, _, rejects = listed(text)
+        assert images == ["a.jpg"]
+        assert [(one.image, one.stage) for one in rejects] == [("memory://b//a.jpg", "list")]
+
+
+def test_a_folder_of_an_empty_name_may_be_the_root(memory):
+    put("memory://b//a.jpg")
+    assert names("memory://b//a.jpg") == ["a.jpg"]
+
+
 def test_a_source_that_cannot_be_listed_is_an_oserror():
     source = Source("folder", "https://localhost:9/photos", "https://localhost:9/photos")
     with pytest.raises(OSError, match="a web server cannot be listed"):
@@ -366,11 +387,19 @@ def test_the_common_folder_holds_all_and_names_below_it_are_unique(given_paths):
         ("/x/a/1.jpg", "", "x/a/1.jpg"),
         ("/x/a/1.jpg", "/", "x/a/1.jpg"),
         ("/1.jpg", "", "1.jpg"),
+        ("gs://x//1.jpg", "gs://x/", "1.jpg"),
     ],
 )
 def test_names_of_mixed_roots(path, root, name):
     (image,) = list_source(Source("file", path, ""), ListOptions(root), FILES)
     assert image.name == name_below(path, root) == name
+
+
+def test_distinct_images_are_in_order_and_what_is_known_of_them_is_kept():
+    a, b, other = ImageRef("/x/a", "a"), ImageRef("/x/b", "b"), ImageRef("/y/a", "a")
+    seen = a._replace(stamp=Stamp(1, "v"))
+    for images in itertools.permutations([b, a, other, seen]):
+        assert distinct(images) == [seen, other, b]
 
 
 # The transform

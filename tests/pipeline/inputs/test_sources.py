@@ -92,6 +92,14 @@ def test_a_list_holds_relative_and_absolute_paths(tmp_path, monkeypatch, data):
     assert found == [f"{tmp_path}/b/2.jpg", f"{tmp_path}/c/3.dat"]
 
 
+def test_a_path_with_two_slashes_at_its_beginning_is_that_with_one(tmp_path, touch):
+    touch(tmp_path, "p/a.jpg")
+    folder = f"{tmp_path}/p"
+    assert parse(f"/{folder}").where == folder
+    text = write_list(tmp_path, f"{folder}/a.jpg\n/{folder}/a.jpg\n".encode())
+    assert set(read_list(parse(f"@/{text[1:]}").where, FILES)) == {f"{folder}/a.jpg"}
+
+
 def test_a_list_is_found_from_the_current_folder(tmp_path, monkeypatch):
     write_list(tmp_path, b"a.jpg\n")
     monkeypatch.chdir(tmp_path)
