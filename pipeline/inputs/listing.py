@@ -7,6 +7,7 @@ holds all of it.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ class ListOptions:
         all_files: take every file for an image, not only those with a known extension.
         exclude: folders that are passed over, such as what runs have written.
         limit: only the first so many images, by name.
+        overlap: there are several sources, which may list a file twice.
     """
 
     root: str
     all_files: bool = False
     exclude: tuple[str, ...] = ()
     limit: int | None = None
+    overlap: bool = False
 
 
 def list_source(
@@ -79,7 +82,11 @@ def _files(source: Source, files: Files) -> Iterator[File | Unlisted]:
 
 
 class ListImages(beam.PTransform):
-    """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`."""
+    """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`.
+
+    What is no image is there once, though several sources have it. Of files passed over there may
+    be as many as of images, and each costs a shuffle: a single source is spared that.
+    """
 
     def __init__(self, options: ListOptions, files: Files):
         super().__init__()
@@ -89,10 +96,12 @@ class ListImages(beam.PTransform):
         listed = sources | "ListSource" >> beam.ParDo(
             _ListSource(self.options, self.files)
         ).with_outputs("passed_over", "rejected", main="images")
-        if self.options.limit is None:
-            return listed.images, listed.passed_over, listed.rejected
-        first = listed.images | "Limit" >> FirstImages(self.options.limit)
-        return first, listed.passed_over, listed.rejected
+        images, passed_over = listed.images, listed.passed_over
+        if self.options.limit is not None:
+            images = images | "Limit" >> FirstImages(self.options.limit)
+        if self.options.overlap:
+            passed_over = passed_over | "PassedOverOnce" >> beam.Distinct()
+        return images, passed_over, listed.rejected | "RejectedOnce" >> beam.Distinct()
 
 
 class _ListSource(beam.DoFn):
@@ -111,15 +120,35 @@ class _ListSource(beam.DoFn):
 
 
 class FirstImages(beam.PTransform):
-    """The first ``count`` images by name."""
+    """The first ``count`` images by name; one that is listed twice is one."""
 
     def __init__(self, count: int):
         super().__init__()
         self.count = count
 
     def expand(self, images):
-        first = beam.combiners.Top.Smallest(self.count, key=lambda image: (image.name, image.path))
-        return images | first | beam.FlatMap(lambda found: found)
+        first = beam.CombineGlobally(_First(self.count))
+        return images | "First" >> first | "Each" >> beam.FlatMap(lambda found: found)
+
+
+class _First(beam.CombineFn):
+    """:func:`distinct` images, the first of them: a list that is cut whenever it is long."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def create_accumulator(self):
+        return []
+
+    def add_input(self, found, image):
+        found.append(image)
+        return self.extract_output(found) if len(found) > 2 * self.count + 1000 else found
+
+    def merge_accumulators(self, some):
+        return self.extract_output(itertools.chain.from_iterable(some))
+
+    def extract_output(self, found):
+        return distinct(found)[: self.count]
 
 
 def name_below(path: str, root: str) -> str:

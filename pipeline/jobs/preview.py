@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from model_build.errors import UserError
-from pipeline.inputs.listing import ListOptions, list_source
+from pipeline.inputs.listing import ListOptions, distinct, list_source
 from pipeline.inputs.names import group_key
 from pipeline.jobs.standing import State, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
@@ -48,19 +48,21 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
         UserError: the sources or OUT cannot be listed.
     """
     out, listing = plan.out, plan.listing
-    images: dict[str, ImageRef] = {}
-    rejects = passed_over = 0
+    images: list[ImageRef] = []
+    unlisted: set[Reject] = set()
+    passed_over: set[PassedOver] = set()
     for found in _list(plan.sources, listing, out.files):
         if isinstance(found, ImageRef):
-            images[found.name] = found
-        elif isinstance(found, Reject):
-            rejects += 1
+            images.append(found)
+        elif isinstance(found, PassedOver):
+            passed_over.add(found)
+        elif found not in unlisted:
+            unlisted.add(found)
             say(f"{found.image}: rejected: {found.detail}")
-        else:
-            passed_over += 1
     groups: dict[str, list[ImageRef]] = {}
-    for name in sorted(images)[: listing.limit]:
-        groups.setdefault(group_key(name), []).append(images[name])
+    for image in distinct(images)[: listing.limit]:
+        groups.setdefault(group_key(image.name), []).append(image)
+    rejects = len(unlisted)
     standing = _standing(plan)
     planned = (
         one
@@ -84,7 +86,7 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
     states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
     say(
         f"{sum(counts.values())} images: {states}; {rejects} rejected; "
-        f"{passed_over} files passed over"
+        f"{len(passed_over)} files passed over"
     )
 
 

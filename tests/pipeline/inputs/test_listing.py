@@ -445,6 +445,56 @@ def test_a_limit_takes_the_first_by_name_over_all_sources(tmp_path, touch, limit
         assert_that(others, equal_to([PassedOver(f"{tmp_path}/p/notes.txt")]), "PassedOver")
 
 
+def test_a_limit_takes_an_image_of_two_sources_once(tmp_path, touch):
+    touch(tmp_path, "p/a.jpg", "p/b.jpg", "p/q/c.jpg")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/p/b.jpg\n" * 2)
+    sources = [parse_source(f"{tmp_path}/{name}", FILES) for name in ("p", "p/q", "p")]
+    sources.append(parse_source(f"@{tmp_path}/list.txt", FILES))
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        options = ListOptions(f"{tmp_path}/p", limit=3, overlap=True)
+        found, _, _ = pipeline | beam.Create(sources) | ListImages(options, FILES)
+        listed_names = found | beam.Map(lambda image: image.name)
+        assert_that(listed_names, equal_to(["a.jpg", "b.jpg", "q/c.jpg"]))
+
+
+def test_what_is_no_image_is_there_once_though_several_sources_have_it(tmp_path, touch):
+    touch(tmp_path, "p/a.jpg", "p/notes.txt", "p/" + os.fsdecode(b"\xff.jpg"))
+    sources = [Source("folder", f"{tmp_path}/p", f"{tmp_path}/p")] * 2
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        options = ListOptions(f"{tmp_path}/p", overlap=True)
+        _, others, rejected = pipeline | beam.Create(sources) | ListImages(options, FILES)
+        rejects = rejected | beam.Map(lambda reject: reject.error)
+        assert_that(others, equal_to([PassedOver(f"{tmp_path}/p/notes.txt")]), "PassedOver")
+        assert_that(rejects, equal_to(["NameError"]), "Rejected")
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
+def test_the_first_images_are_the_same_whichever_workers_see_them(shares, count):
+    shares = [[ImageRef(f"/x/{number}", str(number)) for number in share] for share in shares]
+    first = listing._First(count)
+    parts = []
+    for share in shares:
+        found = first.create_accumulator()
+        for image in share:
+            found = first.add_input(found, image)
+        parts.append(found)
+    everything = itertools.chain.from_iterable(shares)
+    merged = first.extract_output(first.merge_accumulators(parts))
+    assert merged == distinct(everything)[:count]
+
+
+def test_what_is_held_for_the_first_images_is_bounded():
+    first = listing._First(2)
+    found = first.create_accumulator()
+    for number in range(5000):
+        found = first.add_input(found, ImageRef(f"/x/{number}", f"{number:04}"))
+        assert len(found) <= 1100
+    assert [image.name for image in first.extract_output(found)] == ["0000", "0001"]
+
+
 def test_the_first_of_no_images_are_none():
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         assert_that(pipeline | beam.Create([]) | FirstImages(3), equal_to([]))

@@ -94,10 +94,16 @@ def test_a_plan_gives_each_room_its_own(ask, tiny_model, tmp_path):
     assert (planned.listing.root, planned.listing.limit) == (f"{tmp_path}/photos", 3)
     assert planned.listing.all_files
     assert planned.listing.exclude == planned.out.written()
+    assert not planned.listing.overlap
     assert planned.recipe == Recipe(model.fingerprint, 64, "xla", planned.engine.precision, 4)
     assert planned.keep == KeepOptions(planned.recipe.id, model.labels, False, False)
     assert planned.write == WriteOptions(model.labels, planned.recipe.id, planned.out)
     assert (planned.local, planned.workers, planned.claimed) == (True, 2, None)
+
+
+def test_several_inputs_may_overlap(ask, tmp_path):
+    photos = f"{tmp_path}/photos"
+    assert plan(replace(ask(), inputs=[photos, photos])).listing.overlap
 
 
 def test_a_plan_keeps_what_is_to_be_kept_as_it_is_asked(ask):
