@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import apache_beam as beam
 
 from pipeline.inputs.names import image_extension
 from pipeline.inputs.sources import read_list
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
-from pipeline.storage import File, Files, Unlisted, ends_the_job, folder_of, is_remote
+from pipeline.storage import File, Files, Unlisted, absolute, ends_the_job, folder_of, is_remote
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ListOptions:
     Attributes:
         root: names are relative to it.
         all_files: take every file for an image, not only those with a known extension.
-        exclude: folders that are passed over, such as what runs have written.
+        exclude: what runs write, which is passed over: globs, of which only the last part is a
+            pattern, ``**`` for all below a folder.
         limit: only the first so many images, by name.
         overlap: there are several sources, which may list a file twice.
     """
@@ -50,7 +52,7 @@ def list_source(
     Raises:
         OSError: the source itself cannot be listed.
     """
-    written = tuple(_real(f"{folder}/") for folder in options.exclude)
+    is_written = _matching(options.exclude)
     for file in _files(source, files):
         if isinstance(file, Unlisted):
             yield Reject(_printable(file.path), "list", file.error, file.detail)
@@ -58,8 +60,9 @@ def list_source(
         path = file.path
         name = name_below(path, options.root)
         tried = options.all_files or source.kind in ("file", "list") or image_extension(path)
-        if not (tried and file.regular) or _real(path).startswith(written):
-            yield PassedOver(_printable(path))
+        written = is_written(path)
+        if written or not (tried and file.regular):
+            yield PassedOver(_printable(path), written)
         elif _printable(path) != path:
             yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
         elif not {"", ".", ".."}.isdisjoint(name.split("/")):
@@ -168,6 +171,22 @@ def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:
     return sorted(by_path.values(), key=lambda image: (image.name, image.path))
 
 
+def _matching(globs: Iterable[str]) -> Callable[[str], bool]:
+    """Tells whether a path is one of these, by whichever links; see :class:`ListOptions`."""
+    real = [_real(glob) for glob in globs]
+    below = tuple(glob.removesuffix("**") for glob in real if glob.endswith("/**"))
+    beside = [glob.rpartition("/") for glob in real if not glob.endswith("/**")]
+
+    def is_one(path: str) -> bool:
+        path = _real(path)
+        folder, _, name = path.rpartition("/")
+        return path.startswith(below) or any(
+            folder == where and fnmatchcase(name, pattern) for where, _, pattern in beside
+        )
+
+    return is_one
+
+
 def _real(path: str) -> str:
     """A local path with the links of its folder resolved."""
     if is_remote(path):
@@ -177,7 +196,7 @@ def _real(path: str) -> str:
 
 @functools.lru_cache(maxsize=1)  # files come folder by folder
 def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+    return absolute(os.path.realpath(folder))
 
 
 def _printable(text: str) -> str:

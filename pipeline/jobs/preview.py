@@ -27,16 +27,22 @@ def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -
     Raises:
         UserError: the sources hold none, or cannot be listed.
     """
-    passed_over = 0
+    passed_over: set[PassedOver] = set()
     for found in _list(sources, listing, files):
         if not isinstance(found, PassedOver):
             return
-        passed_over += 1
-    where = ", ".join(source.where for source in sources)
+        passed_over.add(found)
+    where = ", ".join(dict.fromkeys(source.where for source in sources))
     if not passed_over:
         raise UserError(f"{where}: holds no file; check the path")
+    others = sum(not file.written for file in passed_over)
+    if not others:
+        raise UserError(
+            f"{where}: holds only what runs have written to --output, and OUT's own masks are not "
+            "taken as input; name the folder of the photos"
+        )
     raise UserError(
-        f"{where}: none of its {passed_over} files has an image's extension; "
+        f"{where}: none of its {others} files has an image's extension; "
         "add --all-files to try them all"
     )
 

@@ -165,6 +165,32 @@ def test_the_output_is_passed_over_when_the_input_is_reached_by_a_link(tmp_path,
     assert names(f"{tmp_path}/link", exclude=written(f"{tmp_path}/real/out")) == ["a.jpg"]
 
 
+WRITTEN = ["run.json", "summary.json", "input-0.txt"]
+WRITTEN += [f"{kind}-r1-00000-of-00001.jsonl" for kind in ("histograms", "rejected")]
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_nothing_that_runs_write_is_an_image_even_if_all_files_are(tmp_path, memory, where):
+    root = f"{tmp_path}/p" if where == "disk" else "memory://b/p"
+    put(*(f"{root}/out/{name}" for name in (*WRITTEN, "masks/a.png", "lock/1")))
+    put(f"{root}/a.dat", f"{root}/run.json", f"{root}/out/x.jsonl", f"{root}/out/x/run.json")
+    images, passed_over, _ = listed(root, all_files=True, exclude=written(f"{root}/out"))
+    assert set(images) == {"a.dat", "run.json", "out/x.jsonl", "out/x/run.json"}
+    assert len(passed_over) == len(WRITTEN) + 2
+
+
+def test_photos_in_the_output_folder_are_taken_whatever_their_names(tmp_path, touch):
+    photos = ["histograms-1.jpg", "input-1.jpg", "rejected-.png", "run.json.jpg"]
+    touch(tmp_path, *photos)
+    assert names(str(tmp_path), exclude=written(tmp_path)) == photos
+
+
+def test_no_character_of_the_outputs_name_is_a_pattern(tmp_path, touch):
+    touch(tmp_path, "out1/run.json", "out[1]/run.json", "out[1]/masks/a.png")
+    images = names(str(tmp_path), all_files=True, exclude=written(f"{tmp_path}/out[1]"))
+    assert images == ["out1/run.json"]
+
+
 @pytest.mark.parametrize("out", ["", "/photos"], ids=["around the input", "the input itself"])
 def test_an_output_that_holds_the_input_does_not_hide_it(tmp_path, touch, out):
     touch(
@@ -418,7 +444,7 @@ def test_list_images_has_three_outputs(tmp_path, touch):
         ]
         passed_over = [
             PassedOver(f"{tmp_path}/p/notes.txt"),
-            PassedOver(f"{tmp_path}/p/out/masks/a.png"),
+            PassedOver(f"{tmp_path}/p/out/masks/a.png", written=True),
         ]
         rejects = [
             Reject(

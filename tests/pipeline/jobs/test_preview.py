@@ -1,4 +1,5 @@
 import os
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -126,6 +127,21 @@ def test_a_folder_of_other_files_tells_of_all_files(tmp_path, touch):
     with pytest.raises(UserError, match=r"none of its 2 files .* --all-files"):
         check_input(tmp_path)
     check_input(tmp_path, all_files=True)
+
+
+@pytest.mark.parametrize("text", ["out/masks", "out", "out/masks/*.png", "out/masks/a.png", "link"])
+@pytest.mark.parametrize("all_files", [False, True])
+def test_the_outputs_own_masks_are_no_input(tmp_path, touch, text, all_files):
+    touch(tmp_path, "out/masks/a.png", "out/masks/x/b.png", "out/run.json")
+    (tmp_path / "link").symlink_to(tmp_path / "out/masks")
+    with pytest.raises(UserError, match=f"{re.escape(text)}: .* own masks are not taken as input"):
+        check_input(tmp_path, text, all_files=all_files)
+
+
+def test_what_runs_have_written_is_not_counted_among_the_files_to_try(tmp_path, touch):
+    touch(tmp_path, "in/out/masks/a.png", "in/notes.txt")
+    with pytest.raises(UserError, match="none of its 1 files has an image's extension"):
+        check_input(tmp_path, out="in/out")
 
 
 @pytest.mark.parametrize("out", ["", "in"], ids=["around the input", "the input itself"])
