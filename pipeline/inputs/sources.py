@@ -41,6 +41,8 @@ def parse_source(text: str, files: Files) -> Source:
             return Source("file", path, folder_of(path))
         if magic:
             return Source("glob", path, glob_folder(path))
+        if os.path.exists(path):
+            raise UserError(f"{text}: is no file or folder; if it gives a list, name it as @{text}")
         raise UserError(f"{text}: no such file or folder")
     files.check(text)
     if is_read_only(text):
@@ -73,19 +75,20 @@ def common_folder(folders: Iterable[str]) -> str:
 
 
 def _parse_list(where: str, files: Files) -> Source:
-    where = absolute(where)
+    where = absolute("/dev/stdin" if where == "-" else where)
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
     with users_fault(where, "the list cannot be read", "check the path and your permissions"):
+        kept = files.kept(where)
         lines = (
-            one_of.setdefault(scheme_of(line), line) and line for line in read_list(where, files)
+            one_of.setdefault(scheme_of(line), line) and line for line in read_list(kept, files)
         )
         folder = common_folder(map(folder_of, lines))
     if not one_of:
         raise UserError(f"{where}: the list is empty; put one path or URI on a line")
     for line in one_of.values():
         files.check(line)
-    return Source("list", where, folder)
+    return Source("list", kept, folder)
 
 
 def read_list(where: str, files: Files) -> Iterator[str]:

@@ -2,25 +2,81 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.storage.faults import NotRegular
 from pipeline.storage.listed import File, Unlisted
 
 T = TypeVar("T")
 
 
 def read(path: str, limit: int = -1) -> bytes:
-    """A file's first ``limit`` bytes, or all of them."""
-    with open(path, "rb") as file:
+    """A file's first ``limit`` bytes, or all of them.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+    """
+    with open(path, "rb", opener=_open_regular) as file:
         return file.read(limit)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a file, and no pipe: that would wait for somebody to write to it."""
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise _not_regular(path) from None
+        raise
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+        os.set_blocking(handle, True)  # reading a file on tape may wait
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _check_regular(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise _not_regular(path)
+
+
+def _not_regular(path: str) -> NotRegular:
+    return NotRegular(f"{path}: is a pipe, a socket or a device, and no file")
+
+
+def kept(path: str) -> str:
+    """Where a list can be read again and again; see :meth:`pipeline.storage.Files.kept`."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return path  # reading it tells why
+    # A file that is passed as standard input may be read on where it was left.
+    passed = path.startswith("/dev/") and stat.S_ISREG(mode)
+    if not (passed or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        return path
+    prefix, suffix = "fcn-beam-", ".txt"
+    with (
+        open(path, "rb") as pipe,
+        tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix, delete=False) as copy,
+    ):
+        atexit.register(Path(copy.name).unlink, missing_ok=True)
+        shutil.copyfileobj(pipe, copy)
+    return copy.name
 
 
 def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: str = "") -> File:
@@ -172,8 +228,7 @@ def stat_file(path: str) -> File:
         OSError: there is none, or it is no regular file.
     """
     found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise IsADirectoryError(f"{path}: is no regular file")
+    _check_regular(path, found.st_mode)
     return File(path, found.st_size, str(found.st_mtime_ns))
 
 

@@ -1,10 +1,14 @@
 import os
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from pipeline.storage import File, Files, Unlisted, local
+from pipeline.storage.faults import NotRegular
 
 FILES = Files()
 
@@ -68,6 +72,67 @@ def test_a_pipe_is_no_regular_file(tmp_path):
     (found,) = FILES.list(str(tmp_path))
     assert not found.regular
     assert not FILES.exists(f"{tmp_path}/pipe")
+
+
+@pytest.fixture(params=["pipe", "socket", "device"])
+def not_regular(request, tmp_path, monkeypatch):
+    """The path of something that reading might never end."""
+    path = f"{tmp_path}/x"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("x")
+    else:
+        path = "/dev/zero"
+    return path
+
+
+def test_what_is_no_regular_file_is_not_read(not_regular):
+    before = len(os.listdir("/proc/self/fd"))
+    for operation in (FILES.read, FILES.stat):
+        with pytest.raises(NotRegular, match=f"{not_regular}: is a pipe, a socket or a device"):
+            operation(not_regular)
+    with pytest.raises(NotRegular):
+        FILES.read(not_regular, 10)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_is_not_read(tmp_path):
+    for operation in (FILES.read, FILES.stat):
+        with pytest.raises(IsADirectoryError, match="Is a directory"):
+            operation(str(tmp_path))
+
+
+def test_a_file_can_be_read_again_and_again_where_it_is(tmp_path, touch, memory):
+    touch(tmp_path, "list.txt")
+    FILES.write("memory://b/list.txt", b"")
+    for path in (f"{tmp_path}/list.txt", "memory://b/list.txt", f"{tmp_path}/nowhere"):
+        assert FILES.kept(path) == path
+
+
+def feed(path, data):
+    """Writes to a pipe once somebody reads it."""
+    thread = threading.Thread(target=lambda: Path(path).write_bytes(data), daemon=True)
+    thread.start()
+
+
+def test_a_pipe_is_kept_as_a_file_while_the_process_lives(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    data = b"1\n2\n"
+    feed(tmp_path / "pipe", data)
+    code = (
+        "import sys; from pipeline.storage import Files; files = Files()\n"
+        "kept = files.kept(sys.argv[1]); print(kept, files.read(kept), files.read(kept))"
+    )
+    command = [sys.executable, "-c", code, f"{tmp_path}/pipe"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    kept, told = done.stdout.split(maxsplit=1)
+    assert told == f"{data!r} {data!r}\n"
+    assert kept.startswith(f"{tmp_path}/fcn-beam-")
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_an_unreadable_folder_is_told_and_the_rest_is_listed(tmp_path, touch, monkeypatch):
