@@ -232,13 +232,12 @@ class Files:
 
     def glob(self, pattern: str) -> Iterator[File | Unlisted]:
         """The files that a pattern matches: the one place where a pattern is a pattern."""
+        folder = glob_folder(pattern)
         if not is_remote(pattern):
-            for path in sorted(glob.iglob(pattern, recursive=True)):
-                if not os.path.isdir(path):
-                    yield local.look(path)
+            yield from local.glob(pattern, folder)
             return
         matches = pattern_of(pattern).fullmatch
-        for file in self.list(glob_folder(pattern)):
+        for file in self.list(folder):
             if isinstance(file, Unlisted) or matches(file.path):
                 yield file
 

@@ -11,12 +11,13 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.storage.faults import NotRegular
 from pipeline.storage.listed import File, Unlisted
+from pipeline.storage.names import parts_used
 
 T = TypeVar("T")
 
@@ -232,23 +233,49 @@ def stat_file(path: str) -> File:
     return File(path, found.st_size, str(found.st_mtime_ns))
 
 
-def walk(folder: str) -> Iterator[File | Unlisted]:
-    """Every file below a folder, in order; links are followed, a folder met again is not."""
+def walk(
+    folder: str, sought: Callable[[str], Hashable] = lambda path: True
+) -> Iterator[File | Unlisted]:
+    """Every file below a folder, in order; links are followed, a folder met again is not.
+
+    Args:
+        sought: what is sought below a folder; where it is nothing, the folder is not entered. One
+            that is met again is entered where something else is sought than before.
+    """
     if not os.path.isdir(folder):
         return
     problems: list[OSError] = []
     seen = set()
     for where, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
+        real, where = os.path.realpath(where), where.rstrip("/")
+        visit = real, sought(where)
+        if visit in seen:
             folders.clear()
             continue
-        seen.add(real)
-        folders.sort()
+        seen.add(visit)
+        folders[:] = sorted(name for name in folders if sought(f"{where}/{name}"))
         for file in sorted(files):
-            yield look(f"{where.rstrip('/')}/{file}")
+            yield look(f"{where}/{file}")
     for error in problems:
         yield Unlisted(str(error.filename), type(error).__name__, str(error.strerror))
+
+
+def glob(pattern: str, folder: str) -> Iterator[File | Unlisted]:
+    """The files that a pattern matches, as Python's ``glob`` has it, found as by :func:`walk`.
+
+    Args:
+        folder: the deepest one that holds all of them.
+    """
+    parts = pattern[len(folder) + 1 :].split("/")
+    if parts[-1] == "**":  # of files it means any at any depth
+        parts.append("*")
+
+    def used(path: str) -> frozenset[int]:
+        return parts_used(parts, path[len(folder) + 1 :])
+
+    for file in walk(folder or "/", lambda path: used(path) - {len(parts)}):
+        if isinstance(file, Unlisted) or len(parts) in used(file.path):
+            yield file
 
 
 def look(path: str) -> File:
