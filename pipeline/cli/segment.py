@@ -73,9 +73,9 @@ def segment(
 ) -> int:
     """Segment every image of INPUT.
 
-    INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs;
-    any of them local or remote (gs://, s3://, az://). The same command again goes on where it
-    stopped.
+    INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs
+    (@- for standard input); any of them local or remote (gs://, s3://, az://). The same command
+    again goes on where it stopped.
     """
     set_up_logging(log_level)
     from pipeline.cli.arguments import own_options, split_arguments

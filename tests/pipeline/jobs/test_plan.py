@@ -277,6 +277,15 @@ def test_another_root_is_refused_unless_the_archive_has_moved(ask, claim, tmp_pa
     assert plan(ask(tmp_path / "elsewhere", moved=True)).moved
 
 
+def test_a_link_to_the_archive_is_another_place(ask, claim, tmp_path):
+    (tmp_path / "link").symlink_to("photos")
+    claim(ask(f"{tmp_path}/link/"))
+    assert plan(ask(tmp_path / "link")).listing.root == f"{tmp_path}/link"
+    with pytest.raises(UserError, match=r"images below .*/link, not .*/photos; .* add --moved"):
+        plan(ask(f"{tmp_path}/photos/"))
+    assert plan(ask(tmp_path / "photos", moved=True)).moved
+
+
 def test_a_moved_archive_may_not_change_its_recipe_as_well(ask, claim, tmp_path):
     claim()
     shutil.copytree(tmp_path / "photos", tmp_path / "elsewhere")
