@@ -72,9 +72,15 @@ class MaskRef(NamedTuple):
 
 
 class PassedOver(NamedTuple):
-    """A file that is not taken for an image."""
+    """A file that is not taken for an image.
+
+    Attributes:
+        path: its path or URI.
+        written: runs have written it to the output folder.
+    """
 
     path: str
+    written: bool = False
 
 
 class Task(NamedTuple):

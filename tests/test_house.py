@@ -27,6 +27,7 @@ SHARED = {"errors", "artifact", "scores", "bar", "quiet"} | {
 # Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA.
 OPENED = {
     "cli/evaluate.py": {".write_text"},  # --json
+    "cli/main.py": {"open"},  # the null device
     "jobs/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
     "jobs/segment.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
     "network/models.py": {".write_bytes"},  # a remote model's local copy

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from model_build.errors import UserError
-from pipeline.cli.main import complain
+from pipeline.cli.main import complain, say
 from pipeline.cli.options import (
     given,
     log_level,
@@ -66,13 +66,13 @@ def evaluate(
         raise click.UsageError(f"unexpected argument {unexpected[0]!r}: every input is an option")
     result = evaluate.evaluate(evaluate.Request(beam_options=beam_options, **given(options)))
     text = json.dumps(result.report, indent=1)
-    if json_file == "-":
-        click.echo(text)
-    elif result.scores:
-        click.echo(result.table())
     if json_file not in (None, "-"):
         try:
             Path(json_file).write_text(text + "\n")
         except OSError as error:
             raise UserError(f"{json_file}: cannot be written: {error.strerror}") from None
+    if json_file == "-":
+        say(text)
+    elif result.scores:
+        say(result.table())
     return 0 if result.scores else complain(result.complaint(), 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.main import say
 from pipeline.cli.options import storage_options
 
 
@@ -34,7 +35,7 @@ def info(model: str, storage_options: dict[str, str]) -> None:
         "fingerprint": description.fingerprint,
     }
     for key, value in rows.items():
-        click.echo(f"{key:<20}{value}")
+        say(f"{key:<20}{value}")
 
 
 def _shown(value: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -11,7 +13,7 @@ from typing import Any
 
 import click
 
-from model_build.errors import JobError, SuggestingGroup, Terminated, UserError
+from model_build.errors import JobError, SuggestingGroup, Terminated, UserError, cause
 
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {
@@ -60,8 +62,8 @@ def main() -> None:
         if isinstance(error, JobError):
             status = complain(f"{error} (--log-level info tells where)", 1)
         else:
-            cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            status = complain(f"failed: {cause[0].strip()}", 1)
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            status = complain(f"failed: {last[0].strip()}", 1)
     sys.exit(status)
 
 
@@ -72,6 +74,25 @@ def _terminate(number: int, frame: Any) -> None:
 def told_interrupt(interrupt: BaseException) -> tuple[str, int]:
     """What an interrupt is called, and the status to exit with: 128 and the signal's number."""
     return ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+
+
+def say(text: str) -> None:
+    """Prints what a command has to say to standard output.
+
+    Raises:
+        Exit: nobody reads it any more, as behind ``| head``: the command ends in silence, with the
+            status of a program that the signal has ended.
+        JobError: it cannot be written.
+    """
+    try:
+        click.echo(text)
+    except OSError as error:
+        # What could not be written is tried again when Python ends, and must not fail then.
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+        raise JobError(f"standard output cannot be written to: {cause(error)}") from error
 
 
 def complain(message: str, status: int) -> int:

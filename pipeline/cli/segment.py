@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.main import complain, told_interrupt
+from pipeline.cli.main import complain, say, told_interrupt
 from pipeline.cli.options import (
     given,
     log_level,
@@ -73,9 +73,9 @@ def segment(
 ) -> int:
     """Segment every image of INPUT.
 
-    INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs;
-    any of them local or remote (gs://, s3://, az://). The same command again goes on where it
-    stopped.
+    INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs
+    (@- for standard input); any of them local or remote (gs://, s3://, az://). The same command
+    again goes on where it stopped.
     """
     set_up_logging(log_level)
     from pipeline.cli.arguments import own_options, split_arguments
@@ -84,7 +84,7 @@ def segment(
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
     request = plan.Request(inputs=inputs, beam_options=beam_options, **given(options))
     if dry_run:
-        preview.dry_run(plan.plan(request), click.echo)
+        preview.dry_run(plan.plan(request), say)
         return 0
     try:
         summary = segment.segment(request)
@@ -94,5 +94,5 @@ def segment(
             f"{what}; every mask written is whole: the same command goes on from there", status
         )
     text, status, reason = segment.report(summary, max_rejected)
-    click.echo(text)
+    say(text)
     return complain(reason, status) if status else 0

@@ -7,16 +7,18 @@ holds all of it.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import apache_beam as beam
 
 from pipeline.inputs.names import image_extension
 from pipeline.inputs.sources import read_list
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
-from pipeline.storage import File, Files, Unlisted, ends_the_job, folder_of, is_remote
+from pipeline.storage import File, Files, Unlisted, absolute, ends_the_job, folder_of, is_remote
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,17 @@ class ListOptions:
     Attributes:
         root: names are relative to it.
         all_files: take every file for an image, not only those with a known extension.
-        exclude: folders that are passed over, such as what runs have written.
+        exclude: what runs write, which is passed over: globs, of which only the last part is a
+            pattern, ``**`` for all below a folder.
         limit: only the first so many images, by name.
+        overlap: there are several sources, which may list a file twice.
     """
 
     root: str
     all_files: bool = False
     exclude: tuple[str, ...] = ()
     limit: int | None = None
+    overlap: bool = False
 
 
 def list_source(
@@ -47,7 +52,7 @@ def list_source(
     Raises:
         OSError: the source itself cannot be listed.
     """
-    written = tuple(_real(f"{folder}/") for folder in options.exclude)
+    is_written = _matching(options.exclude)
     for file in _files(source, files):
         if isinstance(file, Unlisted):
             yield Reject(_printable(file.path), "list", file.error, file.detail)
@@ -55,8 +60,9 @@ def list_source(
         path = file.path
         name = name_below(path, options.root)
         tried = options.all_files or source.kind in ("file", "list") or image_extension(path)
-        if not (tried and file.regular) or _real(path).startswith(written):
-            yield PassedOver(_printable(path))
+        written = is_written(path)
+        if written or not (tried and file.regular):
+            yield PassedOver(_printable(path), written)
         elif _printable(path) != path:
             yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
         elif not {"", ".", ".."}.isdisjoint(name.split("/")):
@@ -79,7 +85,11 @@ def _files(source: Source, files: Files) -> Iterator[File | Unlisted]:
 
 
 class ListImages(beam.PTransform):
-    """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`."""
+    """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`.
+
+    What is no image is there once, though several sources have it. Of files passed over there may
+    be as many as of images, and each costs a shuffle: a single source is spared that.
+    """
 
     def __init__(self, options: ListOptions, files: Files):
         super().__init__()
@@ -89,10 +99,12 @@ class ListImages(beam.PTransform):
         listed = sources | "ListSource" >> beam.ParDo(
             _ListSource(self.options, self.files)
         ).with_outputs("passed_over", "rejected", main="images")
-        if self.options.limit is None:
-            return listed.images, listed.passed_over, listed.rejected
-        first = listed.images | "Limit" >> FirstImages(self.options.limit)
-        return first, listed.passed_over, listed.rejected
+        images, passed_over = listed.images, listed.passed_over
+        if self.options.limit is not None:
+            images = images | "Limit" >> FirstImages(self.options.limit)
+        if self.options.overlap:
+            passed_over = passed_over | "PassedOverOnce" >> beam.Distinct()
+        return images, passed_over, listed.rejected | "RejectedOnce" >> beam.Distinct()
 
 
 class _ListSource(beam.DoFn):
@@ -111,22 +123,68 @@ class _ListSource(beam.DoFn):
 
 
 class FirstImages(beam.PTransform):
-    """The first ``count`` images by name."""
+    """The first ``count`` images by name; one that is listed twice is one."""
 
     def __init__(self, count: int):
         super().__init__()
         self.count = count
 
     def expand(self, images):
-        first = beam.combiners.Top.Smallest(self.count, key=lambda image: (image.name, image.path))
-        return images | first | beam.FlatMap(lambda found: found)
+        first = beam.CombineGlobally(_First(self.count))
+        return images | "First" >> first | "Each" >> beam.FlatMap(lambda found: found)
+
+
+class _First(beam.CombineFn):
+    """:func:`distinct` images, the first of them: a list that is cut whenever it is long."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def create_accumulator(self):
+        return []
+
+    def add_input(self, found, image):
+        found.append(image)
+        return self.extract_output(found) if len(found) > 2 * self.count + 1000 else found
+
+    def merge_accumulators(self, some):
+        return self.extract_output(itertools.chain.from_iterable(some))
+
+    def extract_output(self, found):
+        return distinct(found)[: self.count]
 
 
 def name_below(path: str, root: str) -> str:
     """The path below the root; below none it is the whole path, its scheme the first part."""
-    prefix = root if root.endswith("/") else f"{root}/"
-    name = path[len(prefix) :] if path.startswith(prefix) else path.replace("://", "/")
-    return name.lstrip("/")
+    prefix = "/" if root == "/" else f"{root}/"
+    if path.startswith(prefix):
+        return path[len(prefix) :]
+    return path.replace("://", "/", 1).removeprefix("/")
+
+
+def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:
+    """The images in order of their names; one that was listed twice is one."""
+    by_path: dict[str, ImageRef] = {}
+    for image in images:
+        if image.path not in by_path or by_path[image.path].stamp is None:
+            by_path[image.path] = image
+    return sorted(by_path.values(), key=lambda image: (image.name, image.path))
+
+
+def _matching(globs: Iterable[str]) -> Callable[[str], bool]:
+    """Tells whether a path is one of these, by whichever links; see :class:`ListOptions`."""
+    real = [_real(glob) for glob in globs]
+    below = tuple(glob.removesuffix("**") for glob in real if glob.endswith("/**"))
+    beside = [glob.rpartition("/") for glob in real if not glob.endswith("/**")]
+
+    def is_one(path: str) -> bool:
+        path = _real(path)
+        folder, _, name = path.rpartition("/")
+        return path.startswith(below) or any(
+            folder == where and fnmatchcase(name, pattern) for where, _, pattern in beside
+        )
+
+    return is_one
 
 
 def _real(path: str) -> str:
@@ -138,7 +196,7 @@ def _real(path: str) -> str:
 
 @functools.lru_cache(maxsize=1)  # files come folder by folder
 def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+    return absolute(os.path.realpath(folder))
 
 
 def _printable(text: str) -> str:

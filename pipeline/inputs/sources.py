@@ -11,6 +11,7 @@ from model_build.errors import UserError
 from pipeline.records import Source
 from pipeline.storage import (
     Files,
+    absolute,
     folder_of,
     glob_folder,
     is_read_only,
@@ -33,13 +34,15 @@ def parse_source(text: str, files: Files) -> Source:
         return _parse_list(text[1:], files)
     magic = glob.has_magic(text)
     if not is_remote(text):
-        path = os.path.abspath(text)
+        path = absolute(text)
         if os.path.isdir(path):
             return Source("folder", path, path)
         if os.path.isfile(path):
             return Source("file", path, folder_of(path))
         if magic:
             return Source("glob", path, glob_folder(path))
+        if os.path.exists(path):
+            raise UserError(f"{text}: is no file or folder; if it gives a list, name it as @{text}")
         raise UserError(f"{text}: no such file or folder")
     files.check(text)
     if is_read_only(text):
@@ -72,19 +75,20 @@ def common_folder(folders: Iterable[str]) -> str:
 
 
 def _parse_list(where: str, files: Files) -> Source:
-    where = where if is_remote(where) else os.path.abspath(where)
+    where = absolute("/dev/stdin" if where == "-" else where)
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
     with users_fault(where, "the list cannot be read", "check the path and your permissions"):
+        kept = files.kept(where)
         lines = (
-            one_of.setdefault(scheme_of(line), line) and line for line in read_list(where, files)
+            one_of.setdefault(scheme_of(line), line) and line for line in read_list(kept, files)
         )
         folder = common_folder(map(folder_of, lines))
     if not one_of:
         raise UserError(f"{where}: the list is empty; put one path or URI on a line")
     for line in one_of.values():
         files.check(line)
-    return Source("list", where, folder)
+    return Source("list", kept, folder)
 
 
 def read_list(where: str, files: Files) -> Iterator[str]:
@@ -97,4 +101,4 @@ def read_list(where: str, files: Files) -> Iterator[str]:
     for line in io.TextIOWrapper(data, "utf-8-sig", errors="surrogateescape", newline="\n"):
         line = line.rstrip("\r\n")
         if line:
-            yield line if is_remote(line) else os.path.abspath(line)
+            yield absolute(line)

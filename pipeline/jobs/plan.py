@@ -144,6 +144,7 @@ def plan(request: Request) -> Plan:
         all_files=request.all_files,
         exclude=out.written(),
         limit=request.limit,
+        overlap=len(sources) > 1,
     )
     if not local:
         _check_remote(request, sources, out)

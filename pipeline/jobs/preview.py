@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from model_build.errors import UserError
-from pipeline.inputs.listing import ListOptions, list_source
+from pipeline.inputs.listing import ListOptions, distinct, list_source
 from pipeline.inputs.names import group_key
 from pipeline.jobs.standing import State, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
@@ -27,16 +27,22 @@ def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -
     Raises:
         UserError: the sources hold none, or cannot be listed.
     """
-    passed_over = 0
+    passed_over: set[PassedOver] = set()
     for found in _list(sources, listing, files):
         if not isinstance(found, PassedOver):
             return
-        passed_over += 1
-    where = ", ".join(source.where for source in sources)
+        passed_over.add(found)
+    where = ", ".join(dict.fromkeys(source.where for source in sources))
     if not passed_over:
         raise UserError(f"{where}: holds no file; check the path")
+    others = sum(not file.written for file in passed_over)
+    if not others:
+        raise UserError(
+            f"{where}: holds only what runs have written to --output, and OUT's own masks are not "
+            "taken as input; name the folder of the photos"
+        )
     raise UserError(
-        f"{where}: none of its {passed_over} files has an image's extension; "
+        f"{where}: none of its {others} files has an image's extension; "
         "add --all-files to try them all"
     )
 
@@ -48,19 +54,21 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
         UserError: the sources or OUT cannot be listed.
     """
     out, listing = plan.out, plan.listing
-    images: dict[str, ImageRef] = {}
-    rejects = passed_over = 0
+    images: list[ImageRef] = []
+    unlisted: set[Reject] = set()
+    passed_over: set[PassedOver] = set()
     for found in _list(plan.sources, listing, out.files):
         if isinstance(found, ImageRef):
-            images[found.name] = found
-        elif isinstance(found, Reject):
-            rejects += 1
+            images.append(found)
+        elif isinstance(found, PassedOver):
+            passed_over.add(found)
+        elif found not in unlisted:
+            unlisted.add(found)
             say(f"{found.image}: rejected: {found.detail}")
-        else:
-            passed_over += 1
     groups: dict[str, list[ImageRef]] = {}
-    for name in sorted(images)[: listing.limit]:
-        groups.setdefault(group_key(name), []).append(images[name])
+    for image in distinct(images)[: listing.limit]:
+        groups.setdefault(group_key(image.name), []).append(image)
+    rejects = len(unlisted)
     standing = _standing(plan)
     planned = (
         one
@@ -84,7 +92,7 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
     states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
     say(
         f"{sum(counts.values())} images: {states}; {rejects} rejected; "
-        f"{passed_over} files passed over"
+        f"{len(passed_over)} files passed over"
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
+from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import assign_mask_names, group_key
 from pipeline.jobs.progress import COUNTS
 from pipeline.jobs.standing import KeepOptions, keep_masks, matching
@@ -62,11 +63,15 @@ def plan_group(
             (:class:`Row`), and names of masks under ``overlays``.
 
     Yields:
-        A task for each image, or a reject where OUT can hold no mask of its name; and the masks
-        that are no image's.
+        A task for each image; a reject where OUT can hold no mask of its name, or another image
+        has that name; and the masks that are no image's.
     """
-    # The same file may be listed twice, by two sources: it is one image.
-    images = {image.name: image for image in found["images"]}
+    images: dict[str, ImageRef] = {}
+    for image in distinct(found["images"]):
+        first = images.setdefault(image.name, image)
+        if first is not image:
+            clash = f"{first.path} has the same name below the root; rename one of them"
+            yield Reject(image.path, "list", "NameError", clash)
     masks = {mask.name: mask for mask in found["masks"]}
     rows: dict[str, list[Row]] = {}
     for row in found["rows"]:

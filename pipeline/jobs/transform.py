@@ -17,7 +17,7 @@ from pipeline.network import models, threads
 from pipeline.network.handler import resolve
 from pipeline.outputs.folder import OutputFolder, parse_output
 from pipeline.records import ImageRef, Reject
-from pipeline.storage import Files, is_remote, parse_options
+from pipeline.storage import Files, absolute, parse_options
 
 
 class SegmentImages(beam.PTransform):
@@ -56,7 +56,7 @@ class SegmentImages(beam.PTransform):
         super().__init__()
         files = Files(parse_options(storage_options or {}))
         description = models.describe(os.fspath(model), files)
-        self.root = root if is_remote(root) or not root else os.path.abspath(root)
+        self.root = absolute(root) if root else ""
         self.decode = DecodeOptions(network_side(long_side, description), max_pixels)
         self.engine = resolve(
             os.fspath(model), engine, precision, batch_size, threads.has_accelerator, local=False
@@ -85,8 +85,8 @@ class SegmentImages(beam.PTransform):
 
 def named(uri: str, root: str) -> ImageRef | Reject:
     """The reference of an image given by its path or URI."""
-    path = uri if is_remote(uri) else os.path.abspath(uri)
-    name = name_below(path, root)
+    path = absolute(uri)
+    name = name_below(path, root.removesuffix("/"))
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
         return Reject(path, "list", "NameError", "its name is no path below a folder; rename it")
     return ImageRef(path, name)

@@ -106,9 +106,15 @@ class OutputFolder:
         return next(self._below(MASKS), None) is not None
 
     def written(self) -> tuple[str, ...]:
-        """The folders a run writes to, which are not to be taken for its input."""
-        owned = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)
-        return tuple(f"{self.path}/{own}" for own in owned)
+        """What runs write, which is not to be taken for their input.
+
+        Returns:
+            Globs, of which only the last part is a pattern: ``**`` stands for all that is below.
+        """
+        folders = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)
+        names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl", "input-*.txt")
+        written = (*(f"{folder}/**" for folder in folders), *names)
+        return tuple(f"{self.path}/{name}" for name in written)
 
     def _below(self, folder: str) -> Iterator[tuple[str, File]]:
         where = f"{self.path}/{folder}"

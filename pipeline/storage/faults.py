@@ -19,6 +19,10 @@ class BadName(OSError):
     """A name that the disk or store cannot hold."""
 
 
+class NotRegular(OSError):
+    """A pipe, a socket or a device: reading it might wait for ever."""
+
+
 class Unavailable(OSError):
     """A store that has not answered, or has refused for its quota, until the last attempt."""
 

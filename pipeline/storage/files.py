@@ -17,7 +17,7 @@ from typing import Any
 
 from model_build.errors import UserError
 from pipeline.storage import local, paging, puts, stores
-from pipeline.storage.faults import BadName, of_client
+from pipeline.storage.faults import BadName, NotRegular, of_client
 from pipeline.storage.listed import File, Unlisted
 from pipeline.storage.names import (
     bucket_and_key,
@@ -143,9 +143,16 @@ class Files:
         """Whether a file has just this name."""
         try:
             self.stat(path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegular):
             return False
         return True
+
+    def kept(self, path: str) -> str:
+        """Where a file can be read again and again.
+
+        A pipe gives its bytes once: they are copied to a file that is there while this process is.
+        """
+        return path if is_remote(path) else local.kept(path)
 
     # Many files
 
@@ -225,13 +232,12 @@ class Files:
 
     def glob(self, pattern: str) -> Iterator[File | Unlisted]:
         """The files that a pattern matches: the one place where a pattern is a pattern."""
+        folder = glob_folder(pattern)
         if not is_remote(pattern):
-            for path in sorted(glob.iglob(pattern, recursive=True)):
-                if not os.path.isdir(path):
-                    yield local.look(path)
+            yield from local.glob(pattern, folder)
             return
         matches = pattern_of(pattern).fullmatch
-        for file in self.list(glob_folder(pattern)):
+        for file in self.list(folder):
             if isinstance(file, Unlisted) or matches(file.path):
                 yield file
 

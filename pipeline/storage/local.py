@@ -2,25 +2,82 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
+import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.storage.faults import NotRegular
 from pipeline.storage.listed import File, Unlisted
+from pipeline.storage.names import parts_used
 
 T = TypeVar("T")
 
 
 def read(path: str, limit: int = -1) -> bytes:
-    """A file's first ``limit`` bytes, or all of them."""
-    with open(path, "rb") as file:
+    """A file's first ``limit`` bytes, or all of them.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+    """
+    with open(path, "rb", opener=_open_regular) as file:
         return file.read(limit)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a file, and no pipe: that would wait for somebody to write to it."""
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise _not_regular(path) from None
+        raise
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
+        os.set_blocking(handle, True)  # reading a file on tape may wait
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _check_regular(path: str, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise _not_regular(path)
+
+
+def _not_regular(path: str) -> NotRegular:
+    return NotRegular(f"{path}: is a pipe, a socket or a device, and no file")
+
+
+def kept(path: str) -> str:
+    """Where a list can be read again and again; see :meth:`pipeline.storage.Files.kept`."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return path  # reading it tells why
+    # A file that is passed as standard input may be read on where it was left.
+    passed = path.startswith("/dev/") and stat.S_ISREG(mode)
+    if not (passed or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        return path
+    prefix, suffix = "fcn-beam-", ".txt"
+    with (
+        open(path, "rb") as pipe,
+        tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix, delete=False) as copy,
+    ):
+        atexit.register(Path(copy.name).unlink, missing_ok=True)
+        shutil.copyfileobj(pipe, copy)
+    return copy.name
 
 
 def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: str = "") -> File:
@@ -172,28 +229,53 @@ def stat_file(path: str) -> File:
         OSError: there is none, or it is no regular file.
     """
     found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise IsADirectoryError(f"{path}: is no regular file")
+    _check_regular(path, found.st_mode)
     return File(path, found.st_size, str(found.st_mtime_ns))
 
 
-def walk(folder: str) -> Iterator[File | Unlisted]:
-    """Every file below a folder, in order; links are followed, a folder met again is not."""
+def walk(
+    folder: str, sought: Callable[[str], Hashable] = lambda path: True
+) -> Iterator[File | Unlisted]:
+    """Every file below a folder, in order; links are followed, a folder met again is not.
+
+    Args:
+        sought: what is sought below a folder; where it is nothing, the folder is not entered. One
+            that is met again is entered where something else is sought than before.
+    """
     if not os.path.isdir(folder):
         return
     problems: list[OSError] = []
     seen = set()
     for where, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
+        real, where = os.path.realpath(where), where.rstrip("/")
+        visit = real, sought(where)
+        if visit in seen:
             folders.clear()
             continue
-        seen.add(real)
-        folders.sort()
+        seen.add(visit)
+        folders[:] = sorted(name for name in folders if sought(f"{where}/{name}"))
         for file in sorted(files):
-            yield look(f"{where.rstrip('/')}/{file}")
+            yield look(f"{where}/{file}")
     for error in problems:
         yield Unlisted(str(error.filename), type(error).__name__, str(error.strerror))
+
+
+def glob(pattern: str, folder: str) -> Iterator[File | Unlisted]:
+    """The files that a pattern matches, as Python's ``glob`` has it, found as by :func:`walk`.
+
+    Args:
+        folder: the deepest one that holds all of them.
+    """
+    parts = pattern[len(folder) + 1 :].split("/")
+    if parts[-1] == "**":  # of files it means any at any depth
+        parts.append("*")
+
+    def used(path: str) -> frozenset[int]:
+        return parts_used(parts, path[len(folder) + 1 :])
+
+    for file in walk(folder or "/", lambda path: used(path) - {len(parts)}):
+        if isinstance(file, Unlisted) or len(parts) in used(file.path):
+            yield file
 
 
 def look(path: str) -> File:

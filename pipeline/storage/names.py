@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 # scheme → the extra that brings its client, None where it comes along
 SCHEMES = {
@@ -18,6 +22,14 @@ SCHEMES = {
 def is_remote(path: str) -> bool:
     """Whether the path has a scheme, as ``gs://`` has."""
     return "://" in path
+
+
+def absolute(path: str) -> str:
+    """A local path from the root of the disk on; a URI as it is."""
+    if is_remote(path):
+        return path
+    # POSIX lets two slashes at the beginning mean something else than one; to disks they do not.
+    return f"/{os.path.abspath(path).lstrip('/')}"
 
 
 def scheme_of(path: str) -> str:
@@ -46,21 +58,64 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def pattern_of(glob: str) -> re.Pattern[str]:
+def pattern_of(pattern: str) -> re.Pattern[str]:
     """A glob over the names in a store: ``*`` and ``?`` stop at ``/``, ``**`` does not."""
     text, index = "", 0
-    while index < len(glob):
-        character = glob[index]
-        closing = glob.find("]", index + 2) if character == "[" else -1
-        if glob.startswith("**/", index):
+    while index < len(pattern):
+        character = pattern[index]
+        closing = pattern.find("]", index + 2) if character == "[" else -1
+        if pattern.startswith("**/", index):
             text, index = text + "(?:.*/)?", index + 3
-        elif glob.startswith("**", index):
+        elif pattern.startswith("**", index):
             text, index = text + ".*", index + 2
         elif closing > 0:
-            inner = glob[index + 1 : closing].replace("\\", r"\\")
+            inner = pattern[index + 1 : closing].replace("\\", r"\\")
             inner = f"^{inner[1:]}" if inner.startswith("!") else inner
             text, index = f"{text}[{inner}]", closing + 1
         else:
             text += {"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character))
             index += 1
     return re.compile(text, re.DOTALL)
+
+
+def parts_used(pattern: Sequence[str], name: str) -> frozenset[int]:
+    """How many parts of a local glob a name may have used up.
+
+    Parts match as in Python's ``glob``: ``**`` stands for any folders, and nothing but a part that
+    begins with a dot for one that does.
+
+    Args:
+        pattern: the parts of a glob below a folder.
+        name: of a file or folder below it; ``""`` for the folder itself.
+
+    Returns:
+        All of them for a file that matches, fewer for a folder that may hold one; nothing for what
+        neither matches nor holds what does.
+    """
+    used = {0}
+    for part in name.split("/") if name else ():
+        used = {
+            after
+            for place in _with_skips(pattern, used)
+            if place < len(pattern)
+            for after in _next(pattern[place], place, part)
+        }
+    return frozenset(_with_skips(pattern, used))
+
+
+def _next(wildcard: str, place: int, part: str) -> Iterator[int]:
+    literal = not glob.has_magic(wildcard)
+    if part.startswith(".") and not (literal or wildcard.startswith(".")):
+        return
+    if wildcard == "**":
+        yield place
+    elif part == wildcard if literal else fnmatchcase(part, wildcard):
+        yield place + 1
+
+
+def _with_skips(pattern: Sequence[str], used: Iterable[int]) -> Iterator[int]:
+    for place in used:
+        yield place
+        while place < len(pattern) and pattern[place] == "**":
+            place += 1
+            yield place

@@ -89,6 +89,15 @@ def test_what_a_user_can_fix_is_one_line_and_status_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["@-", "@/dev/stdin"])
+def test_a_list_may_come_by_standard_input(photos, tiny_model, tmp_path, name):
+    lines = "".join(f"{path}\n" for path in photos.glob("*/*.jpg"))
+    options = ["--output", tmp_path / "out", "--model", tiny_model, "--dry-run"]
+    done = in_a_process("segment", name, *options, input=lines)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("5 images: 5 to do")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "labels"])
 def test_a_damaged_model_is_one_line(photos, tiny_model, tmp_path, damage):
     model = tmp_path / "model"

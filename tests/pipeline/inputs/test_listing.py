@@ -1,4 +1,5 @@
 import datetime
+import itertools
 import os
 
 import apache_beam as beam
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inputs import listing
-from pipeline.inputs.listing import FirstImages, ListImages, ListOptions, list_source, name_below
+from pipeline.inputs.listing import (
+    FirstImages,
+    ListImages,
+    ListOptions,
+    distinct,
+    list_source,
+    name_below,
+)
 from pipeline.inputs.names import IMAGE_EXTENSIONS
 from pipeline.inputs.sources import common_folder, parse_source
 from pipeline.outputs.folder import OutputFolder
@@ -155,6 +163,32 @@ def test_the_output_is_passed_over_when_the_input_is_reached_by_a_link(tmp_path,
     touch(tmp_path, "real/a.jpg", "real/out/masks/a.png")
     (tmp_path / "link").symlink_to("real")
     assert names(f"{tmp_path}/link", exclude=written(f"{tmp_path}/real/out")) == ["a.jpg"]
+
+
+WRITTEN = ["run.json", "summary.json", "input-0.txt"]
+WRITTEN += [f"{kind}-r1-00000-of-00001.jsonl" for kind in ("histograms", "rejected")]
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_nothing_that_runs_write_is_an_image_even_if_all_files_are(tmp_path, memory, where):
+    root = f"{tmp_path}/p" if where == "disk" else "memory://b/p"
+    put(*(f"{root}/out/{name}" for name in (*WRITTEN, "masks/a.png", "lock/1")))
+    put(f"{root}/a.dat", f"{root}/run.json", f"{root}/out/x.jsonl", f"{root}/out/x/run.json")
+    images, passed_over, _ = listed(root, all_files=True, exclude=written(f"{root}/out"))
+    assert set(images) == {"a.dat", "run.json", "out/x.jsonl", "out/x/run.json"}
+    assert len(passed_over) == len(WRITTEN) + 2
+
+
+def test_photos_in_the_output_folder_are_taken_whatever_their_names(tmp_path, touch):
+    photos = ["histograms-1.jpg", "input-1.jpg", "rejected-.png", "run.json.jpg"]
+    touch(tmp_path, *photos)
+    assert names(str(tmp_path), exclude=written(tmp_path)) == photos
+
+
+def test_no_character_of_the_outputs_name_is_a_pattern(tmp_path, touch):
+    touch(tmp_path, "out1/run.json", "out[1]/run.json", "out[1]/masks/a.png")
+    images = names(str(tmp_path), all_files=True, exclude=written(f"{tmp_path}/out[1]"))
+    assert images == ["out1/run.json"]
 
 
 @pytest.mark.parametrize("out", ["", "/photos"], ids=["around the input", "the input itself"])
@@ -329,6 +363,19 @@ def test_keys_that_are_no_path_below_a_folder_are_rejected(memory, key):
     assert [(one.image, one.stage) for one in rejects] == [(f"memory://b/{key}", "list")]
 
 
+def test_a_key_with_two_slashes_is_not_taken_for_the_one_with_one(memory, tmp_path):
+    put("memory://b/a.jpg", "memory://b//a.jpg")
+    for text in ("memory://b", write_list(tmp_path, b"memory://b/a.jpg\nmemory://b//a.jpg\n")):
+        images, _, rejects = listed(text)
+        assert images == ["a.jpg"]
+        assert [(one.image, one.stage) for one in rejects] == [("memory://b//a.jpg", "list")]
+
+
+def test_a_folder_of_an_empty_name_may_be_the_root(memory):
+    put("memory://b//a.jpg")
+    assert names("memory://b//a.jpg") == ["a.jpg"]
+
+
 def test_a_source_that_cannot_be_listed_is_an_oserror():
     source = Source("folder", "https://localhost:9/photos", "https://localhost:9/photos")
     with pytest.raises(OSError, match="a web server cannot be listed"):
@@ -366,11 +413,19 @@ def test_the_common_folder_holds_all_and_names_below_it_are_unique(given_paths):
         ("/x/a/1.jpg", "", "x/a/1.jpg"),
         ("/x/a/1.jpg", "/", "x/a/1.jpg"),
         ("/1.jpg", "", "1.jpg"),
+        ("gs://x//1.jpg", "gs://x/", "1.jpg"),
     ],
 )
 def test_names_of_mixed_roots(path, root, name):
     (image,) = list_source(Source("file", path, ""), ListOptions(root), FILES)
     assert image.name == name_below(path, root) == name
+
+
+def test_distinct_images_are_in_order_and_what_is_known_of_them_is_kept():
+    a, b, other = ImageRef("/x/a", "a"), ImageRef("/x/b", "b"), ImageRef("/y/a", "a")
+    seen = a._replace(stamp=Stamp(1, "v"))
+    for images in itertools.permutations([b, a, other, seen]):
+        assert distinct(images) == [seen, other, b]
 
 
 # The transform
@@ -389,7 +444,7 @@ def test_list_images_has_three_outputs(tmp_path, touch):
         ]
         passed_over = [
             PassedOver(f"{tmp_path}/p/notes.txt"),
-            PassedOver(f"{tmp_path}/p/out/masks/a.png"),
+            PassedOver(f"{tmp_path}/p/out/masks/a.png", written=True),
         ]
         rejects = [
             Reject(
@@ -414,6 +469,56 @@ def test_a_limit_takes_the_first_by_name_over_all_sources(tmp_path, touch, limit
         first = ["p/a.jpg", "p/c.jpg", "q/b.jpg"][:limit]
         assert_that(found | beam.Map(lambda image: image.name), equal_to(first), "Images")
         assert_that(others, equal_to([PassedOver(f"{tmp_path}/p/notes.txt")]), "PassedOver")
+
+
+def test_a_limit_takes_an_image_of_two_sources_once(tmp_path, touch):
+    touch(tmp_path, "p/a.jpg", "p/b.jpg", "p/q/c.jpg")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/p/b.jpg\n" * 2)
+    sources = [parse_source(f"{tmp_path}/{name}", FILES) for name in ("p", "p/q", "p")]
+    sources.append(parse_source(f"@{tmp_path}/list.txt", FILES))
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        options = ListOptions(f"{tmp_path}/p", limit=3, overlap=True)
+        found, _, _ = pipeline | beam.Create(sources) | ListImages(options, FILES)
+        listed_names = found | beam.Map(lambda image: image.name)
+        assert_that(listed_names, equal_to(["a.jpg", "b.jpg", "q/c.jpg"]))
+
+
+def test_what_is_no_image_is_there_once_though_several_sources_have_it(tmp_path, touch):
+    touch(tmp_path, "p/a.jpg", "p/notes.txt", "p/" + os.fsdecode(b"\xff.jpg"))
+    sources = [Source("folder", f"{tmp_path}/p", f"{tmp_path}/p")] * 2
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        options = ListOptions(f"{tmp_path}/p", overlap=True)
+        _, others, rejected = pipeline | beam.Create(sources) | ListImages(options, FILES)
+        rejects = rejected | beam.Map(lambda reject: reject.error)
+        assert_that(others, equal_to([PassedOver(f"{tmp_path}/p/notes.txt")]), "PassedOver")
+        assert_that(rejects, equal_to(["NameError"]), "Rejected")
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
+def test_the_first_images_are_the_same_whichever_workers_see_them(shares, count):
+    shares = [[ImageRef(f"/x/{number}", str(number)) for number in share] for share in shares]
+    first = listing._First(count)
+    parts = []
+    for share in shares:
+        found = first.create_accumulator()
+        for image in share:
+            found = first.add_input(found, image)
+        parts.append(found)
+    everything = itertools.chain.from_iterable(shares)
+    merged = first.extract_output(first.merge_accumulators(parts))
+    assert merged == distinct(everything)[:count]
+
+
+def test_what_is_held_for_the_first_images_is_bounded():
+    first = listing._First(2)
+    found = first.create_accumulator()
+    for number in range(5000):
+        found = first.add_input(found, ImageRef(f"/x/{number}", f"{number:04}"))
+        assert len(found) <= 1100
+    assert [image.name for image in first.extract_output(found)] == ["0000", "0001"]
 
 
 def test_the_first_of_no_images_are_none():

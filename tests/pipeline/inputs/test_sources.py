@@ -1,4 +1,5 @@
 import os
+import threading
 
 import pytest
 
@@ -92,10 +93,39 @@ def test_a_list_holds_relative_and_absolute_paths(tmp_path, monkeypatch, data):
     assert found == [f"{tmp_path}/b/2.jpg", f"{tmp_path}/c/3.dat"]
 
 
+def test_a_path_with_two_slashes_at_its_beginning_is_that_with_one(tmp_path, touch):
+    touch(tmp_path, "p/a.jpg")
+    folder = f"{tmp_path}/p"
+    assert parse(f"/{folder}").where == folder
+    text = write_list(tmp_path, f"{folder}/a.jpg\n/{folder}/a.jpg\n".encode())
+    assert set(read_list(parse(f"@/{text[1:]}").where, FILES)) == {f"{folder}/a.jpg"}
+
+
 def test_a_list_is_found_from_the_current_folder(tmp_path, monkeypatch):
     write_list(tmp_path, b"a.jpg\n")
     monkeypatch.chdir(tmp_path)
     assert parse("@list.txt") == Source("list", f"{tmp_path}/list.txt", str(tmp_path))
+
+
+def test_a_list_may_come_by_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    lines = f"{tmp_path}/b/1.jpg\n{tmp_path}/b/2.jpg\n"
+    threading.Thread(target=(tmp_path / "pipe").write_text, args=[lines], daemon=True).start()
+    source = parse(f"@{tmp_path}/pipe")
+    assert (source.kind, source.folder) == ("list", f"{tmp_path}/b")
+    for _ in range(2):
+        assert list(read_list(source.where, FILES)) == lines.splitlines()
+
+
+def test_an_empty_pipe_is_told_by_its_own_name():
+    with pytest.raises(UserError, match=r"^/dev/null: the list is empty"):
+        parse("@/dev/null")
+
+
+def test_an_input_that_is_a_pipe_tells_of_lists(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe: is no file or folder; .* name it as @"):
+        parse(f"{tmp_path}/pipe")
 
 
 def test_a_list_of_uris(tmp_path):

@@ -100,10 +100,16 @@ def test_a_plan_gives_each_room_its_own(ask, tiny_model, tmp_path):
     assert (planned.listing.root, planned.listing.limit) == (f"{tmp_path}/photos", 3)
     assert planned.listing.all_files
     assert planned.listing.exclude == planned.out.written()
+    assert not planned.listing.overlap
     assert planned.recipe == Recipe(model.fingerprint, 64, "xla", planned.engine.precision, 4)
     assert planned.keep == KeepOptions(planned.recipe.id, model.labels, False, False)
     assert planned.write == WriteOptions(model.labels, planned.recipe.id, planned.out)
     assert (planned.local, planned.workers, planned.claimed) == (True, 2, None)
+
+
+def test_several_inputs_may_overlap(ask, tmp_path):
+    photos = f"{tmp_path}/photos"
+    assert plan(replace(ask(), inputs=[photos, photos])).listing.overlap
 
 
 def test_a_plan_keeps_what_is_to_be_kept_as_it_is_asked(ask):
@@ -298,6 +304,15 @@ def test_another_root_is_refused_unless_the_archive_has_moved(ask, claim, tmp_pa
     with pytest.raises(UserError, match="add --moved"):
         plan(ask(tmp_path / "elsewhere", overwrite=True))
     assert plan(ask(tmp_path / "elsewhere", moved=True)).moved
+
+
+def test_a_link_to_the_archive_is_another_place(ask, claim, tmp_path):
+    (tmp_path / "link").symlink_to("photos")
+    claim(ask(f"{tmp_path}/link/"))
+    assert plan(ask(tmp_path / "link")).listing.root == f"{tmp_path}/link"
+    with pytest.raises(UserError, match=r"images below .*/link, not .*/photos; .* add --moved"):
+        plan(ask(f"{tmp_path}/photos/"))
+    assert plan(ask(tmp_path / "photos", moved=True)).moved
 
 
 def test_a_moved_archive_may_not_change_its_recipe_as_well(ask, claim, tmp_path):

@@ -1,4 +1,5 @@
 import os
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -128,6 +129,21 @@ def test_a_folder_of_other_files_tells_of_all_files(tmp_path, touch):
     check_input(tmp_path, all_files=True)
 
 
+@pytest.mark.parametrize("text", ["out/masks", "out", "out/masks/*.png", "out/masks/a.png", "link"])
+@pytest.mark.parametrize("all_files", [False, True])
+def test_the_outputs_own_masks_are_no_input(tmp_path, touch, text, all_files):
+    touch(tmp_path, "out/masks/a.png", "out/masks/x/b.png", "out/run.json")
+    (tmp_path / "link").symlink_to(tmp_path / "out/masks")
+    with pytest.raises(UserError, match=f"{re.escape(text)}: .* own masks are not taken as input"):
+        check_input(tmp_path, text, all_files=all_files)
+
+
+def test_what_runs_have_written_is_not_counted_among_the_files_to_try(tmp_path, touch):
+    touch(tmp_path, "in/out/masks/a.png", "in/notes.txt")
+    with pytest.raises(UserError, match="none of its 1 files has an image's extension"):
+        check_input(tmp_path, out="in/out")
+
+
 @pytest.mark.parametrize("out", ["", "in"], ids=["around the input", "the input itself"])
 def test_an_output_that_holds_the_input_does_not_hide_it(tmp_path, touch, out):
     touch(tmp_path, "in/a.jpg")
@@ -136,8 +152,9 @@ def test_an_output_that_holds_the_input_does_not_hide_it(tmp_path, touch, out):
 
 def test_all_inputs_are_searched_and_named(tmp_path, touch):
     touch(tmp_path, "in/a.txt", "other/b.txt")
-    with pytest.raises(UserError, match=r"in, .*other: none of its 2 files"):
-        check_input(tmp_path, "in", "other")
+    for inputs in (["in", "other"], ["in", "other", "in"]):
+        with pytest.raises(UserError, match=r"in, .*other: none of its 2 files"):
+            check_input(tmp_path, *inputs)
     touch(tmp_path, "other/b.jpg")
     check_input(tmp_path, "in", "other")
 
@@ -328,6 +345,28 @@ def test_an_image_of_two_inputs_is_one(dry_run, tmp_path, touch):
     assert dry_run("in", "in/a.jpg") == [
         "in/a.jpg -> masks/a.png: to do",
         "1 images: 1 to do, 0 to check, 0 up to date; 0 rejected; 0 files passed over",
+    ]
+
+
+def test_what_two_inputs_have_counts_once(dry_run, tmp_path, touch):
+    touch(tmp_path, "in/a.jpg", "in/x/b.jpg", "in/x/notes.txt", "in/x/" + os.fsdecode(b"\xff.jpg"))
+    assert dry_run("in/x", "in", "in/x", limit=2) == [
+        "in/x/\\udcff.jpg: rejected: its name is not UTF-8; rename it",
+        "in/a.jpg -> masks/a.png: to do",
+        "in/x/b.jpg -> masks/x/b.png: to do",
+        "2 images: 2 to do, 0 to check, 0 up to date; 1 rejected; 1 files passed over",
+    ]
+
+
+def test_of_two_images_of_one_name_the_second_is_rejected(ask, tmp_path, memory):
+    (tmp_path / "list.txt").write_text("memory://b/a.jpg\n/memory/b/a.jpg\n")
+    lines = []
+    preview.dry_run(plan(replace(ask(), inputs=[f"@{tmp_path}/list.txt"])), lines.append)
+    reject = "/memory/b/a.jpg has the same name below the root; rename one of them"
+    assert lines == [
+        f"memory://b/a.jpg: rejected: {reject}",
+        "/memory/b/a.jpg -> masks/memory/b/a.png: to do",
+        "1 images: 1 to do, 0 to check, 0 up to date; 1 rejected; 0 files passed over",
     ]
 
 

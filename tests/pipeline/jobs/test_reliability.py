@@ -87,6 +87,39 @@ def another(photo):
     assert photo.stat().st_size == size
 
 
+# What is listed
+
+
+def test_what_several_inputs_list_is_one_image_and_a_pipe_is_a_reject(
+    stub_job, archive, out, tmp_path
+):
+    (archive / "a/notes.txt").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.bmp")  # reading it would wait for ever
+    lines = [archive / "a/0.bmp", f"/{archive}/a/0.bmp", tmp_path / "pipe.bmp", archive / "b/1.bmp"]
+    (tmp_path / "list.txt").write_text("".join(f"{line}\n" for line in lines))
+    inputs = [str(archive), f"{archive}/a", f"@{tmp_path}/list.txt", str(archive)]
+    found = stub_job(archive, out, inputs=inputs)
+    assert (found.images, found.masks, found.skipped) == (COUNT + 1, COUNT, 1)
+    assert found.causes == {"read: NotRegular": 1}
+    (reject,) = rows(out, "rejected")
+    assert reject["image"] == f"{tmp_path}/pipe.bmp"
+    assert "is a pipe, a socket or a device" in reject["detail"]
+    assert stub_job(archive, f"{out}2", inputs=inputs, limit=5).images == 5
+
+
+def test_keys_that_differ_in_a_slash_are_two_images(stub_job, archive, tmp_path, memory):
+    picture = (archive / "a/0.bmp").read_bytes()
+    keys = ["memory://b/a.bmp", "memory://b//a.bmp"]
+    for key in keys:
+        Files().write(key, picture)
+    (tmp_path / "list.txt").write_text("".join(f"{key}\n" for key in keys))
+    for index, where in enumerate(("memory://b", f"@{tmp_path}/list.txt")):
+        out = f"{tmp_path}/out{index}"
+        found = stub_job(where, out)
+        assert (found.masks, found.causes) == (1, {"list: NameError": 1})
+        assert [row["image"] for row in rows(out)] == keys[:1]
+
+
 # Nothing has changed
 
 

@@ -1,5 +1,6 @@
 import errno
 import io
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -114,6 +115,18 @@ def test_a_row_without_its_mask_is_not_taken():
 
 def test_an_image_listed_twice_is_one_task():
     assert len(plan([image("a.jpg"), image("a.jpg", None)])) == 1
+
+
+def test_of_two_images_of_one_name_the_second_is_a_reject_in_whichever_order_they_come():
+    first, second = ImageRef("/memory/b/a.jpg", "x"), ImageRef("memory://b/a.jpg", "x")
+    reject = Reject(
+        second.path,
+        "list",
+        "NameError",
+        "/memory/b/a.jpg has the same name below the root; rename one of them",
+    )
+    for images in itertools.permutations([first, second, second]):
+        assert plan(images) == [reject, Task(first, "x.png")]
 
 
 def test_clashing_images_have_masks_of_their_own():

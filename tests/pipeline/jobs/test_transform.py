@@ -106,6 +106,18 @@ def test_an_image_named_twice_has_one_row(run, photos, tmp_path):
     assert [row["image"] for row in rejected] == [str(bad)]
 
 
+def test_of_two_images_of_one_name_the_second_is_a_reject(run, photos, tmp_path):
+    root = tmp_path / "root"
+    inside, outside = Path(f"{root}{photos}/a/0.jpg"), photos / "a/0.jpg"
+    inside.parent.mkdir(parents=True)
+    inside.write_bytes(outside.read_bytes())
+    rows, rejected = run([outside, inside], tmp_path / "out", root=str(root))
+    first, second = sorted([str(inside), str(outside)])
+    assert [row["image"] for row in rows] == [first]
+    assert [reject["image"] for reject in rejected] == [second]
+    assert first in rejected[0]["detail"]
+
+
 def test_clashing_names_keep_their_extensions(run, tmp_path):
     names = ("a.jpg", "a.png", "b.jpg")
     for name in names:
@@ -200,6 +212,7 @@ def test_it_may_be_used_twice_in_one_pipeline(photos, tiny_model, tmp_path):
         ("/in/x/a.jpg", "", "in/x/a.jpg"),
         ("/inn/a.jpg", "/in", "inn/a.jpg"),
         ("gs://b/x/a*.jpg", "gs://b", "x/a*.jpg"),
+        ("gs://b/x/a.jpg", "gs://b/x", "a.jpg"),
         ("gs://b/x/a.jpg", "", "gs/b/x/a.jpg"),
         ("https://host/a.jpg?size=2", "", "https/host/a.jpg?size=2"),
     ],

@@ -129,8 +129,9 @@ NAMES = ("masks", "overlays", ".unfinished", "journal", "lock")
 
 
 def test_what_a_run_writes_is_told_to_the_listing(out):
-    folders = {f"{out.path}/{name}" for name in NAMES}
-    assert set(out.written()) == folders
+    files = {"run.json", "summary.json", "histograms-*.jsonl", "rejected-*.jsonl", "input-*.txt"}
+    written = {f"{name}/**" for name in NAMES} | files
+    assert set(out.written()) == {f"{out.path}/{name}" for name in written}
 
 
 # What stands there

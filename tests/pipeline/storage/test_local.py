@@ -1,10 +1,19 @@
+import contextlib
+import glob
 import os
+import socket
 import subprocess
 import sys
+import threading
+import uuid
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from pipeline.storage import File, Files, Unlisted, local
+from pipeline.storage.faults import NotRegular
 
 FILES = Files()
 
@@ -70,16 +79,160 @@ def test_a_pipe_is_no_regular_file(tmp_path):
     assert not FILES.exists(f"{tmp_path}/pipe")
 
 
-def test_an_unreadable_folder_is_told_and_the_rest_is_listed(tmp_path, touch, monkeypatch):
-    touch(tmp_path, "a/1", "b/2")
-    scandir = os.scandir
+# Globs
 
-    def refuse(path):
-        if os.fspath(path).endswith("/b"):
-            raise PermissionError(13, "Permission denied", path)
+
+def globbed(pattern):
+    return [file.path for file in FILES.glob(pattern) if isinstance(file, File)]
+
+
+PARTS = ["a", "b.jpg", ".h", ".h.jpg", "ab", "[a]"]
+WILD = ["*", "**", "?", "*.jpg", ".*", "**.jpg", "[ab]*", "[!.]*", "[[]a]", "a", ".h", "[", "b.jpg"]
+depths = {"min_size": 1, "max_size": 4}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(
+    st.lists(st.lists(st.sampled_from(PARTS), **depths).map("/".join), min_size=1, max_size=6),
+    st.lists(st.sampled_from(WILD), **depths).map("/".join),
+)
+def test_a_glob_finds_the_files_that_pythons_own_finds(tmp_path, names, pattern):
+    root = f"{tmp_path}/{uuid.uuid4().hex}"
+    for name in names:
+        with contextlib.suppress(OSError):  # a file has the name of a folder
+            FILES.write(f"{root}/{name}", b"")
+    assume(glob.has_magic(pattern))
+    expected = glob.glob(f"{root}/{pattern}", recursive=True)
+    assert sorted(globbed(f"{root}/{pattern}")) == sorted(filter(os.path.isfile, set(expected)))
+
+
+def test_a_glob_below_the_root_of_the_disk_is_found(tmp_path, touch):
+    touch(tmp_path, "a.jpg")
+    first, rest = str(tmp_path)[1:].split("/", 1)
+    assert globbed(f"/{first[:-1]}?/{rest}/*.jpg") == [f"{tmp_path}/a.jpg"]
+
+
+def test_a_glob_enters_only_folders_that_may_hold_what_it_matches(tmp_path, touch, monkeypatch):
+    touch(tmp_path, "x1/p/a.jpg", "x1/q/b.jpg", "x1/p/deep/c.jpg", "y/p/d.jpg", ".x/p/e.jpg")
+    entered, scandir = [], os.scandir
+
+    def spy(path):
+        entered.append(os.fspath(path)[len(str(tmp_path)) :])
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", spy)
+    assert globbed(f"{tmp_path}/x*/p/*.jpg") == [f"{tmp_path}/x1/p/a.jpg"]
+    assert entered == ["", "/x1", "/x1/p"]
+
+
+def test_a_glob_tells_of_folders_that_cannot_be_listed(tmp_path, touch, unlistable):
+    touch(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.txt")
+    unlistable("/b", "/c")
+    unlisted = Unlisted(f"{tmp_path}/b", "PermissionError", "Permission denied")
+    found = list(FILES.glob(f"{tmp_path}/[ab]/*.jpg"))
+    assert [one.path for one in found] == [f"{tmp_path}/a/1.jpg", unlisted.path]
+    assert found[1] == unlisted
+    assert len(list(FILES.glob(f"{tmp_path}/**/*.jpg"))) == 3
+
+
+def test_a_glob_follows_links_but_no_loop(tmp_path, touch):
+    touch(tmp_path, "photos/a/1.jpg", "elsewhere/2.jpg")
+    (tmp_path / "photos/a/up").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos/gone.jpg").symlink_to("nowhere")
+    found = globbed(f"{tmp_path}/photos/**/*.jpg")
+    assert found == [f"{tmp_path}/photos/{name}" for name in ("gone.jpg", "a/1.jpg", "b/2.jpg")]
+
+
+def test_a_glob_misses_nothing_where_a_link_leads_to_a_folder_first(tmp_path, touch):
+    touch(tmp_path, "z/deep/1.jpg")
+    (tmp_path / "a").symlink_to(tmp_path / "z/deep")
+    assert globbed(f"{tmp_path}/**/deep/*.jpg") == [f"{tmp_path}/z/deep/1.jpg"]
+
+
+# What is no file
+
+
+@pytest.fixture(params=["pipe", "socket", "device"])
+def not_regular(request, tmp_path, monkeypatch):
+    """The path of something that reading might never end."""
+    path = f"{tmp_path}/x"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("x")
+    else:
+        path = "/dev/zero"
+    return path
+
+
+def test_what_is_no_regular_file_is_not_read(not_regular):
+    before = len(os.listdir("/proc/self/fd"))
+    for operation in (FILES.read, FILES.stat):
+        with pytest.raises(NotRegular, match=f"{not_regular}: is a pipe, a socket or a device"):
+            operation(not_regular)
+    with pytest.raises(NotRegular):
+        FILES.read(not_regular, 10)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_is_not_read(tmp_path):
+    for operation in (FILES.read, FILES.stat):
+        with pytest.raises(IsADirectoryError, match="Is a directory"):
+            operation(str(tmp_path))
+
+
+def test_a_file_can_be_read_again_and_again_where_it_is(tmp_path, touch, memory):
+    touch(tmp_path, "list.txt")
+    FILES.write("memory://b/list.txt", b"")
+    for path in (f"{tmp_path}/list.txt", "memory://b/list.txt", f"{tmp_path}/nowhere"):
+        assert FILES.kept(path) == path
+
+
+def feed(path, data):
+    """Writes to a pipe once somebody reads it."""
+    thread = threading.Thread(target=lambda: Path(path).write_bytes(data), daemon=True)
+    thread.start()
+
+
+def test_a_pipe_is_kept_as_a_file_while_the_process_lives(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    data = b"1\n2\n"
+    feed(tmp_path / "pipe", data)
+    code = (
+        "import sys; from pipeline.storage import Files; files = Files()\n"
+        "kept = files.kept(sys.argv[1]); print(kept, files.read(kept), files.read(kept))"
+    )
+    command = [sys.executable, "-c", code, f"{tmp_path}/pipe"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    kept, told = done.stdout.split(maxsplit=1)
+    assert told == f"{data!r} {data!r}\n"
+    assert kept.startswith(f"{tmp_path}/fcn-beam-")
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.fixture
+def unlistable(monkeypatch):
+    """Lets folders refuse to be listed: ``unlistable(ending, …)``, of their paths."""
+    scandir = os.scandir
+
+    def make(*endings):
+        def refuse(path):
+            if os.fspath(path).endswith(endings):
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return make
+
+
+def test_an_unreadable_folder_is_told_and_the_rest_is_listed(tmp_path, touch, unlistable):
+    touch(tmp_path, "a/1", "b/2")
+    unlistable("/b")
     found = list(FILES.list(str(tmp_path)))
     assert [type(one) for one in found] == [File, Unlisted]
     assert found[1] == Unlisted(f"{tmp_path}/b", "PermissionError", "Permission denied")

@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from pipeline.storage import glob_folder, is_remote
+from pipeline.storage import absolute, glob_folder, is_remote
 from pipeline.storage.names import bucket_and_key, pattern_of
 
 
@@ -34,3 +36,16 @@ def test_uris_are_taken_apart():
     assert bucket_and_key("gs://b/a//c?d#e") == ("b", "a//c?d#e")
     assert bucket_and_key("gs://b") == ("b", "")
     assert is_remote("gs://b") and not is_remote("/a:/b")  # noqa: PT018
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["two slashes kept", "as it is here"])
+def test_an_absolute_path_begins_with_one_slash(monkeypatch, keeps):
+    if keeps:  # as POSIX allows, and some versions of Python do
+        monkeypatch.setattr(os.path, "abspath", lambda path: path)
+    for path in ("/x/a.jpg", "//x/a.jpg", "///x/a.jpg"):
+        assert absolute(path) == "/x/a.jpg"
+    assert absolute("//") == "/"
+
+
+def test_a_uri_is_absolute_as_it_is(monkeypatch):
+    assert absolute("gs://b//x/../a.jpg") == "gs://b//x/../a.jpg"
