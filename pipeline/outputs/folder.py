@@ -14,10 +14,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +61,19 @@ class OutputFolder:
             Stopped: the run has been stopped.
         """
         with gate.passing(self.run):
-            written = self.files.write(
-                f"{self.path}/{name}",
-                data,
-                scratch=self.scratch,
-                root=self.path if self.run else "",
-            )
+            try:
+                written = self._write(name, data, self.scratch)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # OUT/masks, say, is a link to another disk.
+                here = f"{self.path}/{name.partition('/')[0]}"
+                written = self._write(name, data, f"{here}/{UNFINISHED}/{self.run}".rstrip("/"))
         return Stamp(written.size, written.version)
+
+    def _write(self, name: str, data: bytes, scratch: str) -> File:
+        root = self.path if self.run else ""
+        return self.files.write(f"{self.path}/{name}", data, scratch=scratch, root=root)
 
     @property
     def scratch(self) -> str:
@@ -118,12 +125,19 @@ class OutputFolder:
             if file.regular:
                 yield file.path[len(where) + 1 :], file
 
-    def clean_up(self, runs: Iterable[str]) -> None:
+    def clean_up(self, runs: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
-        for run in runs:
-            self.files.delete_all(f"{self.path}/{UNFINISHED}/{run}")
-        for folder in (UNFINISHED, JOURNAL, LOCK):
-            self.files.prune(f"{self.path}/{folder}")
+        for folder in self._unfinished():
+            for run in runs:
+                self.files.delete_all(f"{folder}/{run}")
+            self.files.prune(folder)
+        for name in (JOURNAL, LOCK):
+            self.files.prune(f"{self.path}/{name}")
+
+    def _unfinished(self) -> Iterator[str]:
+        """Folders where runs may have unfinished files: see :meth:`write`."""
+        for name in ("", f"{MASKS}/", f"{OVERLAYS}/", f"{JOURNAL}/"):
+            yield f"{self.path}/{name}{UNFINISHED}"
 
 
 def parse_output(text: str, files: Files) -> str:

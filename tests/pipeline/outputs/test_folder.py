@@ -1,11 +1,12 @@
 import json
 import os
+import tempfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import UserError
+from model_build.errors import JobError, UserError
 from pipeline.outputs import gate
 from pipeline.outputs.folder import (
     OutputFolder,
@@ -16,7 +17,7 @@ from pipeline.outputs.folder import (
     utf8,
 )
 from pipeline.records import MaskRef, Stamp
-from pipeline.storage import Files, Unlisted
+from pipeline.storage import Files, Unlisted, ends_the_job
 
 FILES = Files()
 
@@ -102,6 +103,48 @@ def test_what_named_runs_have_left_unfinished_goes_and_nothing_else(out, tmp_pat
         "out/masks/a.png",
     }
     assert sorted(os.listdir(f"{out.path}/.unfinished")) == ["r22", "r3"]
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder of another disk."""
+    shared = "/dev/shm"
+    if not os.access(shared, os.W_OK) or os.stat(shared).st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("no second disk")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield folder
+
+
+def test_a_folder_of_out_may_be_a_link_to_another_disk(out, elsewhere):
+    out = OutputFolder(out.path, FILES, run="r1")
+    os.mkdir(out.path)
+    os.symlink(elsewhere, f"{out.path}/masks")
+    out.write("masks/x/a.png", b"old")
+    stamp = out.write("masks/x/a.png", b"new")
+    assert list(out.masks()) == [MaskRef("x/a.png", stamp)]
+    assert FILES.read(f"{elsewhere}/x/a.png") == b"new"
+    out.clean_up(["r1"])
+    assert os.listdir(elsewhere) == ["x"]
+    assert os.listdir(out.path) == ["masks"]
+
+
+def test_a_link_to_another_disk_within_the_masks_is_told_with_the_remedy(out, elsewhere):
+    os.makedirs(f"{out.path}/masks")
+    os.symlink(elsewhere, f"{out.path}/masks/x")
+    with (
+        pytest.raises(JobError, match=r"masks/x/a\.png: .*; link masks as a whole"),
+        ends_the_job(),
+    ):
+        out.write("masks/x/a.png", b"data")
+
+
+def test_what_is_unfinished_on_another_disk_goes_too(out, elsewhere, touch):
+    os.mkdir(out.path)
+    os.symlink(elsewhere, f"{out.path}/masks")
+    touch(elsewhere, ".unfinished/r1/half", ".unfinished/r2/half")
+    out.clean_up(["r1"])
+    assert list(out.masks()) == []
+    assert os.listdir(f"{elsewhere}/.unfinished") == ["r2"]
 
 
 def test_folders_that_are_empty_go_too(out, touch):
