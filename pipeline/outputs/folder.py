@@ -87,7 +87,7 @@ class OutputFolder:
     def read_json(self, name: str) -> Any:
         """A JSON file's value, or None where there is no such file or no JSON in it."""
         try:
-            return json.loads(self.files.read(f"{self.path}/{name}"))
+            return parse_json(self.files.read(f"{self.path}/{name}"))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
             return None
 
@@ -191,3 +191,15 @@ def unholdable(mask_name: str, out: str) -> str | None:
 def utf8(text: str) -> bytes:
     """Text as UTF-8; of a local path that is not, the escape that JSON knows."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: it is none, or nested more deeply than any that is written here.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

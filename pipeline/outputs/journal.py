@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 
-from pipeline.outputs.folder import JOURNAL, OutputFolder, utf8
+from pipeline.outputs.folder import JOURNAL, OutputFolder, parse_json, utf8
 from pipeline.records import Reject, Row
 from pipeline.storage import ends_the_job
 
@@ -67,6 +67,6 @@ def read_rows(data: bytes) -> Iterator[Row]:
     """
     for line in data.splitlines():
         try:
-            yield Row.from_json(json.loads(line))
+            yield Row.from_json(parse_json(line))
         except ValueError:
             continue

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from model_build.errors import JobError, UserError
-from pipeline.outputs.folder import LOCK, OutputFolder, utf8
+from pipeline.outputs.folder import LOCK, OutputFolder, parse_json, utf8
 from pipeline.storage import ends_the_job, is_remote
 
 _LOGGER = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def check_claim(out: OutputFolder, number: int) -> None:
 def _content(out: OutputFolder, number: int) -> dict[str, Any] | None:
     """What a lock says; None where it is gone."""
     try:
-        content = json.loads(out.files.read(f"{out.path}/{LOCK}/{number}"))
+        content = parse_json(out.files.read(f"{out.path}/{LOCK}/{number}"))
     except FileNotFoundError:
         return None
     except ValueError:

@@ -20,6 +20,7 @@ from pipeline.records import MaskRef, Stamp
 from pipeline.storage import Files, Unlisted, ends_the_job
 
 FILES = Files()
+DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 def tree(folder):
@@ -230,7 +231,7 @@ def test_a_folder_is_no_json(tmp_path):
     assert OutputFolder(str(tmp_path.parent), FILES).read_json(tmp_path.name) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"a": 1'])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"a": 1', DEEP])
 def test_broken_json_reads_as_none(any_out, data):
     any_out.write("run.json", data)
     assert any_out.read_json("run.json") is None

@@ -165,7 +165,9 @@ def test_a_file_that_was_cut_off_gives_the_rows_before_the_cut(found, random):
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{", b"null", b"[]", b"1", b"\xff\xfe", b'{"image": "a"}', b'{"pixels": null}']
+    "line",
+    [b"", b"{", b"null", b"[]", b"1", b"\xff\xfe", b'{"image": "a"}', b'{"pixels": null}']
+    + [b"[" * 100_000, b'{"image":' * 100_000, line_of(row(3)).replace("2", '"2"').encode()],
 )
 def test_a_damaged_line_costs_its_own_row_alone(line):
     before, after = (line_of(row(number)).encode() for number in (1, 2))
