@@ -77,7 +77,7 @@ class OutputFolder:
 
     @property
     def scratch(self) -> str:
-        """The folder of the run's unfinished files, which exists on local disk only."""
+        """The folder of the run's unfinished files; in a store there is none but its mark."""
         return f"{self.path}/{UNFINISHED}/{self.run}".rstrip("/")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -134,10 +134,20 @@ class OutputFolder:
         for name in (JOURNAL, LOCK):
             self.files.prune(f"{self.path}/{name}")
 
+    def unfinished(self) -> set[str]:
+        """The runs that have left anything unfinished."""
+        return {
+            file.path[len(folder) + 1 :].partition("/")[0]
+            for folder in self._unfinished()
+            for file in self.files.list(folder)
+        }
+
     def _unfinished(self) -> Iterator[str]:
         """Folders where runs may have unfinished files: see :meth:`write`."""
-        for name in ("", f"{MASKS}/", f"{OVERLAYS}/", f"{JOURNAL}/"):
-            yield f"{self.path}/{name}{UNFINISHED}"
+        yield f"{self.path}/{UNFINISHED}"
+        if not is_remote(self.path):
+            for name in (MASKS, OVERLAYS, JOURNAL):
+                yield f"{self.path}/{name}/{UNFINISHED}"
 
 
 def parse_output(text: str, files: Files) -> str:
