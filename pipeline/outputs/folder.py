@@ -97,7 +97,7 @@ class OutputFolder:
             self.files.delete(f"{self.path}/{name}")
 
     def masks(self) -> Iterator[MaskRef]:
-        """The masks that stand in OUT."""
+        """The masks that stand in OUT; a name that is not UTF-8, as no image's is, is escaped."""
         for name, file in self._below(MASKS):
             if name.endswith(".png"):
                 yield MaskRef(name, Stamp(file.size, file.version))
@@ -108,9 +108,15 @@ class OutputFolder:
             if name.endswith(".jpg"):
                 yield f"{name.removesuffix('.jpg')}.png"
 
-    def has_masks(self) -> bool:
-        """Whether any file stands where masks do."""
-        return next(self._below(MASKS), None) is not None
+    def holds(self, folder: str) -> bool:
+        """Whether any file stands in a folder below OUT."""
+        return next(self._below(folder), None) is not None
+
+    def obstacles(self) -> Iterator[str]:
+        """What stands on local disk where a run needs a folder, and is none."""
+        for folder in self.written():
+            if not is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
+                yield folder
 
     def written(self) -> tuple[str, ...]:
         """The folders a run writes to, which are not to be taken for its input."""
@@ -121,9 +127,9 @@ class OutputFolder:
         where = f"{self.path}/{folder}"
         for file in self.files.list(where):
             if isinstance(file, Unlisted):  # what is in there is not thereby gone
-                raise OSError(f"{file.path}: cannot be listed: {file.detail}")
+                raise OSError(f"{_printable(file.path)}: cannot be listed: {file.detail}")
             if file.regular:
-                yield file.path[len(where) + 1 :], file
+                yield _printable(file.path[len(where) + 1 :]), file
 
     def clean_up(self, runs: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
@@ -164,6 +170,8 @@ def parse_output(text: str, files: Files) -> str:
             raise UserError(f"{text}: cannot be an output folder: a web server is only read")
         return text.rstrip("/")
     path = os.path.abspath(text)
+    if _printable(path) != path:
+        raise UserError(f"{_printable(path)}: its name is not UTF-8; choose another --output")
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{text}: is a file; --output must be a folder")
     return path
@@ -201,6 +209,10 @@ def unholdable(mask_name: str, out: str) -> str | None:
 def utf8(text: str) -> bytes:
     """Text as UTF-8; of a local path that is not, the escape that JSON knows."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def _printable(text: str) -> str:
+    return utf8(text).decode()
 
 
 def parse_json(data: bytes) -> Any:

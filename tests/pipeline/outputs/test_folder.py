@@ -207,15 +207,23 @@ def test_masks_that_stand_have_the_stamps_that_their_puts_returned(folder):
 
 def test_nothing_stands_in_a_folder_that_is_not_there(any_out):
     assert list(any_out.masks()) == list(any_out.overlaid()) == []
-    assert not any_out.has_masks()
+    assert not any_out.holds("masks")
+
+
+def test_a_mask_whose_name_is_not_utf_8_is_no_images(out, touch):
+    touch(os.fsencode(out.path), b"masks/x/bad\xff.png", b"overlays/bad\xff.jpg")
+    touch(out.path, "masks/a.png")
+    assert sorted(mask.name for mask in out.masks()) == ["a.png", "x/bad\\udcff.png"]
+    assert list(out.overlaid()) == ["bad\\udcff.png"]
 
 
 def test_any_file_among_the_masks_counts_as_one(any_out):
     any_out.write("a.png", b"")
     any_out.write("masks2/a.png", b"")
-    assert not any_out.has_masks()
+    assert not any_out.holds("masks")
     any_out.write("masks/x/notes.txt", b"")
-    assert any_out.has_masks()
+    assert any_out.holds("masks")
+    assert not any_out.holds("overlays")
 
 
 # JSON
@@ -290,6 +298,11 @@ def test_wildcards_of_an_output_are_literal(tmp_path, monkeypatch, memory, text)
         folder.write("masks/a.png", b"data")
     out.delete("masks/a.png")
     assert (list(out.masks()), [mask.name for mask in near.masks()]) == ([], ["a.png"])
+
+
+def test_an_output_whose_name_is_not_utf_8_is_the_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"/out\\udcff: its name is not UTF-8; choose another"):
+        parse_output(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff"), FILES)
 
 
 def test_an_empty_output_is_not_the_current_folder():

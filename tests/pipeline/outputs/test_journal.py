@@ -1,4 +1,5 @@
 import json
+import os
 import types
 
 import pytest
@@ -140,6 +141,13 @@ def test_what_could_not_be_put_is_put_by_the_next_flush(tmp_path, monkeypatch):
     out.files.make_folder(out.path)
     journal.flush()
     assert put(out) == [[row(1)]]
+
+
+def test_what_is_no_file_of_a_runs_is_none_of_the_journal(tmp_path, touch):
+    path = os.fsencode(tmp_path)
+    touch(path, b"journal/bad\xff.jsonl", b"journal/r1.b\xff.jsonl", b"journal/notes.txt")
+    touch(path, b"journal/r1.a.jsonl")
+    assert list(journals(OutputFolder(str(tmp_path), Files()))) == ["journal/r1.a.jsonl"]
 
 
 def test_a_folder_that_is_not_there_has_no_journal(tmp_path, memory):
