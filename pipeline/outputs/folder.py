@@ -170,8 +170,10 @@ def parse_output(text: str, files: Files) -> str:
             raise UserError(f"{text}: cannot be an output folder: a web server is only read")
         return text.rstrip("/")
     path = os.path.abspath(text)
-    if _printable(path) != path:
-        raise UserError(f"{_printable(path)}: its name is not UTF-8; choose another --output")
+    if _printable(path) != path or "\0" in path:
+        raise UserError(
+            f"{_printable(path)}: its name is not UTF-8 or holds a NUL; choose another --output"
+        )
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{text}: is a file; --output must be a folder")
     return path

@@ -300,9 +300,10 @@ def test_wildcards_of_an_output_are_literal(tmp_path, monkeypatch, memory, text)
     assert (list(out.masks()), [mask.name for mask in near.masks()]) == ([], ["a.png"])
 
 
-def test_an_output_whose_name_is_not_utf_8_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match=r"/out\\udcff: its name is not UTF-8; choose another"):
-        parse_output(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff"), FILES)
+@pytest.mark.parametrize(("name", "told"), [(b"out\xff", r"/out\\udcff"), (b"out\0", "/out\0")])
+def test_an_output_whose_name_no_folder_can_have_is_the_users_error(tmp_path, name, told):
+    with pytest.raises(UserError, match=f"{told}: its name is not UTF-8 or holds a NUL; choose"):
+        parse_output(f"{tmp_path}/{os.fsdecode(name)}", FILES)
 
 
 def test_an_empty_output_is_not_the_current_folder():
