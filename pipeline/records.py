@@ -187,19 +187,35 @@ class Row(NamedTuple):
         try:
             source, mask = value["versions"]["image"], value["versions"]["mask"]
             return cls(
-                image=value["image"],
-                mask=value["mask"],
-                width=value["width"],
-                height=value["height"],
-                pixels=dict(value["pixels"]),
-                source=Stamp(source["size"], source["version"]),
-                hash=source["sha256"],
-                written=Stamp(mask["size"], mask["version"]),
-                mask_hash=mask["sha256"],
-                recipe=value["recipe"],
+                image=_is(str, value["image"]),
+                mask=_is(str, value["mask"]),
+                width=_is(int, value["width"]),
+                height=_is(int, value["height"]),
+                pixels={
+                    _is(str, label): _is(int, count) for label, count in value["pixels"].items()
+                },
+                source=Stamp(_is(int | None, source["size"]), _is(str | None, source["version"])),
+                hash=_is(str, source["sha256"]),
+                written=Stamp(_is(int | None, mask["size"]), _is(str | None, mask["version"])),
+                mask_hash=_is(str, mask["sha256"]),
+                recipe=_is(str | None, value["recipe"]),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no row of a mask: {error!r}") from None
+
+
+def _is(kind: Any, value: Any) -> Any:
+    """The value, if it is of that kind; text that is no UTF-8 is none.
+
+    Raises:
+        TypeError: it is not.
+        UnicodeError: likewise.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(value)
+    if isinstance(value, str):
+        value.encode()
+    return value
 
 
 class Reject(NamedTuple):

@@ -12,6 +12,7 @@ from pipeline.jobs import evaluate as evaluation
 from pipeline.jobs import segment as segmentation
 from pipeline.jobs.child import run_in_child
 from pipeline.jobs.evaluate import Evaluation
+from pipeline.jobs.plan import as_text
 from pipeline.network.threads import fixed_otherwise
 from pipeline.outputs.summary import Summary
 
@@ -76,8 +77,8 @@ def segment(
     """
     request = segmentation.Request(
         inputs=_texts(inputs),
-        output=os.fspath(output),
-        model=os.fspath(model),
+        output=as_text("output", output),
+        model=as_text("model", model),
         overlays=overlays,
         long_side=long_side,
         all_files=all_files,
@@ -137,9 +138,9 @@ def evaluate(
         JobError: what ended the job.
     """
     request = evaluation.Request(
-        data=os.fspath(data),
-        model=None if model is None else os.fspath(model),
-        masks=None if masks is None else os.fspath(masks),
+        data=as_text("data", data),
+        model=None if model is None else as_text("model", model),
+        masks=None if masks is None else as_text("masks", masks),
         split=split,
         skip_missing=skip_missing,
         long_side=long_side,
@@ -161,6 +162,6 @@ def evaluate(
 
 
 def _texts(inputs: Path | Iterable[Path]) -> list[str]:
-    if isinstance(inputs, str | os.PathLike):
+    if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
         inputs = [inputs]
-    return [os.fspath(text) for text in inputs]
+    return [as_text("inputs", path) for path in inputs]

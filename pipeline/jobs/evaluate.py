@@ -17,7 +17,7 @@ from model_build.errors import UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.jobs import runners, scorecard, scoring
-from pipeline.jobs.plan import network_side
+from pipeline.jobs.plan import check_counts, network_side
 from pipeline.jobs.predictions import Example, PredictMasks, ReadMasks, check_folder
 from pipeline.network import models, threads
 from pipeline.network.handler import resolve
@@ -118,6 +118,9 @@ def _check(request: Request) -> PipelineOptions:
     for name in OF_MODELS if request.masks is not None else ():
         if getattr(request, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} goes with --model, not --masks")
+    check_counts(
+        max_pixels=request.max_pixels, batch_size=request.batch_size, workers=request.workers
+    )
     options = PipelineOptions(list(request.beam_options))
     if not runners.is_local(options):
         raise UserError("--runner: evaluate always runs in this process; leave it out")

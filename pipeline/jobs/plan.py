@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,12 @@ def plan(request: Request) -> Plan:
         UserError: anything in it cannot serve.
         JobError: OUT cannot be looked at.
     """
+    check_counts(
+        limit=request.limit,
+        max_pixels=request.max_pixels,
+        batch_size=request.batch_size,
+        workers=request.workers,
+    )
     beam_options = PipelineOptions(list(request.beam_options))
     local = runners.is_local(beam_options)
     files = Files(parse_options(request.storage_options))
@@ -204,10 +211,40 @@ def network_side(long_side: int | str | None, model: Description) -> int | None:
 
     Args:
         long_side: the option: pixels, ``"native"``, or None for the side it was trained at.
+
+    Raises:
+        UserError: it is none of these.
     """
     if long_side is None:
         return model.long_side
-    return None if long_side == "native" else int(long_side)
+    if long_side == "native":
+        return None
+    if str(long_side).isdecimal() and int(long_side) > 0:
+        return int(long_side)
+    raise UserError(f"long_side={long_side!r}: is neither a number of pixels nor 'native'")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Looks at options that are numbers, by their names; None is one that is left open.
+
+    Raises:
+        UserError: one of them is no whole number of 1 or more.
+    """
+    for name, count in counts.items():
+        if count is not None and not (isinstance(count, int) and count > 0):
+            raise UserError(f"{name}={count!r}: must be a whole number of 1 or more")
+
+
+def as_text(name: str, path: str | os.PathLike[str]) -> str:
+    """A path or URI that a program names, as text.
+
+    Raises:
+        UserError: it is none.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str):
+        raise UserError(f"{name}={path!r}: is neither text nor a path")
+    return text
 
 
 def _check_remote(request: Request, sources: Sequence[Source], out: OutputFolder) -> None:

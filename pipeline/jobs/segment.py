@@ -72,12 +72,11 @@ def claimed(plan: Plan) -> Iterator[Plan]:
         ours = replace(plan, out=out, noted=claims.look(out))
         ours.check_output()
         claims.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
-        yield replace(ours, claimed=Claimed(lock.number, lock.dead, ours.noted.shards))
+        yield replace(ours, claimed=Claimed(lock.number, lock.dead))
     except BaseException:
         gate.stop(out.run)
-        for tidy in (lock.abandon, lambda: out.clean_up([out.run])):
-            with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
-                tidy()
+        with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
+            lock.abandon()
         raise
     with contextlib.suppress(OSError):  # the job is done; the next one finds its lock dead
         lock.release()

@@ -10,7 +10,7 @@ import apache_beam as beam
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import name_below
-from pipeline.jobs.plan import network_side, recipe_of
+from pipeline.jobs.plan import as_text, check_counts, network_side, recipe_of
 from pipeline.jobs.tasks import PlanTasks, identify
 from pipeline.jobs.windows import Segmented, SegmentWindows, Windowed, WriteOptions
 from pipeline.network import models, threads
@@ -36,7 +36,7 @@ class SegmentImages(beam.PTransform):
         overlays, long_side, max_pixels, storage_options: see :func:`pipeline.segment`.
 
     Raises:
-        UserError: the model or the output cannot serve.
+        UserError: the model, the output or an option cannot serve.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SegmentImages(beam.PTransform):
         output: str | os.PathLike[str],
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
-        root: str = "",
+        root: str | os.PathLike[str] = "",
         overlays: bool = False,
         long_side: int | str | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -54,15 +54,17 @@ class SegmentImages(beam.PTransform):
         storage_options: Mapping[str, str] | None = None,
     ):
         super().__init__()
+        check_counts(max_pixels=max_pixels, batch_size=batch_size)
+        root, model = as_text("root", root), as_text("model", model)
         files = Files(parse_options(storage_options or {}))
-        description = models.describe(os.fspath(model), files)
+        description = models.describe(model, files)
         self.root = absolute(root) if root else ""
         self.decode = DecodeOptions(network_side(long_side, description), max_pixels)
         self.engine = resolve(
-            os.fspath(model), engine, precision, batch_size, threads.has_accelerator, local=False
+            model, engine, precision, batch_size, threads.has_accelerator, local=False
         )
         recipe = recipe_of(description, self.decode, self.engine)
-        out = OutputFolder(parse_output(os.fspath(output), files), files, overlays)
+        out = OutputFolder(parse_output(as_text("output", output), files), files, overlays)
         self.write = WriteOptions(description.labels, recipe.id, out)
 
     def expand(self, uris):

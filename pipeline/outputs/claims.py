@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from model_build.errors import JobError, UserError
-from pipeline.outputs.folder import HISTOGRAMS, MASKS, RUN, SUMMARY, OutputFolder
+from pipeline.outputs.folder import (
+    HISTOGRAMS,
+    MASKS,
+    OVERLAYS,
+    RUN,
+    SUMMARY,
+    OutputFolder,
+    parse_json,
+)
 from pipeline.outputs.journal import journals
 from pipeline.outputs.recipe import Recipe
 from pipeline.storage import Files, ends_the_job, is_names, is_remote, remedy, told
 
 FORMAT = 2
+_NAME = re.compile(r"[\w.-]+")  # of a shard
 
 
 class Noted(NamedTuple):
@@ -43,27 +53,91 @@ def look(out: OutputFolder) -> Noted:
     """What OUT says of its masks.
 
     Raises:
-        UserError: a file there cannot be understood.
+        UserError: what stands there is of somebody else, or cannot be understood.
         JobError: OUT cannot be looked at.
     """
+    for folder in out.obstacles():
+        raise UserError(f"{folder}: is no folder; move it away, or choose another --output")
     try:
-        run, summary = out.read_json(RUN), out.read_json(SUMMARY)
+        with contextlib.suppress(FileNotFoundError):  # a bucket, which writing will tell of
+            next(iter(out.files.starting_with(f"{out.path}/{HISTOGRAMS}-")), None)
+        run, summary = _read(out, RUN), _read(out, SUMMARY)
+    except IsADirectoryError as error:
+        raise UserError(f"{told(error)}; move it away, or choose another --output") from None
     except OSError as error:
         raise JobError(f"{told(error)}: OUT cannot be looked at; {remedy(error)}") from error
-    if not isinstance(run, dict) or run.get("format") != FORMAT:
-        return Noted()  # of no run, or of a version whose masks do not tell what they are
+    _check_ours(run, f"{out.path}/{RUN}", "format", "started")
+    if run is None:
+        _check_ours(summary, f"{out.path}/{SUMMARY}", "masks")
+        return Noted()
+    version = run.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise UserError(
+            f"{out.path}/{RUN}: was written by a newer version of fcn-beam; update it, or choose "
+            "another --output"
+        )
+    if version is None or (isinstance(version, int) and version < FORMAT):
+        return Noted()  # its masks do not tell what they are
     try:
-        recipe, root = Recipe.from_json(run["recipe"]), str(run["root"])
-        # Shards are to be trusted where a summary names them; a run that has not ended notes in
-        # run.json those that stood when it began.
-        naming = summary if isinstance(summary, dict) else run
-        shards = tuple(str(name) for name in naming.get("shards", ()))
+        recipe, root = Recipe.from_json(run["recipe"]), run["root"]
+        noted = Noted(recipe, root, _shard_names(run))
+        if version != FORMAT or not isinstance(root, str):
+            raise ValueError(root)
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{out.path}/{RUN}: cannot be understood; choose another --output, or delete that file "
             "and add --overwrite: masks that prove to be of this recipe stay"
         ) from None
-    return Noted(recipe, root, shards)
+    # Shards are to be trusted where a summary names them; a run that has not ended notes in
+    # run.json those that stood when it began.
+    with contextlib.suppress(TypeError):
+        noted = noted._replace(shards=_shard_names(summary))
+    return noted
+
+
+def _read(out: OutputFolder, name: str) -> Any:
+    """The value of a JSON file; None where there is none or an empty one, ``""`` of no JSON.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        data = out.files.read(f"{out.path}/{name}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return parse_json(data) if data.strip(b"\0") else None  # a power cut may leave zeros
+    except ValueError:
+        return ""
+
+
+def _check_ours(value: Any, path: str, *keys: str) -> None:
+    """Refuses to replace a file that no version of this program has written.
+
+    Args:
+        value: see :func:`_read`.
+        keys: of which any version's have one.
+
+    Raises:
+        UserError: it is somebody else's.
+    """
+    if value is not None and not (isinstance(value, dict) and any(key in value for key in keys)):
+        raise UserError(
+            f"{path}: was not written by fcn-beam, which would replace it; move it away, or choose "
+            "another --output"
+        )
+
+
+def _shard_names(noted: Any) -> tuple[str, ...]:
+    """The shards that ``run.json`` or ``summary.json`` names.
+
+    Raises:
+        TypeError: it is of another form.
+    """
+    names = noted.get("shards", []) if isinstance(noted, dict) else None
+    if not isinstance(names, list):
+        raise TypeError(names)
+    return tuple(name for name in names if isinstance(name, str) and _NAME.fullmatch(name))
 
 
 def check(
@@ -81,9 +155,9 @@ def check(
         JobError: OUT cannot be looked at.
     """
     if noted.recipe is None:
-        if not overwrite and _has_masks(out):
+        if not overwrite and (folder := _written(out)):
             raise UserError(
-                f"{out.path}/{MASKS}: holds files, but no {RUN} of this version tells what they "
+                f"{out.path}/{folder}: holds files, but no {RUN} of this version tells what they "
                 "were made by; choose another --output, or add --overwrite to do again what does "
                 "not prove to be of this recipe"
             )
@@ -100,9 +174,10 @@ def check(
         )
 
 
-def _has_masks(out: OutputFolder) -> bool:
+def _written(out: OutputFolder) -> str | None:
+    """The folder that holds what runs write, if any does."""
     try:
-        return out.has_masks()
+        return next(filter(out.holds, (MASKS, OVERLAYS)), None)
     except OSError as error:
         raise JobError(f"{told(error)}: OUT cannot be looked at; {remedy(error)}") from error
 

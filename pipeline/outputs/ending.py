@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.outputs import journal, shards
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, SUMMARY, OutputFolder
-from pipeline.outputs.lock import check_claim
+from pipeline.outputs.lock import check_claim, is_gone
 from pipeline.storage import ends_the_job
 
 
@@ -17,12 +17,10 @@ class Claimed(NamedTuple):
     Attributes:
         lock: number of its lock.
         dead: names of runs that have ended without removing what they left.
-        shards: names below OUT of those that its own will supersede.
     """
 
     lock: int
     dead: tuple[str, ...]
-    shards: tuple[str, ...]
 
 
 def finish(
@@ -30,8 +28,8 @@ def finish(
 ) -> dict[str, Any]:
     """Writes ``summary.json``, which names the run's shards, then removes what it supersedes.
 
-    What another living run may still need is left alone: only this run's own files go, those of
-    runs that are dead, and the shards of jobs that have ended.
+    That is what this run and all that have ended have left. What another living run may still need
+    is left alone.
 
     Args:
         content: of ``summary.json``.
@@ -44,29 +42,27 @@ def finish(
     mine = sorted(written)
     content = content | {"run": out.run, "shards": mine}
     with ends_the_job():
-        # Another job may have ended here meanwhile, if the lock was taken away by force.
-        former = out.read_json(SUMMARY)
-        if isinstance(former, dict):
-            superseded = (*claimed.shards, *map(str, former.get("shards", ())))
-            claimed = claimed._replace(shards=superseded)
         out.write_json(SUMMARY, content)
-        for name in leftovers(out, mine, claimed):
-            out.delete(name)
-        out.clean_up([*claimed.dead, out.run])
+        left = {name: run for name, run in leftovers(out) if name not in mine}
+        ended = {out.run, *claimed.dead}
+        ended |= {run for run in {*left.values(), *out.unfinished()} if is_gone(out, run)}
+        for name, run in left.items():
+            if run in ended or not run:
+                out.delete(name)
+        out.clean_up(ended)
     return content
 
 
-def leftovers(out: OutputFolder, mine: list[str], claimed: Claimed) -> Iterator[str]:
-    """Names below OUT of what a run may remove at its end: superseded shards, and journals."""
-    ended = {*claimed.dead, out.run}
+def leftovers(out: OutputFolder) -> Iterator[tuple[str, str]]:
+    """Names below OUT of all shards and journals, and the run that each is of.
+
+    That is ``""`` for shards of a version of this program that named none.
+    """
     for prefix in (HISTOGRAMS, REJECTED):
-        for file in list(out.files.starting_with(f"{out.path}/{prefix}-")):
+        for file in out.files.starting_with(f"{out.path}/{prefix}-"):
             name = file.path[len(out.path) + 1 :]
             run = shards.run_of(name)
-            # Those without a run are of a version of this program that named none.
-            superseded = name in claimed.shards or run in ended or run == ""
-            if run is not None and superseded and name not in mine:
-                yield name
-    for name in list(journal.journals(out)):
-        if journal.run_of(name) in ended:
-            yield name
+            if run is not None:
+                yield name, run
+    for name in journal.journals(out):
+        yield name, journal.run_of(name)

@@ -14,10 +14,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,17 +61,23 @@ class OutputFolder:
             Stopped: the run has been stopped.
         """
         with gate.passing(self.run):
-            written = self.files.write(
-                f"{self.path}/{name}",
-                data,
-                scratch=self.scratch,
-                root=self.path if self.run else "",
-            )
+            try:
+                written = self._write(name, data, self.scratch)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # OUT/masks, say, is a link to another disk.
+                here = f"{self.path}/{name.partition('/')[0]}"
+                written = self._write(name, data, f"{here}/{UNFINISHED}/{self.run}".rstrip("/"))
         return Stamp(written.size, written.version)
+
+    def _write(self, name: str, data: bytes, scratch: str) -> File:
+        root = self.path if self.run else ""
+        return self.files.write(f"{self.path}/{name}", data, scratch=scratch, root=root)
 
     @property
     def scratch(self) -> str:
-        """The folder of the run's unfinished files, which exists on local disk only."""
+        """The folder of the run's unfinished files; in a store there is none but its mark."""
         return f"{self.path}/{UNFINISHED}/{self.run}".rstrip("/")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -80,7 +87,7 @@ class OutputFolder:
     def read_json(self, name: str) -> Any:
         """A JSON file's value, or None where there is no such file or no JSON in it."""
         try:
-            return json.loads(self.files.read(f"{self.path}/{name}"))
+            return parse_json(self.files.read(f"{self.path}/{name}"))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
             return None
 
@@ -90,7 +97,7 @@ class OutputFolder:
             self.files.delete(f"{self.path}/{name}")
 
     def masks(self) -> Iterator[MaskRef]:
-        """The masks that stand in OUT."""
+        """The masks that stand in OUT; a name that is not UTF-8, as no image's is, is escaped."""
         for name, file in self._below(MASKS):
             if name.endswith(".png"):
                 yield MaskRef(name, Stamp(file.size, file.version))
@@ -101,9 +108,15 @@ class OutputFolder:
             if name.endswith(".jpg"):
                 yield f"{name.removesuffix('.jpg')}.png"
 
-    def has_masks(self) -> bool:
-        """Whether any file stands where masks do."""
-        return next(self._below(MASKS), None) is not None
+    def holds(self, folder: str) -> bool:
+        """Whether any file stands in a folder below OUT."""
+        return next(self._below(folder), None) is not None
+
+    def obstacles(self) -> Iterator[str]:
+        """What stands on local disk where a run needs a folder, and is none."""
+        for folder in self.written():
+            if not is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
+                yield folder
 
     def written(self) -> tuple[str, ...]:
         """What runs write, which is not to be taken for their input.
@@ -120,16 +133,33 @@ class OutputFolder:
         where = f"{self.path}/{folder}"
         for file in self.files.list(where):
             if isinstance(file, Unlisted):  # what is in there is not thereby gone
-                raise OSError(f"{file.path}: cannot be listed: {file.detail}")
+                raise OSError(f"{_printable(file.path)}: cannot be listed: {file.detail}")
             if file.regular:
-                yield file.path[len(where) + 1 :], file
+                yield _printable(file.path[len(where) + 1 :]), file
 
-    def clean_up(self, runs: Iterable[str]) -> None:
+    def clean_up(self, runs: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
-        for run in runs:
-            self.files.delete_all(f"{self.path}/{UNFINISHED}/{run}")
-        for folder in (UNFINISHED, JOURNAL, LOCK):
-            self.files.prune(f"{self.path}/{folder}")
+        for folder in self._unfinished():
+            for run in runs:
+                self.files.delete_all(f"{folder}/{run}")
+            self.files.prune(folder)
+        for name in (JOURNAL, LOCK):
+            self.files.prune(f"{self.path}/{name}")
+
+    def unfinished(self) -> set[str]:
+        """The runs that have left anything unfinished."""
+        return {
+            file.path[len(folder) + 1 :].partition("/")[0]
+            for folder in self._unfinished()
+            for file in self.files.list(folder)
+        }
+
+    def _unfinished(self) -> Iterator[str]:
+        """Folders where runs may have unfinished files: see :meth:`write`."""
+        yield f"{self.path}/{UNFINISHED}"
+        if not is_remote(self.path):
+            for name in (MASKS, OVERLAYS, JOURNAL):
+                yield f"{self.path}/{name}/{UNFINISHED}"
 
 
 def parse_output(text: str, files: Files) -> str:
@@ -146,6 +176,10 @@ def parse_output(text: str, files: Files) -> str:
             raise UserError(f"{text}: cannot be an output folder: a web server is only read")
         return text.rstrip("/")
     path = os.path.abspath(text)
+    if _printable(path) != path or "\0" in path:
+        raise UserError(
+            f"{_printable(path)}: its name is not UTF-8 or holds a NUL; choose another --output"
+        )
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{text}: is a file; --output must be a folder")
     return path
@@ -183,3 +217,19 @@ def unholdable(mask_name: str, out: str) -> str | None:
 def utf8(text: str) -> bytes:
     """Text as UTF-8; of a local path that is not, the escape that JSON knows."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def _printable(text: str) -> str:
+    return utf8(text).decode()
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: it is none, or nested more deeply than any that is written here.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

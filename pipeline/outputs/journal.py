@@ -7,16 +7,18 @@ rows.
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 
-from pipeline.outputs.folder import JOURNAL, OutputFolder, utf8
+from pipeline.outputs.folder import JOURNAL, OutputFolder, parse_json, utf8
 from pipeline.records import Reject, Row
 from pipeline.storage import ends_the_job
 
 ROWS = 1000  # a file, about
 SECONDS = 30.0  # that a row waits, about
+_FILE = re.compile(rf"{JOURNAL}/[\w-]+\.\w+\.jsonl")
 
 
 class Journal:
@@ -52,7 +54,9 @@ class Journal:
 def journals(out: OutputFolder) -> Iterator[str]:
     """Names below OUT of the journal's files."""
     for file in out.files.starting_with(f"{out.path}/{JOURNAL}/"):
-        yield file.path[len(out.path) + 1 :]
+        name = file.path[len(out.path) + 1 :]
+        if _FILE.fullmatch(name):  # others are somebody else's, and need not even be UTF-8
+            yield name
 
 
 def run_of(name: str) -> str:
@@ -67,6 +71,6 @@ def read_rows(data: bytes) -> Iterator[Row]:
     """
     for line in data.splitlines():
         try:
-            yield Row.from_json(json.loads(line))
+            yield Row.from_json(parse_json(line))
         except ValueError:
             continue

@@ -8,10 +8,14 @@ How that is known: on local disk the operating system tells whether a process st
 Elsewhere the file is written anew every few seconds, and is dead once it has not changed for a
 minute by the observer's own clock; or at once, where its machine is this one and its process is
 gone. A run that has failed says so in its lock.
+
+Beside its lock a run has a mark among its unfinished files, before anything else of it is in OUT.
+It tells whether the run lives, even if the lock is taken away by force.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -25,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from model_build.errors import JobError, UserError
-from pipeline.outputs.folder import LOCK, OutputFolder, utf8
+from pipeline.outputs.folder import LOCK, UNFINISHED, OutputFolder, parse_json, utf8
 from pipeline.storage import ends_the_job, is_remote
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,6 +37,8 @@ _LOGGER = logging.getLogger(__name__)
 BEAT = 15.0  # seconds from one writing of the file to the next
 DEAD_AFTER = 60.0  # seconds without a change
 LOOK = 2.0  # seconds between two looks of an observer
+
+_RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")  # see new_run
 
 _under_way: set[str] = set()  # runs of this process
 
@@ -55,7 +61,7 @@ class Lock:
 
     def __init__(self, out: OutputFolder, wait: Callable[[float], None] = time.sleep):
         self._out, self._wait = out, wait
-        self._handle: int | None = None
+        self._handles: list[int] = []
         self._content = {
             "run": out.run,
             "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -75,20 +81,22 @@ class Lock:
             OSError: OUT cannot be written.
         """
         _under_way.add(self._out.run)
+        with contextlib.suppress(FileExistsError):  # heard of late: no other run has its name
+            self._create(_mark(self._out, self._out.run))
+        if not self._handles and self._content["held"]:  # a disk without locks
+            self._content["held"] = False
+            self._write(_mark(self._out, self._out.run))
         while True:
             found = self._found()
             if found:
                 number, content = max(found.items())
                 self._check_dead(number, content)
             self.number = max(found, default=0) + 1
-            if self._create():
+            if self._claim():
                 break
         runs = (content.get("run") for content in found.values())
         self.dead = tuple(run for run in runs if isinstance(run, str) and _is_name(run))
-        if self._handle is None:
-            if self._content["held"]:  # a disk without locks
-                self._content["held"] = False
-                self._rewrite()
+        if not self._content["held"]:
             self._beating = threading.Thread(target=self._beat, daemon=True)
             self._beating.start()
         return self
@@ -102,7 +110,6 @@ class Lock:
                     self._out.files.delete(self._path(number))
         finally:
             self._let_go()
-        self._out.files.prune(f"{self._out.path}/{LOCK}")
 
     def abandon(self) -> None:
         """Ends a run that has not come to its end: its lock stays, and says that it is dead.
@@ -113,7 +120,7 @@ class Lock:
         try:
             if self.number and self._is_mine():
                 self._content["ended"] = True
-                self._rewrite()
+                self._write(self._path(self.number))
         finally:
             self._let_go()
 
@@ -124,29 +131,35 @@ class Lock:
 
     def _found(self) -> dict[int, dict[str, Any]]:
         """The content of each lock by its N; ``{}`` of one that cannot be understood."""
-        return {number: _content(self._out, number) or {} for number in numbers(self._out)}
+        return {n: _content(self._out, self._path(n)) or {} for n in numbers(self._out)}
 
-    def _create(self) -> bool:
+    def _claim(self) -> bool:
         """Writes the lock's file; False where another was faster."""
         try:
-            self._handle = self._out.files.create_held(
-                self._path(self.number),
-                utf8(json.dumps(self._content)),
-                scratch=self._out.scratch,
-                root=self._out.path,
-            )
+            self._create(self._path(self.number))
         except FileExistsError:
             # An attempt of ours may have succeeded without our hearing of it.
             return self._is_mine()
         return True
 
     def _is_mine(self) -> bool:
-        content = _content(self._out, self.number)
+        content = _content(self._out, self._path(self.number))
         return content is not None and content.get("run") == self._out.run
 
-    def _rewrite(self) -> None:
+    def _create(self, path: str) -> None:
+        """Writes a file that must not exist yet, and holds it where that can be."""
+        handle = self._out.files.create_held(
+            path,
+            utf8(json.dumps(self._content)),
+            scratch=self._out.scratch,
+            root=self._out.path,
+        )
+        if handle is not None:
+            self._handles.append(handle)
+
+    def _write(self, path: str) -> None:
         self._out.files.write(
-            self._path(self.number),
+            path,
             utf8(json.dumps(self._content)),
             scratch=self._out.scratch,
             root=self._out.path,
@@ -154,9 +167,9 @@ class Lock:
 
     def _let_go(self) -> None:
         _under_way.discard(self._out.run)
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        while self._handles:
+            os.close(self._handles.pop())
+        self._out.clean_up([self._out.run])  # its mark, too
 
     # Alive or dead
 
@@ -166,7 +179,7 @@ class Lock:
                 if not self._is_mine():
                     return  # taken away; what that means is asked before shards are written
                 self._content["beat"] += 1
-                self._rewrite()
+                self._write(self._path(self.number))
             except Exception as error:  # the job's own writes will tell, if it lasts
                 _LOGGER.info("%s: %s", self._path(self.number), error)
 
@@ -178,15 +191,10 @@ class Lock:
 
     def _check_dead(self, number: int, content: dict[str, Any]) -> None:
         """Returns once a lock is dead or gone; raises UserError if its run lives."""
-        if content.get("ended"):
-            return
-        held = self._out.files.is_held(self._path(number))
-        alive = held if held or content.get("held") else None
-        if alive is None:
-            alive = _process_lives(content)
-        if alive is not None:
-            if alive:
-                raise self._refusal(content)
+        alive = _is_alive(self._out, self._path(number), content)
+        if alive:
+            raise self._refusal(content)
+        if alive is False:
             return
         _LOGGER.warning(
             "%s: looking for up to %.0f s whether the job on %s still runs",
@@ -197,7 +205,7 @@ class Lock:
         end = time.monotonic() + DEAD_AFTER
         while time.monotonic() < end:
             self._wait(LOOK)
-            now = _content(self._out, number)
+            now = _content(self._out, self._path(number))
             if now is None or now.get("ended"):
                 return
             if now != content:
@@ -234,10 +242,26 @@ def check_claim(out: OutputFolder, number: int) -> None:
         raise JobError(f"{out.path}: another job has taken it over; let that one finish")
 
 
-def _content(out: OutputFolder, number: int) -> dict[str, Any] | None:
-    """What a lock says; None where it is gone."""
+def is_gone(out: OutputFolder, run: str) -> bool:
+    """Whether a run has ended, whatever has become of its lock: what it has left may be removed.
+
+    Of a run in a store, whose machine cannot be asked, nobody knows: it may live.
+    """
+    if not _RUN.fullmatch(run):
+        return False  # of somebody else, who only names his files alike
+    content = _content(out, _mark(out, run))
+    return content is None or _is_alive(out, _mark(out, run), content) is False
+
+
+def _mark(out: OutputFolder, run: str) -> str:
+    """The file that stands as long as a run does."""
+    return f"{out.path}/{UNFINISHED}/{run}/run"
+
+
+def _content(out: OutputFolder, path: str) -> dict[str, Any] | None:
+    """What a lock or a mark says; None where it is gone."""
     try:
-        content = json.loads(out.files.read(f"{out.path}/{LOCK}/{number}"))
+        content = parse_json(out.files.read(path))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -260,6 +284,17 @@ def _this_process() -> dict[str, Any]:
     }
 
 
+def _is_alive(out: OutputFolder, path: str, content: dict[str, Any]) -> bool | None:
+    """Whether the run of a lock or a mark lives; None where nobody can tell without waiting."""
+    if content.get("ended"):
+        return False
+    held = out.files.is_held(path)
+    # One that cannot be understood is of a disk that knows locks, as files are written whole.
+    if held or (held is False and content.get("held", True)):
+        return held
+    return _process_lives(content)
+
+
 def _process_lives(content: dict[str, Any]) -> bool | None:
     """Whether the process of a lock still runs; None where this machine cannot tell."""
     here = _this_process()
@@ -270,7 +305,7 @@ def _process_lives(content: dict[str, Any]) -> bool | None:
     if not began or began != content.get("began"):
         return False
     # A run of this very process may have failed without being able to say so in its lock.
-    return process != os.getpid() or content.get("run") in _under_way
+    return process != os.getpid() or content.get("run") in tuple(_under_way)
 
 
 def _processes() -> str:
@@ -292,5 +327,5 @@ def _began(process: int) -> str:
 def _read(path: str) -> str:
     try:
         return Path(path).read_text().strip()
-    except OSError:
+    except (OSError, ValueError):  # the latter of a crafted lock
         return ""

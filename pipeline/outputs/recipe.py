@@ -49,9 +49,16 @@ class Recipe:
             ValueError: the value is of another form.
         """
         try:
-            return cls(**value)
+            recipe = cls(**value)
         except TypeError as error:
             raise ValueError(f"no recipe: {error}") from None
+        texts = (recipe.model, recipe.engine, recipe.precision)
+        numbers = (recipe.batch_size, recipe.pixels, recipe.long_side or 0)
+        if all(isinstance(text, str) for text in texts) and all(
+            isinstance(number, int) and number >= 0 for number in numbers
+        ):
+            return recipe
+        raise ValueError(f"no recipe: {recipe}")
 
     def difference(self, other: Recipe) -> str:
         """What differs first, as in ``"long side 512, not 64"``; nothing where they are equal."""

@@ -40,6 +40,7 @@ _EVERYBODYS = {
     errno.ENOMEM: "free some memory",
     errno.ESTALE: "mount the disk again",
     errno.ENODEV: "mount the disk again",
+    errno.EXDEV: "link masks as a whole to another disk, not a folder in it",
 }
 _NAMES = frozenset((errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL))
 # Codes of Amazon's that come with the status 400 or 403, which others have as well.

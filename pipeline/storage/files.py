@@ -250,9 +250,7 @@ class Files:
         for file in self.list(folder):
             if isinstance(file, File):
                 self.delete(file.path)
-        if not is_remote(folder):
-            for where, _, _ in os.walk(folder, topdown=False):
-                local.prune(where)
+        self.prune(folder)
 
     def make_folder(self, folder: str) -> None:
         """Makes a folder of local disk, and those above it; a store needs none."""
@@ -260,9 +258,10 @@ class Files:
             os.makedirs(folder, exist_ok=True)
 
     def prune(self, folder: str) -> None:
-        """Removes a folder of local disk if it is empty; a store has no folders."""
+        """Removes a folder of local disk, and those below it, if empty; a store has no folders."""
         if not is_remote(folder):
-            local.prune(folder)
+            for where, _, _ in os.walk(folder, topdown=False):
+                local.prune(where)
 
     def copy_here(self, folder: str, target: str) -> None:
         """Copies all that lies below a folder into a local one, which is made."""

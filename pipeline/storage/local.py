@@ -21,6 +21,9 @@ from pipeline.storage.names import parts_used
 
 T = TypeVar("T")
 
+# What disks say that know no hard links, such as exFAT and some that are mounted from elsewhere.
+_NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK))
+
 
 def read(path: str, limit: int = -1) -> bytes:
     """A file's first ``limit`` bytes, or all of them.
@@ -92,7 +95,7 @@ def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: s
         with _unfinished(path, data, scratch, root) as unfinished:
             written = stat_file(unfinished)
             if exclusive:
-                os.link(unfinished, path)  # unlike a rename it fails where the name is taken
+                _rename_new(unfinished, path)
             else:
                 os.replace(unfinished, path)
         return written._replace(path=path)
@@ -113,7 +116,7 @@ def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | N
             try:
                 # Held before anybody can see it.
                 held = _hold(handle)
-                os.link(unfinished, path)
+                _rename_new(unfinished, path)
             except OSError:
                 os.close(handle)
                 raise
@@ -123,6 +126,35 @@ def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | N
         return None
 
     return _again(attempt)
+
+
+def _rename_new(unfinished: str, path: str) -> None:
+    """Gives an unfinished file its name, whole, unless that is taken.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    try:
+        os.link(unfinished, path)  # unlike a rename it fails where the name is taken
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _one_at_a_time(os.path.dirname(path)):
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+            os.rename(unfinished, path)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: str) -> Iterator[None]:
+    """Keeps others of this machine out of its block, as far as the disk knows locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _again(attempt: Callable[[], T]) -> T:

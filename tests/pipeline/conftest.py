@@ -28,7 +28,7 @@ def touch():
 
     def make(folder, *names, mtime=None):
         for name in names:
-            path = os.path.join(os.fspath(folder), name)
+            path = os.path.join(folder, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb"):
                 pass

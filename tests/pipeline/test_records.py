@@ -85,6 +85,10 @@ def test_a_row_is_a_line_of_json_that_people_can_read():
     }
 
 
+VERSION = {"size": 1, "version": "1", "sha256": "ab"}
+BAD_VERSIONS = ({"size": "1"}, {"size": [1]}, {"version": 1}, {"version": {}}, {"sha256": None})
+
+
 @given(rows)
 def test_a_row_comes_back_from_its_line(row):
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
@@ -107,6 +111,22 @@ def test_a_line_that_lacks_something_is_no_row(missing):
 def test_another_value_is_no_row(value):
     with pytest.raises(ValueError, match="no row of a mask"):
         Row.from_json(value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image": 1}, {"image": None}, {"image": "\udcff.jpg"}, {"mask": ["a"]}, {"mask": "\ud800"}]
+    + [{"width": "1"}, {"width": 1.5}, {"height": None}, {"recipe": 3}]
+    + [{"pixels": pixels} for pixels in (None, [], [["sky", 1]], "x", {"sky": "1"}, {"sky": []})]
+    + [{"versions": versions} for versions in (None, [], 1, "x", {}, {"image": 1, "mask": 1})]
+    + [{"versions": {"image": VERSION | change, "mask": VERSION}} for change in BAD_VERSIONS]
+    + [{"versions": {"image": VERSION, "mask": VERSION | change}} for change in BAD_VERSIONS],
+)
+def test_a_value_of_another_kind_makes_no_row(change):
+    line = Row("a.jpg", "masks/a.png", 1, 1, {"sky": 1}).to_json()
+    Row.from_json(line)
+    with pytest.raises(ValueError, match=r"no row of a mask|surrogates not allowed"):
+        Row.from_json(line | change)
 
 
 def test_a_reject_is_a_line_of_json():

@@ -165,6 +165,7 @@ def test_errors_are_the_commands_line(script, command, tmp_path, photos, tiny_mo
             *("segment", photos, *out, "--runner", "None")
         ],
         "segment([], out, model=model)": ["segment", *out],
+        "segment(iter(['nowhere']), out, model=model)": ["segment", "nowhere", *out],
         "evaluate(photos, model=model)": ["evaluate", "--data", photos, *out[2:]],
         "evaluate(photos)": ["evaluate", "--data", photos],
     }
@@ -178,18 +179,42 @@ def test_errors_are_the_commands_line(script, command, tmp_path, photos, tiny_mo
 
 @TENSORFLOW
 def test_what_ends_a_job_is_a_job_error(script, command, tmp_path, photos, tiny_model, before):
-    # The world's fault and no image's: there is no way to write the end of the run.
-    (tmp_path / "out/summary.json").mkdir(parents=True)
+    # The world's fault and no image's: nobody can tell what OUT holds.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").symlink_to("run.json")
     call = "pipeline.segment(photos, out, model=model)"
     ((kind, message),) = script(ERRORS.format(calls=[call]), before)
     assert kind == "JobError"
-    cause = f"{tmp_path}/out/summary.json: Is a directory; check the disk or store"
-    assert message.startswith(cause)
-    assert message.endswith("the same command goes on from there")
+    assert message.startswith(f"{tmp_path}/out/run.json: Too many levels of symbolic links")
     assert "\n" not in message
     status, _, err = command("segment", photos, "--output", tmp_path / "out", "--model", tiny_model)
     assert status == 1
-    assert err.splitlines()[-1] == f"fcn-beam: {message} (--log-level info tells where)"
+    assert err.splitlines()[-1].startswith(f"fcn-beam: {message}")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"inputs": b"in"}, "inputs=b'in': is neither text nor a path"),
+        ({"inputs": 5}, "inputs=5: is neither text nor a path"),
+        ({"inputs": ["in", None]}, "inputs=None: is neither text nor a path"),
+        ({"output": b"out"}, "output=b'out': is neither text nor a path"),
+        ({"model": None}, "model=None: is neither text nor a path"),
+        ({"limit": 0}, "limit=0: must be a whole number of 1 or more"),
+        ({"workers": -1}, "workers=-1: must be a whole number of 1 or more"),
+    ],
+)
+def test_an_argument_that_cannot_serve_is_named(tmp_path, tiny_model, change, told):
+    asked = {"inputs": tmp_path, "output": tmp_path / "out", "model": tiny_model} | change
+    with pytest.raises(pipeline.UserError) as refused:
+        pipeline.segment(**asked)
+    assert str(refused.value) == told
+
+
+def test_an_argument_of_an_evaluation_that_cannot_serve_is_named(tmp_path, tiny_model):
+    for change, told in (({"data": b"x"}, "data=b'x'"), ({"workers": 0}, "workers=0")):
+        with pytest.raises(pipeline.UserError, match=f"^{told}: "):
+            pipeline.evaluate(**{"data": tmp_path, "model": tiny_model} | change)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from model_build import artifact
 from model_build.errors import JobError, UserError
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
-from pipeline.jobs.plan import Request, network_side, plan
+from pipeline.jobs.plan import Request, as_text, network_side, plan
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, precision, threads
@@ -148,6 +148,28 @@ def test_a_plan_writes_nothing(ask, claim, tmp_path):
     before = tree(tmp_path)
     plan(ask(overwrite=True, verify=True, moved=True))
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("value", [0, -1, "3", 1.5, float("nan"), []])
+@pytest.mark.parametrize("name", ["limit", "max_pixels", "batch_size", "workers"])
+def test_a_count_that_is_none_is_refused_by_its_name(ask, name, value):
+    with pytest.raises(UserError) as refused:
+        plan(ask(**{name: value}))
+    assert str(refused.value) == f"{name}={value!r}: must be a whole number of 1 or more"
+
+
+@pytest.mark.parametrize("side", [0, -1, "0", "abc", "", "²", 1.5, float("inf"), [], b"64", True])
+def test_a_long_side_that_is_none_is_refused(ask, side):
+    with pytest.raises(UserError, match=r"long_side=.*: is neither a number of pixels nor 'nat"):
+        plan(ask(long_side=side))
+
+
+@pytest.mark.parametrize("path", [b"out", 5, None, ["out"]])
+def test_what_is_neither_text_nor_a_path_is_refused_by_its_name(path, tmp_path):
+    with pytest.raises(UserError) as refused:
+        as_text("output", path)
+    assert str(refused.value) == f"output={path!r}: is neither text nor a path"
+    assert as_text("output", tmp_path) == as_text("output", str(tmp_path)) == str(tmp_path)
 
 
 def test_a_plan_needs_an_input(ask):
@@ -323,7 +345,7 @@ def test_a_moved_archive_may_not_change_its_recipe_as_well(ask, claim, tmp_path)
     assert plan(ask(tmp_path / "elsewhere", moved=True, long_side=64, overwrite=True))
 
 
-@pytest.mark.parametrize("noted", [None, '{"options": {}, "started": 1.5}', "{", "[]"])
+@pytest.mark.parametrize("noted", [None, '{"options": {}, "started": 1.5}', ""])
 def test_masks_of_the_version_before_are_refused_with_the_remedy(ask, tmp_path, touch, noted):
     touch(tmp_path, "out/masks/a.png")
     if noted is not None:

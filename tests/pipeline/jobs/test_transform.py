@@ -78,6 +78,17 @@ def test_masks_and_rows_are_those_of_the_whole_job(run, photos, tiny_model, tmp_
     assert stored(tmp_path / "out") == masks
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"output": b"out"}, {"root": 5}, {"batch_size": 0}, {"max_pixels": "9"}, {"long_side": "abc"}],
+)
+def test_an_argument_that_cannot_serve_is_named(tiny_model, tmp_path, change):
+    ((name, value),) = change.items()
+    with pytest.raises(UserError, match=f"^{name}={value!r}: "):
+        SegmentImages(**{"output": tmp_path, "model": tiny_model} | change)
+    assert SegmentImages(tmp_path, Path(tiny_model), root=tmp_path).root == str(tmp_path)
+
+
 def test_names_are_whole_paths_unless_a_root_is_named(run, photos, tmp_path):
     rows, _ = run([photos / "a/0.jpg"], tmp_path / "out")
     assert rows[0]["mask"] == f"masks{photos}/a/0.png"

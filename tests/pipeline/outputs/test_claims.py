@@ -18,6 +18,7 @@ RECIPE = Recipe("f00d" * 8, 512, "graph", "float32", 1)
 OTHER = dataclasses.replace(RECIPE, long_side=64)
 SHARDS = ("histograms-r0-00000-of-00001.jsonl", "rejected-r0-00000-of-00001.jsonl")
 VERSIONS = {"python": "3"}
+DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -75,11 +76,15 @@ def test_only_shards_that_a_summary_names_are_trusted(out):
     assert look(out).shards == SHARDS
     out.write_json("summary.json", {"masks": 3})
     assert look(out).shards == ()
+    out.write_json(
+        "summary.json", {"shards": [SHARDS[0], 3, None, "../x", "histograms-\udcff", ""]}
+    )
+    assert look(out).shards == SHARDS[:1]
 
 
 def test_a_summary_of_another_form_is_as_none(out):
     claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
-    for content in (b"", b"{", b"[]", b"3"):
+    for content in (b"", b"{", b"[]", b"3", b'{"shards": 3}', b'{"shards": "x"}', DEEP, b"\xff"):
         out.write("summary.json", content)
         assert look(out).shards == SHARDS
 
@@ -94,7 +99,8 @@ def test_rows_are_in_histograms_and_in_the_journal(out):
 @pytest.mark.parametrize(
     "change",
     [{"recipe": None}, {"recipe": {"model": "m"}}, {"recipe": []}, {"shards": 3}]
-    + [{"recipe": RECIPE.to_json() | {"new": 1}}],
+    + [{"recipe": RECIPE.to_json() | {"new": 1}}, {"recipe": RECIPE.to_json() | {"engine": []}}]
+    + [{"root": 3}, {"root": None}, {"shards": "x"}, {"format": "2"}],
 )
 def test_a_note_of_another_form_is_refused_with_the_remedy(out, change):
     claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
@@ -149,8 +155,7 @@ def test_another_root_is_refused_unless_the_archive_has_moved(out):
 
 @pytest.mark.parametrize(
     "run",
-    [None, b"", b"[]", b"{}", b'{"options": {"model": "f00"}, "started": 12.5}', b'{"format": 1}']
-    + [b'{"format": 3}'],
+    [None, b"", b"\0\0", b'{"options": {"model": "f00"}, "started": 12.5}', b'{"format": 1}'],
 )
 def test_masks_that_no_run_of_this_version_has_written_are_refused(out, run):
     out.write("masks/x/notes.txt", b"")
@@ -161,6 +166,66 @@ def test_masks_that_no_run_of_this_version_has_written_are_refused(out, run):
     with pytest.raises(UserError, match=r"masks: holds files, but .*--overwrite"):
         agree(out, noted)
     agree(out, noted, overwrite=True)
+
+
+def test_a_run_of_a_newer_version_is_not_taken_for_an_old_one(out):
+    claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
+    out.write_json("run.json", out.read_json("run.json") | {"format": claims.FORMAT + 1})
+    with pytest.raises(UserError, match=r"run\.json: was written by a newer version .*; update it"):
+        look(out)
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json"])
+@pytest.mark.parametrize("data", [b"{}", b'{"lr": 0.1}', b"[1]", b"notes", b"3", b"\xff", DEEP])
+def test_a_file_of_somebody_elses_is_not_replaced(out, name, data):
+    out.write(name, data)
+    with pytest.raises(UserError, match=f"{name}: was not written by fcn-beam.*another --output"):
+        look(out)
+
+
+def test_an_empty_file_is_nobodys_loss(out):
+    for name in ("run.json", "summary.json"):
+        out.write(name, b"")
+    assert look(out) == Noted()
+
+
+def test_a_summary_of_ours_without_its_run_file_is_no_obstacle(out):
+    out.write_json("summary.json", {"masks": 3, "shards": list(SHARDS)})
+    assert look(out) == Noted()
+
+
+def test_overlays_that_no_run_has_written_are_refused(out):
+    out.write("overlays/a.jpg", b"a drawing of somebody's")
+    with pytest.raises(UserError, match=r"overlays: holds files, but .*choose another --output"):
+        agree(out, Noted())
+    agree(out, Noted(), overwrite=True)
+
+
+def test_a_folder_where_a_file_belongs_is_told(tmp_path):
+    for name in ("run.json", "summary.json"):
+        os.makedirs(tmp_path / name / name)
+        with pytest.raises(UserError, match=f"{name}: Is a directory; move it away, or choose"):
+            look(OutputFolder(str(tmp_path / name), FILES))
+
+
+@pytest.mark.parametrize("name", ["masks", "overlays", ".unfinished", "journal", "lock"])
+def test_a_file_where_a_folder_belongs_is_told(tmp_path, touch, name):
+    touch(tmp_path, name)
+    with pytest.raises(UserError, match=f"{name}: is no folder; move it away, or choose another"):
+        look(OutputFolder(str(tmp_path), FILES))
+    os.unlink(tmp_path / name)
+    os.symlink("nowhere", tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: is no folder"):
+        look(OutputFolder(str(tmp_path), FILES))
+
+
+def test_a_folder_that_cannot_be_listed_is_told_at_once(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(JobError, match=f"{tmp_path}: Permission denied: OUT cannot be looked at"):
+        look(OutputFolder(str(tmp_path), FILES))
 
 
 def test_a_run_file_of_another_version_beside_no_masks_is_replaced(out):

@@ -1,36 +1,45 @@
+import os
+
 import pytest
 
 from model_build.errors import JobError
 from pipeline.outputs import ending
 from pipeline.outputs.ending import Claimed, finish
 from pipeline.outputs.folder import OutputFolder
+from pipeline.outputs.lock import Lock
 from pipeline.storage import Files
 
 FILES = Files()
-OLD = ("histograms-r0-00000-of-00001.jsonl", "rejected-r0-00000-of-00001.jsonl")
-MINE = ("histograms-r2-00000-of-00001.jsonl", "rejected-r2-00000-of-00001.jsonl")
+R0, R1, R2, R3, R4 = (f"2026010{n}T000000Z-abcdef" for n in range(5))
+OLD = (f"histograms-{R0}-00000-of-00001.jsonl", f"rejected-{R0}-00000-of-00001.jsonl")
+MINE = (f"histograms-{R2}-00000-of-00001.jsonl", f"rejected-{R2}-00000-of-00001.jsonl")
 LIVING = [
-    "histograms-r3-00000-of-00001.jsonl",
-    "rejected-r3-00000-of-00001.jsonl",
-    "journal/r3.a.jsonl",
+    f"histograms-{R3}-00000-of-00001.jsonl",
+    f"rejected-{R3}-00000-of-00001.jsonl",
+    f"journal/{R3}.a.jsonl",
+    f".unfinished/{R3}/half",
 ]
 OTHERS = [
     "histograms-2024.jsonl",
     "histograms.jsonl",
-    "rejected-r0-00000-of-00001.jsonl.bak",
+    "histograms-backup-00000-of-00001.jsonl",
+    f"rejected-{R0}-00000-of-00001.jsonl.bak",
     "masks/a.png",
-    "masks/histograms-r0-00000-of-00001.jsonl",
-    "notes/histograms-r0-00000-of-00001.jsonl",
+    f"masks/histograms-{R0}-00000-of-00001.jsonl",
+    f"notes/histograms-{R0}-00000-of-00001.jsonl",
+    "journal/2024.jsonl",
+    ".unfinished/symphony",
+    ".unfinished/mine/half",
     "run.json",
 ]
-CLAIMED = Claimed(lock=2, dead=("r1",), shards=OLD)
+CLAIMED = Claimed(lock=2, dead=(R1,))
 
 
 @pytest.fixture(params=["disk", "store"])
 def out(request, tmp_path, memory):
     path = f"{tmp_path}/out" if request.param == "disk" else "memory://b/out"
     FILES.make_folder(path)
-    return OutputFolder(path, FILES, run="r2")
+    return OutputFolder(path, FILES, run=R2)
 
 
 def put(out, *names):
@@ -45,36 +54,90 @@ def standing(out):
 def test_the_summary_names_the_run_and_its_shards(out):
     put(out, *MINE)
     content = finish({"masks": 3}, out, reversed(MINE), CLAIMED)
-    assert content == {"masks": 3, "run": "r2", "shards": list(MINE)}
+    assert content == {"masks": 3, "run": R2, "shards": list(MINE)}
     assert out.read_json("summary.json") == content
     assert standing(out) == {"summary.json", *MINE}
 
 
 def test_what_is_superseded_goes(out):
-    put(out, *OLD, *MINE, "journal/r2.a.jsonl", "journal/r2.b.jsonl", "journal/r1.a.jsonl")
-    put(out, "histograms-r1-00000-of-00002.jsonl", "histograms-00000-of-00012.jsonl")
-    put(out, "rejected-00003-of-00012.jsonl", ".unfinished/r2/half", ".unfinished/r1/half")
+    put(out, *OLD, *MINE, f"journal/{R2}.a.jsonl", f"journal/{R2}.b.jsonl", f"journal/{R1}.a.jsonl")
+    put(out, f"histograms-{R1}-00000-of-00002.jsonl", "histograms-00000-of-00012.jsonl")
+    put(out, "rejected-00003-of-00012.jsonl", f".unfinished/{R2}/half", f".unfinished/{R1}/half")
     finish({}, out, MINE, CLAIMED)
     assert standing(out) == {"summary.json", *MINE}
 
 
-def test_what_a_living_run_may_need_and_strangers_files_stay(out):
-    put(out, *MINE, *LIVING, *OTHERS, ".unfinished/r3/half", ".unfinished/r22/half", "lock/2")
-    put(out, "journal/r22.a.jsonl")
+@pytest.fixture
+def living(out):
+    """A run ``R3`` that is at work, though its lock has been taken away."""
+    lock = Lock(OutputFolder(out.path, FILES, run=R3)).take()
+    FILES.delete(f"{out.path}/lock/{lock.number}")
+    put(out, *LIVING)
+    yield
+    lock.release()
+
+
+def test_what_a_living_run_may_need_and_strangers_files_stay(out, living):
+    put(out, *MINE, *OTHERS, "lock/2")
     before = standing(out)
     finish({}, out, MINE, CLAIMED)
     assert standing(out) == before | {"summary.json"}
 
 
+def test_what_runs_have_left_whose_locks_were_taken_away_goes(out):
+    """Killed before they had one, or it was deleted by hand: no lock tells of them."""
+    put(out, *MINE, *OLD, f"journal/{R4}.a.jsonl", f".unfinished/{R0}/half")
+    put(out, f"histograms-{R4}-00000-of-00001.jsonl", f".unfinished/{R1}/x/half")
+    finish({}, out, MINE, Claimed(lock=1, dead=()))
+    assert standing(out) == {"summary.json", *MINE}
+    if out.path.startswith("/"):
+        assert sorted(os.listdir(out.path)) == [*MINE, "summary.json"]
+
+
+def test_an_empty_folder_of_unfinished_files_goes(tmp_path):
+    out = OutputFolder(f"{tmp_path}/out", FILES, run=R2)
+    os.makedirs(f"{out.path}/.unfinished/{R4}")
+    finish({}, out, MINE, Claimed(lock=1, dead=()))
+    assert os.listdir(out.path) == ["summary.json"]
+
+
+@pytest.mark.parametrize("summary", [None, b"", b"[]", b'{"shards": 3}', b"[" * 100_000])
+def test_shards_go_whatever_has_become_of_the_summary_that_named_them(out, summary):
+    put(out, *OLD, *MINE)
+    if summary is not None:
+        FILES.write(f"{out.path}/summary.json", summary)
+    finish({}, out, MINE, Claimed(lock=1, dead=()))
+    assert standing(out) == {"summary.json", *MINE}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b'{"held": true}'])
+def test_a_mark_that_nobody_holds_on_local_disk_is_a_dead_runs(tmp_path, content):
+    out = OutputFolder(f"{tmp_path}/out", FILES, run=R2)
+    FILES.write(f"{out.path}/.unfinished/{R4}/run", content)
+    finish({}, out, MINE, Claimed(lock=1, dead=()))
+    assert standing(out) == {"summary.json"}
+
+
+def test_a_mark_of_another_machine_in_a_store_stays_until_its_lock_is_dead(memory):
+    out = OutputFolder("memory://b/out", FILES, run=R2)
+    FILES.write(f"{out.path}/.unfinished/{R4}/run", b'{"held": false, "host": "far", "boot": "b"}')
+    put(out, f"journal/{R4}.a.jsonl")
+    before = standing(out)
+    finish({}, out, MINE, Claimed(lock=1, dead=()))
+    assert standing(out) == before | {"summary.json"}
+    finish({}, out, MINE, Claimed(lock=1, dead=(R4,)))
+    assert standing(out) == {"summary.json"}
+
+
 def test_a_shard_that_a_run_wrote_and_does_not_name_goes(out):
     """A bundle that was tried again with another number of images."""
-    put(out, *MINE, "histograms-r2-00000-of-00007.jsonl")
+    put(out, *MINE, f"histograms-{R2}-00000-of-00007.jsonl")
     finish({}, out, MINE, CLAIMED)
     assert standing(out) == {"summary.json", *MINE}
 
 
 def test_nothing_goes_before_the_summary_stands(out, monkeypatch):
-    put(out, *OLD, *MINE, "journal/r2.a.jsonl")
+    put(out, *OLD, *MINE, f"journal/{R2}.a.jsonl")
     before = standing(out)
 
     def fail(self, name, value):
@@ -87,15 +150,15 @@ def test_nothing_goes_before_the_summary_stands(out, monkeypatch):
 
 
 def test_a_run_that_another_has_taken_over_from_ends_nothing(out):
-    put(out, *OLD, *MINE, "lock/3", "journal/r2.a.jsonl")
+    put(out, *OLD, *MINE, "lock/3", f"journal/{R2}.a.jsonl")
     before = standing(out)
     with pytest.raises(JobError, match="another job has taken it over"):
         finish({}, out, MINE, CLAIMED)
     assert standing(out) == before
 
 
-def test_an_end_that_is_tried_again_ends_alike(out):
-    put(out, *OLD, *MINE, *LIVING, "journal/r2.a.jsonl")
+def test_an_end_that_is_tried_again_ends_alike(out, living):
+    put(out, *OLD, *MINE, f"journal/{R2}.a.jsonl")
     first = finish({"masks": 3}, out, MINE, CLAIMED)
     after = standing(out)
     assert finish({"masks": 3}, out, MINE, CLAIMED) == first
@@ -104,7 +167,7 @@ def test_an_end_that_is_tried_again_ends_alike(out):
 
 @pytest.mark.parametrize("name", ["a b", "a]b", "[a]*?", "ü", "a+(b)|c"])
 def test_the_ends_of_folders_of_odd_names(tmp_path, name):
-    out = OutputFolder(f"{tmp_path}/{name}", FILES, run="r2")
+    out = OutputFolder(f"{tmp_path}/{name}", FILES, run=R2)
     near = OutputFolder(f"{tmp_path}/{name}x", FILES)
     for folder in (out, near):
         put(folder, *OLD, *MINE)
@@ -114,12 +177,12 @@ def test_the_ends_of_folders_of_odd_names(tmp_path, name):
 
 
 def test_an_empty_journal_folder_goes_with_its_last_file(tmp_path):
-    out = OutputFolder(f"{tmp_path}/out", FILES, run="r2")
-    put(out, *MINE, "journal/r2.a.jsonl", ".unfinished/r2/half")
+    out = OutputFolder(f"{tmp_path}/out", FILES, run=R2)
+    put(out, *MINE, f"journal/{R2}.a.jsonl", f".unfinished/{R2}/half")
     finish({}, out, MINE, CLAIMED)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*MINE, "summary.json"]
 
 
 def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path, memory):
     for path in (f"{tmp_path}/nowhere", "memory://b/nowhere"):
-        assert list(ending.leftovers(OutputFolder(path, FILES, run="r2"), [], CLAIMED)) == []
+        assert list(ending.leftovers(OutputFolder(path, FILES, run=R2))) == []

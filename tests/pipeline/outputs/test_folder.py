@@ -1,11 +1,12 @@
 import json
 import os
+import tempfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import UserError
+from model_build.errors import JobError, UserError
 from pipeline.outputs import gate
 from pipeline.outputs.folder import (
     OutputFolder,
@@ -16,9 +17,10 @@ from pipeline.outputs.folder import (
     utf8,
 )
 from pipeline.records import MaskRef, Stamp
-from pipeline.storage import Files, Unlisted
+from pipeline.storage import Files, Unlisted, ends_the_job
 
 FILES = Files()
+DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 def tree(folder):
@@ -104,6 +106,48 @@ def test_what_named_runs_have_left_unfinished_goes_and_nothing_else(out, tmp_pat
     assert sorted(os.listdir(f"{out.path}/.unfinished")) == ["r22", "r3"]
 
 
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder of another disk."""
+    shared = "/dev/shm"
+    if not os.access(shared, os.W_OK) or os.stat(shared).st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("no second disk")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield folder
+
+
+def test_a_folder_of_out_may_be_a_link_to_another_disk(out, elsewhere):
+    out = OutputFolder(out.path, FILES, run="r1")
+    os.mkdir(out.path)
+    os.symlink(elsewhere, f"{out.path}/masks")
+    out.write("masks/x/a.png", b"old")
+    stamp = out.write("masks/x/a.png", b"new")
+    assert list(out.masks()) == [MaskRef("x/a.png", stamp)]
+    assert FILES.read(f"{elsewhere}/x/a.png") == b"new"
+    out.clean_up(["r1"])
+    assert os.listdir(elsewhere) == ["x"]
+    assert os.listdir(out.path) == ["masks"]
+
+
+def test_a_link_to_another_disk_within_the_masks_is_told_with_the_remedy(out, elsewhere):
+    os.makedirs(f"{out.path}/masks")
+    os.symlink(elsewhere, f"{out.path}/masks/x")
+    with (
+        pytest.raises(JobError, match=r"masks/x/a\.png: .*; link masks as a whole"),
+        ends_the_job(),
+    ):
+        out.write("masks/x/a.png", b"data")
+
+
+def test_what_is_unfinished_on_another_disk_goes_too(out, elsewhere, touch):
+    os.mkdir(out.path)
+    os.symlink(elsewhere, f"{out.path}/masks")
+    touch(elsewhere, ".unfinished/r1/half", ".unfinished/r2/half")
+    out.clean_up(["r1"])
+    assert list(out.masks()) == []
+    assert os.listdir(f"{elsewhere}/.unfinished") == ["r2"]
+
+
 def test_folders_that_are_empty_go_too(out, touch):
     touch(out.path, ".unfinished/r1/half", "masks/a.png")
     os.mkdir(f"{out.path}/journal")
@@ -164,15 +208,23 @@ def test_masks_that_stand_have_the_stamps_that_their_puts_returned(folder):
 
 def test_nothing_stands_in_a_folder_that_is_not_there(any_out):
     assert list(any_out.masks()) == list(any_out.overlaid()) == []
-    assert not any_out.has_masks()
+    assert not any_out.holds("masks")
+
+
+def test_a_mask_whose_name_is_not_utf_8_is_no_images(out, touch):
+    touch(os.fsencode(out.path), b"masks/x/bad\xff.png", b"overlays/bad\xff.jpg")
+    touch(out.path, "masks/a.png")
+    assert sorted(mask.name for mask in out.masks()) == ["a.png", "x/bad\\udcff.png"]
+    assert list(out.overlaid()) == ["bad\\udcff.png"]
 
 
 def test_any_file_among_the_masks_counts_as_one(any_out):
     any_out.write("a.png", b"")
     any_out.write("masks2/a.png", b"")
-    assert not any_out.has_masks()
+    assert not any_out.holds("masks")
     any_out.write("masks/x/notes.txt", b"")
-    assert any_out.has_masks()
+    assert any_out.holds("masks")
+    assert not any_out.holds("overlays")
 
 
 # JSON
@@ -188,7 +240,7 @@ def test_a_folder_is_no_json(tmp_path):
     assert OutputFolder(str(tmp_path.parent), FILES).read_json(tmp_path.name) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"a": 1'])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"a": 1', DEEP])
 def test_broken_json_reads_as_none(any_out, data):
     any_out.write("run.json", data)
     assert any_out.read_json("run.json") is None
@@ -247,6 +299,12 @@ def test_wildcards_of_an_output_are_literal(tmp_path, monkeypatch, memory, text)
         folder.write("masks/a.png", b"data")
     out.delete("masks/a.png")
     assert (list(out.masks()), [mask.name for mask in near.masks()]) == ([], ["a.png"])
+
+
+@pytest.mark.parametrize(("name", "told"), [(b"out\xff", r"/out\\udcff"), (b"out\0", "/out\0")])
+def test_an_output_whose_name_no_folder_can_have_is_the_users_error(tmp_path, name, told):
+    with pytest.raises(UserError, match=f"{told}: its name is not UTF-8 or holds a NUL; choose"):
+        parse_output(f"{tmp_path}/{os.fsdecode(name)}", FILES)
 
 
 def test_an_empty_output_is_not_the_current_folder():

@@ -1,4 +1,5 @@
 import json
+import os
 import types
 
 import pytest
@@ -142,6 +143,13 @@ def test_what_could_not_be_put_is_put_by_the_next_flush(tmp_path, monkeypatch):
     assert put(out) == [[row(1)]]
 
 
+def test_what_is_no_file_of_a_runs_is_none_of_the_journal(tmp_path, touch):
+    path = os.fsencode(tmp_path)
+    touch(path, b"journal/bad\xff.jsonl", b"journal/r1.b\xff.jsonl", b"journal/notes.txt")
+    touch(path, b"journal/r1.a.jsonl")
+    assert list(journals(OutputFolder(str(tmp_path), Files()))) == ["journal/r1.a.jsonl"]
+
+
 def test_a_folder_that_is_not_there_has_no_journal(tmp_path, memory):
     for path in (f"{tmp_path}/nowhere", "memory://b/nowhere"):
         assert list(journals(OutputFolder(path, Files()))) == []
@@ -165,7 +173,9 @@ def test_a_file_that_was_cut_off_gives_the_rows_before_the_cut(found, random):
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"{", b"null", b"[]", b"1", b"\xff\xfe", b'{"image": "a"}', b'{"pixels": null}']
+    "line",
+    [b"", b"{", b"null", b"[]", b"1", b"\xff\xfe", b'{"image": "a"}', b'{"pixels": null}']
+    + [b"[" * 100_000, b'{"image":' * 100_000, line_of(row(3)).replace("2", '"2"').encode()],
 )
 def test_a_damaged_line_costs_its_own_row_alone(line):
     before, after = (line_of(row(number)).encode() for number in (1, 2))

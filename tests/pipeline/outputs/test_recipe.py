@@ -80,7 +80,10 @@ def test_a_version_that_makes_other_pixels_is_told():
 
 @pytest.mark.parametrize(
     "value",
-    [None, 1, [], "recipe", {}, {"model": "m"}, RECIPE.to_json() | {"new": 1}],
+    [None, 1, [], "recipe", {}, {"model": "m"}, RECIPE.to_json() | {"new": 1}]
+    + [RECIPE.to_json() | {name: []} for name in RECIPE.to_json() if name != "long_side"]
+    + [RECIPE.to_json() | {"long_side": "64"}, RECIPE.to_json() | {"batch_size": -1}]
+    + [RECIPE.to_json() | {"engine": None}, RECIPE.to_json() | {"pixels": 1.5}],
 )
 def test_another_value_is_no_recipe(value):
     with pytest.raises(ValueError, match="no recipe"):

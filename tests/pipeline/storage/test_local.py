@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import glob
 import os
 import socket
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -372,6 +374,78 @@ def test_a_disk_without_locks_creates_a_file_that_nobody_holds(tmp_path, monkeyp
     assert FILES.create_held(f"{tmp_path}/1", b"data") is None
     assert FILES.is_held(f"{tmp_path}/1") is None
     assert tree(tmp_path) == {"1": b"data"}
+
+
+# A disk without hard links
+
+
+@pytest.fixture(params=["EPERM", "EOPNOTSUPP", "ENOSYS"])
+def no_links(request, monkeypatch):
+    """A disk that knows no hard links, such as exFAT; counts how often it was asked."""
+    asked = []
+
+    def refuse(source, target):
+        asked.append(target)
+        number = getattr(errno, request.param)
+        raise OSError(number, os.strerror(number), source, None, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    return asked
+
+
+def test_a_disk_without_hard_links_creates_whole_files_that_are_held(tmp_path, no_links):
+    path, scratch = f"{tmp_path}/lock/1", f"{tmp_path}/.unfinished"
+    handle = FILES.create_held(path, b"first", scratch=scratch)
+    with pytest.raises(FileExistsError):
+        FILES.create_held(path, b"second", scratch=scratch)
+    with pytest.raises(FileExistsError):
+        FILES.write(path, b"third", scratch=scratch, exclusive=True)
+    assert FILES.is_held(path)
+    os.close(handle)
+    assert FILES.is_held(path) is False
+    assert tree(tmp_path) == {"lock/1": b"first"}
+    assert no_links == [path] * 3
+
+
+def test_of_several_who_create_a_file_without_hard_links_just_one_does(tmp_path, no_links):
+    start = threading.Barrier(8)
+
+    def create(number):
+        start.wait(20)
+        try:
+            return FILES.write(f"{tmp_path}/x/1", b"%d" % number, exclusive=True) and number
+        except FileExistsError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        (winner,) = [one for one in pool.map(create, range(8)) if one is not None]
+    assert tree(tmp_path) == {"x/1": b"%d" % winner}
+
+
+def test_a_folder_that_is_pruned_while_a_file_is_created_without_links_is_made_again(
+    tmp_path, no_links, monkeypatch
+):
+    rename, pruned = os.rename, []
+
+    def prune_first(source, target):
+        if not pruned:
+            pruned.append(target)
+            os.rmdir(f"{tmp_path}/lock")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", prune_first)
+    os.close(FILES.create_held(f"{tmp_path}/lock/1", b"1", scratch=f"{tmp_path}/.unfinished"))
+    assert tree(tmp_path) == {"lock/1": b"1"}
+
+
+def test_a_link_that_is_refused_for_another_cause_is_told(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        FILES.write(f"{tmp_path}/1", b"", exclusive=True)
+    assert tree(tmp_path) == {}
 
 
 def test_only_an_empty_folder_is_pruned(tmp_path, touch):
