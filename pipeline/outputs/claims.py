@@ -79,10 +79,9 @@ def look(out: OutputFolder) -> Noted:
     if version is None or (isinstance(version, int) and version < FORMAT):
         return Noted()  # its masks do not tell what they are
     try:
-        recipe, root = Recipe.from_json(run["recipe"]), run["root"]
-        noted = Noted(recipe, root, _shard_names(run))
-        if version != FORMAT or not isinstance(root, str):
-            raise ValueError(root)
+        recipe, root, names = Recipe.from_json(run["recipe"]), run["root"], shard_names(run)
+        if version != FORMAT or not isinstance(root, str) or names is None:
+            raise ValueError(run)
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{out.path}/{RUN}: cannot be understood; choose another --output, or delete that file "
@@ -90,9 +89,8 @@ def look(out: OutputFolder) -> Noted:
         ) from None
     # Shards are to be trusted where a summary names them; a run that has not ended notes in
     # run.json those that stood when it began.
-    with contextlib.suppress(TypeError):
-        noted = noted._replace(shards=_shard_names(summary))
-    return noted
+    named = shard_names(summary)
+    return Noted(recipe, root, names if named is None else named)
 
 
 def _read(out: OutputFolder, name: str) -> Any:
@@ -128,15 +126,11 @@ def _check_ours(value: Any, path: str, *keys: str) -> None:
         )
 
 
-def _shard_names(noted: Any) -> tuple[str, ...]:
-    """The shards that ``run.json`` or ``summary.json`` names.
-
-    Raises:
-        TypeError: it is of another form.
-    """
+def shard_names(noted: Any) -> tuple[str, ...] | None:
+    """The shards that ``run.json`` or ``summary.json`` names; None if it is of another form."""
     names = noted.get("shards", []) if isinstance(noted, dict) else None
     if not isinstance(names, list):
-        raise TypeError(names)
+        return None
     return tuple(name for name in names if isinstance(name, str) and _NAME.fullmatch(name))
 
 

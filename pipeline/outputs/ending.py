@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pipeline.outputs import journal, shards
+from pipeline.outputs.claims import shard_names
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, SUMMARY, OutputFolder
 from pipeline.outputs.lock import check_claim, is_gone
 from pipeline.storage import ends_the_job
@@ -43,11 +44,13 @@ def finish(
     content = content | {"run": out.run, "shards": mine}
     with ends_the_job():
         out.write_json(SUMMARY, content)
-        left = {name: run for name, run in leftovers(out) if name not in mine}
+        left = dict(leftovers(out))
         ended = {out.run, *claimed.dead}
         ended |= {run for run in {*left.values(), *out.unfinished()} if is_gone(out, run)}
+        # Another job may have ended here meanwhile, if the lock was taken away by force.
+        named = {*mine, *(shard_names(out.read_json(SUMMARY)) or ())}
         for name, run in left.items():
-            if run in ended or not run:
+            if (run in ended or not run) and name not in named:
                 out.delete(name)
         out.clean_up(ended)
     return content

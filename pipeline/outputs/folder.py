@@ -10,6 +10,7 @@
     OUT/summary.json                  totals, and the names of the shards; written last
     OUT/journal/*.jsonl               rows of a run that has not ended yet
     OUT/lock/N                        the run that writes here
+    OUT/.unfinished/RUN/              that it lives; on local disk, what is being written
 """
 
 from __future__ import annotations

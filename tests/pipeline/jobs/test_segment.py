@@ -604,7 +604,7 @@ def test_the_steps_one_by_one(ask, go, tmp_path):
         noted = json.loads((tmp_path / "out/run.json").read_text())
         assert (noted["run"], noted["recipe"]) == (ours.out.run, planned.recipe.to_json())
         assert noted["root"] == planned.listing.root
-        assert (ours.claimed.dead, ours.claimed.shards) == ((), ())
+        assert (ours.claimed.dead, ours.noted.shards) == ((), ())
 
         ready = stage(ours)
         assert ready == ours  # a local run copies nothing
@@ -628,7 +628,7 @@ def test_a_claim_of_an_output_that_is_there_takes_its_summary_away_and_keeps_its
 
     def interrupted():
         with claimed(plan(ask())) as ours:
-            assert sorted(ours.claimed.shards) == shards == sorted(first.shards)
+            assert sorted(ours.noted.shards) == shards == sorted(first.shards)
             assert not (out / "summary.json").exists()
             raise KeyboardInterrupt
 
@@ -651,7 +651,7 @@ def test_what_has_been_done_since_the_plan_is_looked_at_again(go, ask):
     again = plan(ask(long_side=64))
     summary, out = go(long_side=64)
     with claimed(again) as ours:
-        assert ours.claimed.shards == tuple(summary.shards)
+        assert ours.noted.shards == tuple(summary.shards)
         assert len(run(stage(ours)).shards) == 2
     assert len(list(out.glob("*.jsonl"))) == 2
 

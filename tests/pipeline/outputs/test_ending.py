@@ -94,6 +94,20 @@ def test_what_runs_have_left_whose_locks_were_taken_away_goes(out):
         assert sorted(os.listdir(out.path)) == [*MINE, "summary.json"]
 
 
+def test_shards_of_a_job_that_ends_at_this_moment_stay(out, monkeypatch):
+    theirs = [f"histograms-{R4}-00000-of-00001.jsonl"]
+    put(out, *MINE, *OLD, *theirs)
+
+    def ends_now(out, run):
+        if run == R4:
+            out.write_json("summary.json", {"shards": theirs})
+        return True
+
+    monkeypatch.setattr(ending, "is_gone", ends_now)
+    finish({}, out, MINE, CLAIMED)
+    assert standing(out) == {"summary.json", *MINE, *theirs}
+
+
 def test_an_empty_folder_of_unfinished_files_goes(tmp_path):
     out = OutputFolder(f"{tmp_path}/out", FILES, run=R2)
     os.makedirs(f"{out.path}/.unfinished/{R4}")
