@@ -31,6 +31,7 @@ RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
 MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
 JOURNAL, LOCK = "journal", "lock"
+_FOLDERS = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)  # what a run puts files into
 LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
 
 
@@ -114,7 +115,7 @@ class OutputFolder:
 
     def obstacles(self) -> Iterator[str]:
         """What stands on local disk where a run needs a folder, and is none."""
-        for folder in self.written():
+        for folder in (f"{self.path}/{name}" for name in _FOLDERS):
             if not is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
                 yield folder
 
@@ -124,9 +125,8 @@ class OutputFolder:
         Returns:
             Globs, of which only the last part is a pattern: ``**`` stands for all that is below.
         """
-        folders = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)
         names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl", "input-*.txt")
-        written = (*(f"{folder}/**" for folder in folders), *names)
+        written = (*(f"{folder}/**" for folder in _FOLDERS), *names)
         return tuple(f"{self.path}/{name}" for name in written)
 
     def _below(self, folder: str) -> Iterator[tuple[str, File]]:
