@@ -179,7 +179,7 @@ def describe(folder: str | Path, *, name: str | None = None) -> Description:
         data = (Path(folder) / DESCRIPTION).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{name}: is no saved model: {DESCRIPTION} cannot be read ({first_line(error)}); "
+            f"{name}: not a saved model: cannot read {DESCRIPTION} ({first_line(error)}); "
             "name a folder that `fcn-beam train` wrote"
         ) from None
     return parse_description(data, _join(name, DESCRIPTION))
@@ -203,7 +203,7 @@ def parse_description(data: bytes, where: str) -> Description:
         if value["format"] != FORMAT:
             raise UserError(
                 f"{where}: has format {value['format']}, but this version reads {FORMAT}; "
-                "save the model with this version"
+                "train it again, or use the version of fcn-beam that saved it"
             )
         return Description(
             backbone=str(value["backbone"]),
@@ -217,7 +217,9 @@ def parse_description(data: bytes, where: str) -> Description:
             architecture=dict(value.get("architecture", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: is not a model description ({error!r})") from None
+        raise UserError(
+            f"{where}: not a model description ({error!r}); copy or train the model again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def load(folder: str | Path, *, name: str | None = None) -> Network:
     channels = head.structured_outputs.shape[-1]
     if channels != len(description.labels):
         raise UserError(
-            f"{_join(name, DESCRIPTION)}: names {len(description.labels)} labels, but the "
+            f"{_join(name, DESCRIPTION)}: has {len(description.labels)} labels, but the "
             f"network has {channels} output channels; use the model.json it was saved with"
         )
     return Network(description, body, head)
@@ -267,7 +269,7 @@ def check_files(folder: str | Path, description: Description, *, name: str | Non
     found = fingerprint(folder)
     if found != description.fingerprint:
         raise UserError(
-            f"{_join(name or str(folder), NETWORK)}: is not what {DESCRIPTION} was written for "
+            f"{_join(name or str(folder), NETWORK)}: does not match {DESCRIPTION} "
             f"(fingerprint {found[:12]}, not {description.fingerprint[:12]}): a file is truncated, "
             "changed or missing; copy or train the model again"
         )

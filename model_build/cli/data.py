@@ -12,7 +12,7 @@ from model_build.errors import SuggestingGroup
 
 @click.group(cls=SuggestingGroup)
 def data() -> None:
-    """Fetch and check folders to train on."""
+    """Download and check training data."""
 
 
 @data.command()
@@ -20,14 +20,14 @@ def data() -> None:
 def voc2012(dest: str) -> int:
     """Download PASCAL VOC 2012 (2 GB).
 
-    It is unpacked into the folder DEST. The same command again goes on where it stopped.
+    It is unpacked into the folder DEST. Run the same command again to continue where it stopped.
     """
     from model_build.data import download
 
     try:
         folder = download.obtain(download.VOC2012, dest, say=click.echo)
     except KeyboardInterrupt:
-        click.echo("fcn-beam: interrupted; the same command goes on from there", err=True)
+        click.echo("fcn-beam: interrupted; run the same command again to continue", err=True)
         return 130
     click.echo(f"next: fcn-beam train {shlex.quote(str(folder))} --output model")
     return 0
@@ -35,12 +35,14 @@ def voc2012(dest: str) -> int:
 
 @data.command()
 @click.argument("folder", metavar="DIR", callback=local_folder)
-@click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this one; repeatable.")
+@click.option(
+    "--split", "splits", multiple=True, metavar="NAME", help="Check only this split; repeatable."
+)
 def check(folder: str, splits: tuple[str, ...]) -> int:
-    """Read all of DIR, list errors, count classes.
+    """Check every photo and mask of DIR, and count classes.
 
-    Every photo and every mask is decoded. DIR is in PASCAL VOC layout or holds the folders images
-    and masks. The exit status is 1 if anything is wrong.
+    DIR is in PASCAL VOC layout or has the subfolders images and masks. The exit status is 1 if
+    anything is wrong.
     """
     from model_build.bar import bar
     from model_build.data.layouts import DataFolder

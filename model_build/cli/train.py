@@ -41,14 +41,14 @@ def _scales(
     required=True,
     metavar="DIR",
     callback=local_folder,
-    help="The saved-model folder to write.",
+    help="Folder for the trained model.",
 )
 @click.option(
     "--start",
     metavar="MODEL|FILE.weights.h5",
     callback=lambda context, parameter, value: value and local_folder(context, parameter, value),
     help="Start from this saved model, or from Keras weights of the same network.  [default: the "
-    "default model, unless an architecture option asks for a new network]",
+    "included model, unless an architecture option asks for a new network]",
 )
 @click.option(
     "--recipe",
@@ -61,87 +61,112 @@ def _scales(
 @click.option(
     "--epochs",
     type=click.IntRange(0),
-    help="Instead of the recipe's. 0 saves the start as it is, with its scores.",
+    help="How long to train; 0 scores the start and saves it unchanged.  [default: the recipe's]",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Instead of the recipe's.")
-@click.option("--accumulate", type=click.IntRange(1), help="Batches averaged into one update.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Of new layers.")
 @click.option(
-    "--backbone-rate", type=click.FloatRange(0), help="Factor on it for pretrained layers."
+    "--batch-size", type=click.IntRange(1), help="Crops per batch.  [default: the recipe's]"
 )
-@click.option("--schedule", type=click.Choice(["constant", "cosine", "poly"]), help="Of the rate.")
-@click.option("--weight-decay", type=click.FloatRange(0), help="Times the rate.")
-@click.option("--scales", metavar="LOW-HIGH", callback=_scales, help="Of the random resizing.")
+@click.option("--accumulate", type=click.IntRange(1), help="Batches to average into one update.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), help="Learning rate of new layers."
+)
+@click.option(
+    "--backbone-rate",
+    type=click.FloatRange(0),
+    help="Learning rate of pretrained layers, as a share of --learning-rate.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "cosine", "poly"]),
+    help="How the learning rate changes.",
+)
+@click.option(
+    "--weight-decay", type=click.FloatRange(0), help="It is multiplied by the learning rate."
+)
+@click.option(
+    "--scales", metavar="LOW-HIGH", callback=_scales, help="Range of the random resizing."
+)
 @click.option(
     "--class-balance",
     type=click.FloatRange(0, 1),
-    help="How much more pixels of rare classes weigh: 0 not at all, 1 in proportion.",
+    help="Extra weight for rare classes: 0 none, 1 in full proportion.",
 )
 @click.option(
     "--backbone",
     "backbone_name",
-    help="A new network on this backbone: resnet50, mobilenet_v2, …  [default: resnet50]",
+    help="Train a new network on this backbone: resnet50, mobilenet_v2, …  [default: resnet50]",
 )
 @click.option(
     "--backbone-weights",
     metavar="imagenet|none|FILE",
-    help="Of a new network.  [default: imagenet]",
+    help="What the backbone of a new network starts from.  [default: imagenet]",
 )
 @click.option(
     "--skips",
     type=click.Choice(["32s", "16s", "8s"]),
     callback=lambda context, parameter, value: value and int(value[:-1]),
-    help="FCN-32s, or one that also scores finer features.  [default: 32s]",
+    help="FCN-32s, FCN-16s or FCN-8s: 8s has the finest borders.  [default: 32s]",
 )
 @click.option(
     "--output-stride",
     type=click.Choice(["32", "16", "8"]),
     callback=lambda context, parameter, value: value and int(value),
-    help="Below 32 the backbone's last stages dilate: finer, but slower.  [default: 32]",
+    help="Below 32 the backbone's last stages are dilated: finer, but slower.  [default: 32]",
 )
 @click.option(
     "--learn-upsampling/--fixed-upsampling",
     default=None,
-    help="Whether the last upsampling is learned.  [default: fixed, bilinear]",
+    help="Learn the last upsampling, or keep it bilinear.  [default: fixed]",
 )
 @click.option(
     "--context/--no-context",
     default=None,
-    help="Whether each place is scored together with the whole image.  [default: no]",
+    help="Also use features of the whole image everywhere.  [default: no]",
 )
-@click.option("--freeze-backbone", is_flag=True, help="Leave the backbone as it is.")
-@click.option("--train-split", default="train", show_default=True)
-@click.option("--val-split", default="val", show_default=True)
-@click.option("--crop", default="320x480", show_default=True, callback=_crop, metavar="HxW")
+@click.option("--freeze-backbone", is_flag=True, help="Do not train the backbone.")
+@click.option(
+    "--train-split", default="train", show_default=True, metavar="NAME", help="Split to train on."
+)
+@click.option(
+    "--val-split", default="val", show_default=True, metavar="NAME", help="Split to score on."
+)
+@click.option(
+    "--crop",
+    default="320x480",
+    show_default=True,
+    callback=_crop,
+    metavar="HxW",
+    help="Size of the random crops to train on, in pixels.",
+)
 @click.option(
     "--pad-small/--drop-small",
     default=None,
     help="Pad or drop images smaller than the crop.  [default: pad when starting from a model, "
     "drop otherwise]",
 )
-@click.option("--half", is_flag=True, help="Store the kernels as float16: half the size.")
+@click.option("--half", is_flag=True, help="Store the weights as float16, in half the size.")
 @click.option(
     "--patience",
     type=click.IntRange(1),
     metavar="EPOCHS",
-    help="Stop after so many epochs without a better mIoU.",
+    help="Stop after this many epochs without a better mIoU.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["auto", "xla", "graph"]),
     default="auto",
     show_default=True,
-    help="auto: XLA on a GPU.",
+    help="How to run the network; auto is xla on a GPU, else graph.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
     default="auto",
     show_default=True,
-    help="auto: mixed_float16 on GPUs that gain by it.",
+    help="Number format; auto is mixed_float16 on GPUs that are faster with it, else float32.",
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
+@click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint in --output.")
 def train(
     data: str,
     output: str,
@@ -151,11 +176,12 @@ def train(
     val_split: str,
     **given: Any,
 ) -> None:
-    """Train an FCN on DATA, a folder in PASCAL VOC layout or of paired images and masks.
+    """Train an FCN on DATA, a folder with photos and masks.
 
-    Training starts from the default model, or from --start. An architecture option (--backbone,
-    --backbone-weights, --skips, --output-stride, --learn-upsampling, --context) or --recipe d2l
-    without --start means a new network on a backbone trained on ImageNet.
+    DATA is in PASCAL VOC layout or has the subfolders images and masks. Training starts from the
+    included model, or from --start. An architecture option (--backbone, --backbone-weights,
+    --skips, --output-stride, --learn-upsampling, --context) or --recipe d2l without --start trains
+    a new network on a backbone pretrained on ImageNet.
     """
     require("train", "matplotlib", "tensorboard", purpose="training")
     import_tensorflow()

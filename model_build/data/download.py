@@ -78,7 +78,7 @@ def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path
     if folder.exists():
         if not (folder / MARK).exists():
             raise UserError(f"{folder}: exists, but without {MARK}; move it away and try again")
-        say(f"{folder}: is there already; nothing to download")
+        say(f"{folder}: already there; nothing to download")
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path
         _unpack_folder(source, archive, folder)
     except OSError as error:
         raise UserError(f"{root}: cannot be written: {error.strerror or error}") from None
-    say(f"{folder}: unpacked; {archive} is not needed any more")
+    say(f"{folder}: unpacked; you may delete {archive}")
     return folder
 
 
@@ -129,7 +129,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
         with bar(f"check {source.file}", of_bytes=True) as advance:
             _hash(archive, digest, lambda done: advance(done, source.size))
         if digest.hexdigest() != source.sha256:
-            raise UserError(f"{archive}: is not the file of {source.url}; move it away first")
+            raise UserError(f"{archive}: is not the file at {source.url}; move it away first")
         return
     part = _part(archive)
     if _size(part) > source.size:
@@ -140,7 +140,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
         part.unlink()
         raise UserError(
             f"{part}: removed, as its checksum is wrong (sha256 {checksum}, expected "
-            f"{source.sha256}); run the same command again to download it anew"
+            f"{source.sha256}); run the same command again to download it"
         )
     part.rename(archive)
 
@@ -226,7 +226,7 @@ def _total(response: http.client.HTTPResponse, start: int) -> int | None:
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
         if not match or int(match[1]) != start:
-            raise _Broken("the server sends another part than was asked for")
+            raise _Broken("the server sent a different part than requested")
         return int(match[2])
     length = response.headers["Content-Length"]
     return int(length) if length else None
@@ -249,7 +249,9 @@ def _unpack_folder(source: Source, archive: Path, folder: Path) -> None:
         unpack(archive, staging)
         unpacked = staging / source.folder
         if not (unpacked / MARK).exists():
-            raise UserError(f"{archive}: holds no {source.folder}/{MARK}; it is another archive")
+            raise UserError(
+                f"{archive}: does not contain {source.folder}/{MARK}; it is a different archive"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(unpacked, folder)
     finally:
@@ -284,9 +286,9 @@ def unpack(archive: Path, root: Path) -> None:
 def _inside(archive: Path, member: tarfile.TarInfo, root: Path) -> Path:
     path = PurePath(member.name)
     if path.anchor or ".." in path.parts or "\0" in member.name:
-        raise UserError(f"{archive}: refused: {member.name!r} in it leads outside")
+        raise UserError(f"{archive}: refused: {member.name!r} would be written outside the folder")
     if not (member.isreg() or member.isdir() or member.islnk()):
-        raise UserError(f"{archive}: refused: {member.name!r} in it is a link or a device")
+        raise UserError(f"{archive}: refused: {member.name!r} is a link or a device")
     return root / path
 
 
@@ -296,7 +298,7 @@ def _copy(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, target: 
     except KeyError:
         content = None
     if content is None:
-        raise UserError(f"{archive}: refused: {member.name!r} in it is a link that leads outside")
+        raise UserError(f"{archive}: refused: {member.name!r} is a link to outside the folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with content, open(target, "wb") as file:
         shutil.copyfileobj(content, file)

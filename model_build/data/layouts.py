@@ -121,8 +121,8 @@ class DataFolder:
             found = {path.removesuffix(".txt") for path in lists if path.endswith(".txt")}
         if not found:
             raise UserError(
-                f"{self.root}: holds neither lists in {self._lists} nor the folders images and "
-                "masks; name a folder in PASCAL VOC layout or one of photos and masks in pairs"
+                f"{self.root}: has neither the folders images and masks nor lists in "
+                f"{self._lists}; name a folder with images and masks, or one in PASCAL VOC layout"
             )
         first = {name: index for index, name in enumerate(USUAL_SPLITS)}
         return sorted(found, key=lambda name: (first.get(name, len(first)), name))
@@ -154,12 +154,12 @@ class DataFolder:
             found, source = self._names_without_list(split), self.photo_folder
         except ValueError:
             raise UserError(
-                f"{listing}: is not UTF-8 text; put one image's name on a line"
+                f"{listing}: is not UTF-8 text; put one image name on each line"
             ) from None
         if not found:
             raise UserError(
-                f"{source}: holds no image for the split {split}; list them in {listing}, "
-                "a NAME a line"
+                f"{source}: no images for the split {split}; list them in {listing}, "
+                "one name per line"
             )
         return found
 
@@ -231,13 +231,14 @@ class DataFolder:
         divided = any(self._has_split(usual) for usual in USUAL_SPLITS)
         if divided or split not in ("train", "val"):
             raise UserError(
-                f"{self.list_of(split)}: missing, and {self.photo_folder}/{split} is no folder "
-                "either; name a split that exists or write the list, one NAME a line"
+                f"{self.list_of(split)}: not found, and neither is the folder "
+                f"{self.photo_folder}/{split}; name an existing split, or write the list, "
+                "one name per line"
             )
 
         if len(every) == 1:
             raise UserError(
-                f"{self.photo_folder}: holds one photo, but a training needs two: one to learn "
+                f"{self.photo_folder}: has only one photo, but training needs two: one to learn "
                 "from and one to score on; add photos and their masks"
             )
 

@@ -63,16 +63,16 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> tuple[np.ndarray, in
                 return image2label(np.array(image.convert("RGB")), labels)
             else:
                 raise UserError(
-                    f"{where}: a mask is palette, grey or RGB, but this is {image.mode}; save it "
-                    "as an 8-bit PNG"
+                    f"{where}: a mask must be palette, grey or RGB, but this is {image.mode}; save "
+                    "it as an 8-bit PNG"
                 )
     except UNREADABLE as error:
         raise UserError(f"{where}: cannot be read as a mask: {error}") from None
     wrong = np.unique(ids[(ids >= len(labels)) & (ids != VOID)])
     if wrong.size:
         raise UserError(
-            f"{where}: label value {wrong[0]} is outside the set of {len(labels)} labels "
-            f"(0 to {len(labels) - 1}, or {VOID} for void); fix the mask or its labels.json"
+            f"{where}: has class id {wrong[0]}, but the {len(labels)} labels have the ids "
+            f"0 to {len(labels) - 1} (and {VOID} for void); fix the mask or labels.json"
         )
     return ids, 0
 
@@ -95,10 +95,13 @@ def read_size(data: bytes, where: str) -> tuple[int, int]:
     except UNREADABLE as error:
         raise UserError(f"{where}: cannot be read as an image: {error}") from None
     if kind not in DECODABLE:
-        raise UserError(f"{where}: is {kind} inside, which training cannot read; save it as JPEG")
+        raise UserError(f"{where}: is actually {kind}, which training cannot read; save it as JPEG")
     if orientation > 1:
         # Its mask may be drawn either way; the pipeline turns it upright, TensorFlow does not.
-        raise UserError(f"{where}: is turned by EXIF; save it upright, as its mask is drawn")
+        raise UserError(
+            f"{where}: is rotated by its EXIF tag, which training ignores; save it upright, to "
+            "match its mask"
+        )
     return height, width
 
 
@@ -106,7 +109,7 @@ def _opened(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:  # Pillow's own message names a buffer's address
-        raise UnidentifiedImageError("no image in a known format") from None
+        raise UnidentifiedImageError("not an image in a known format") from None
 
 
 def check_pair(
@@ -124,8 +127,8 @@ def check_pair(
     size = ids = None
     try:
         if image is None:
-            hint = "; names are listed without suffix" if name.endswith(IMAGE_SUFFIXES) else ""
-            raise UserError(f"{folder.expected(name)}: missing, but the split lists it{hint}")
+            hint = "; list names without their suffix" if name.endswith(IMAGE_SUFFIXES) else ""
+            raise UserError(f"{folder.expected(name)}: not found, but listed in the split{hint}")
         size = read_size(folder.read(image), image)
     except OSError as error:
         problems.append(UserError(f"{image}: cannot be read: {cause(error)}"))
@@ -134,7 +137,7 @@ def check_pair(
     try:
         ids, unknown = read_mask(folder.read(mask), mask, labels)
     except MISSING:
-        problems.append(UserError(f"{mask}: missing, but the split lists {name}"))
+        problems.append(UserError(f"{mask}: not found, but {name} is in the split"))
     except OSError as error:
         problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))
     except UserError as error:

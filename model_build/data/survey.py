@@ -102,7 +102,7 @@ def _check_names(listed: dict[str, list[str]], result: Survey) -> None:
                 result.notes.append(f"{split}: lists {name} {count} times")
     in_both = set(listed.get("train", ())) & set(listed.get("val", ()))
     for name in sorted(in_both):
-        result.errors.append(f"{name}: is in both train and val; take it out of one")
+        result.errors.append(f"{name}: is in both train and val; remove it from one")
 
 
 def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Survey) -> None:
@@ -110,7 +110,7 @@ def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Surv
     for name, count in photos.items():
         if count > 1:
             result.notes.append(
-                f"{name}: {count} photos of this name; {folder.photo(name)} is used"
+                f"{name}: {count} photos have this name; {folder.photo(name)} is used"
             )
     unlisted = set(photos).difference(*listed.values())
     if unlisted:
@@ -152,7 +152,7 @@ def report(found: Survey) -> Iterator[str]:
 def _table(split: Split, labels: LabelSet) -> Iterator[str]:
     count = len(split.sizes)
     if not count:
-        yield f"{split.name}: no sound pair"
+        yield f"{split.name}: no usable pair"
         return
     heights, widths = zip(*split.sizes, strict=True)
     yield (
@@ -160,7 +160,7 @@ def _table(split: Split, labels: LabelSet) -> Iterator[str]:
         f"{_range(widths)} × {_range(heights)} pixels"
     )
     if split.unknown:
-        yield f"  {split.unknown} pixels have a colour that is no label's: void"
+        yield f"  {split.unknown} pixels have an unknown colour, and count as void"
     shares = split.pixels / split.pixels.sum()
     rows = [*enumerate(labels.names), (VOID, "(void)")]
     longest = max(len(name) for _, name in rows)

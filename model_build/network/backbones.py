@@ -213,7 +213,7 @@ def resnet18(
         UserError: ``include_top``, or ``weights`` other than None: Keras publishes none.
     """
     if include_top or weights is not None:
-        raise UserError("backbone resnet18: Keras has no weights for it; pass none or a file")
+        raise UserError("backbone resnet18: Keras has no weights for it; use none or a file")
     layers = keras.layers
 
     def convolution(x, filters, kernel, stride, name, relu=True):

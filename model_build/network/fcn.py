@@ -83,12 +83,12 @@ class Architecture:
         names = cls().to_json().keys()
         if value.keys() != names:
             wrong = min(value.keys() ^ names)
-            cause = f"{wrong[:40]!r} is {'missing' if wrong in names else 'not known'}"
-            raise UserError(f"{source}: no architecture that this version can build: {cause}")
+            cause = f"{wrong[:40]!r} is {'missing' if wrong in names else 'unknown'}"
+            raise UserError(f"{source}: this version cannot build its architecture: {cause}")
         for name, field in value.items():
             if not known(name, field):
                 raise UserError(
-                    f"{source}: no architecture that this version can build: {name} is "
+                    f"{source}: this version cannot build its architecture: {name} is "
                     f"{repr(field)[:40]}"
                 )
         return cls(**value)

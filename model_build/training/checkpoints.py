@@ -41,16 +41,16 @@ def starting_point(output: Path, resume: bool) -> tuple[Path, int] | None:
     """
     found = latest(output)
     if resume and not found:
-        raise UserError(f"{output}: holds no checkpoint to resume; leave --resume out")
+        raise UserError(f"{output}: no checkpoint to resume from; leave --resume out")
     if found and not resume:
         if found[1]:
             raise UserError(
-                f"{output}: holds a training that ended after {found[1]} epochs; "
-                "add --resume to go on with it, or choose another --output"
+                f"{output}: has a training run that stopped after epoch {found[1]}; "
+                "add --resume to continue it, or choose another --output"
             )
         found = None
     if not found and (output / artifact.DESCRIPTION).exists():
-        raise UserError(f"{output}: holds a model already; choose another --output")
+        raise UserError(f"{output}: already contains a model; choose another --output")
     return found
 
 
@@ -65,7 +65,7 @@ def best(output: Path) -> tuple[Path, int]:
     epoch = _best_epoch(read_history(output)[: max(found, default=0)])
     if epoch not in found:
         raise UserError(
-            f"{output / 'checkpoints'}: holds no checkpoint of epoch {epoch}, the best one by "
+            f"{output / 'checkpoints'}: no checkpoint of epoch {epoch}, the best one in "
             "history.csv; restore the file or train again"
         )
     return found[epoch], epoch
@@ -106,7 +106,7 @@ def restore(model: keras.Model, path: Path) -> None:
     ours, theirs = model.optimizer.variables, saved.optimizer.variables
     try:
         if saved.name != model.name:  # dilation and skips that start at zero keep all shapes
-            raise ValueError(f"it is of {saved.name}, not {model.name}")
+            raise ValueError(f"it is for {saved.name}, not {model.name}")
         if len(ours) != len(theirs):
             raise ValueError("other layers were trained, or with another optimizer")
         model.set_weights(saved.get_weights())
@@ -116,7 +116,7 @@ def restore(model: keras.Model, path: Path) -> None:
     except ValueError as error:
         raise UserError(
             f"{path}: does not fit this command ({first_line(error)}); resume with the "
-            "options the training was started with"
+            "options that the training was started with"
         ) from None
 
 
@@ -178,10 +178,10 @@ class Keeper(keras.callbacks.Callback):
         kept = latest(self.output)
         remedy = "train again with a lower --learning-rate"
         if kept and kept[1]:
-            remedy = f"go on from {kept[0]} with --resume and a lower --learning-rate"
+            remedy = f"add --resume and a lower --learning-rate to continue from {kept[0]}"
         raise UserError(
-            f"{self.output}: the {name} is {loss} since step {step} of epoch {self.done + 1}: "
-            f"the training diverged; {remedy}"
+            f"{self.output}: training diverged: the {name} is {loss} at step {step} of epoch "
+            f"{self.done + 1}; {remedy}"
         )
 
 
@@ -208,10 +208,10 @@ def _whole(path: Path, output: Path) -> Iterator[Path]:
         os.replace(scratch, path)
     except OSError as error:
         kept = latest(output)
-        again = f"with --resume ({kept[0]} is whole)" if kept else "again"
+        again = f"with --resume ({kept[0]} is complete)" if kept else "again"
         raise UserError(
-            f"{path}: cannot be written: {cause(error)}; fix that, such as "
-            f"by making room, and run the same command {again}"
+            f"{path}: cannot be written: {cause(error)}; fix that (free some "
+            f"space, for example) and run the same command {again}"
         ) from None
     finally:
         with contextlib.suppress(OSError):

@@ -39,8 +39,8 @@ def engine(choice: str, precision: str, replicas: int = 1) -> tuple[bool, str]:
     """
     if choice == "xla" and replicas > 1:
         raise UserError(
-            f"--engine xla: is for one GPU, but {replicas} are visible; leave it out, or show one "
-            "with CUDA_VISIBLE_DEVICES=0"
+            f"--engine xla: only works with one GPU, but {replicas} are visible; leave it out, or "
+            "show one with CUDA_VISIBLE_DEVICES=0"
         )
     gpus = tf.config.list_physical_devices("GPU")
     if precision == "auto":
@@ -91,13 +91,13 @@ def check_replicas(recipe: Recipe, images: int, replicas: int) -> None:
     batch_size = min(recipe.batch_size, images)
     if batch_size % replicas:
         raise UserError(
-            f"--batch-size {batch_size}: does not spread evenly over {replicas} GPUs; choose a "
+            f"--batch-size {batch_size}: does not divide evenly among {replicas} GPUs; choose a "
             f"multiple of {replicas}, {one}"
         )
     if recipe.accumulate > 1:
         raise UserError(
-            f"--accumulate {recipe.accumulate}: is for one GPU, but {replicas} are visible; raise "
-            f"--batch-size instead, {one}"
+            f"--accumulate {recipe.accumulate}: only works with one GPU, but {replicas} are "
+            f"visible; raise --batch-size instead, {one}"
         )
 
 

@@ -54,8 +54,8 @@ def read_examples(
     both = {pair.image for pair in every} & {pair.image for pair in validation}
     if both and splits[0] != splits[1]:
         raise UserError(
-            f"{min(both)}: is in both {splits[0]} and {splits[1]}, as are {len(both)} images in "
-            "all; take them out of one"
+            f"{min(both)}: is in both {splits[0]} and {splits[1]} ({len(both)} images are); "
+            "remove them from one"
         )
     say(
         f"{folder.root}: {len(pairs)} training images ({len(every) - len(pairs)} dropped as "
@@ -64,9 +64,9 @@ def read_examples(
     for split, found in zip(splits, (pairs, validation), strict=True):
         if all((pair.read_ids() == VOID).all() for pair in found):
             raise UserError(
-                f"{folder.root}: all pixels of the split {split} are void ({VOID}): there is "
+                f"{folder.root}: all pixels of the split {split} are void ({VOID}), so there is "
                 "nothing to learn from or score on; fix the masks or labels.json"
             )
     if unknown := sum(pair.unknown for pair in every + validation):
-        say(f"{folder.root}: {unknown} mask pixels have a colour that is no label's: void")
+        say(f"{folder.root}: {unknown} mask pixels have an unknown colour, and count as void")
     return Examples(pairs, validation, labels)

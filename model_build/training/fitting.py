@@ -63,7 +63,7 @@ def prepare(
         )
         if start:
             checkpoints.restore(model, start[0])
-            say(f"{start[0]}: resumed after {done} epochs")
+            say(f"{start[0]}: resuming after epoch {done}")
     if not start:
         # What is interrupted in its first epoch can be resumed too; and a folder that cannot be
         # written to is found before that epoch.
@@ -118,9 +118,10 @@ def fit(
     except KeyboardInterrupt:
         # The epoch that was begun is run again as a whole, so what it has learnt is not kept.
         path, _ = checkpoints.latest(output) or (output, 0)
-        say(f"{path}: saved; run the same command with --resume to go on")
+        say(f"{path}: saved; run the same command with --resume to continue")
         raise
     except tf.errors.ResourceExhaustedError:
         raise UserError(
-            "out of memory; choose a smaller --crop or --batch-size (--accumulate makes up for it)"
+            "out of memory; choose a smaller --crop or --batch-size (and a larger --accumulate to "
+            "make up for it)"
         ) from None

@@ -121,12 +121,10 @@ def train(
 def announce(start: Start, inherited: Inherited, labels: LabelSet) -> str:
     """The line that says what a training starts from."""
     if not inherited.new:
-        return (
-            f"{start.path}: training starts from this network, which knows all {len(labels)} labels"
-        )
+        return f"{start.path}: starting from this network, which has all {len(labels)} labels"
     names = ", ".join(inherited.new[:SHOWN]) + ", …" * (len(inherited.new) > SHOWN)
     return (
-        f"{start.path}: training starts from this network; {len(inherited.new)} of {len(labels)} "
+        f"{start.path}: starting from this network; {len(inherited.new)} of {len(labels)} "
         f"labels are new to it ({names})"
     )
 
@@ -139,7 +137,7 @@ def check_finished(start: Start | None, inherited: Inherited) -> None:
     """
     if start is None:
         raise UserError(
-            "--epochs 0: saves a network as it is, but this one is new; name a trained one with "
+            "--epochs 0: there is no trained network to save, as this one is new; name one with "
             "--start, or train for at least one epoch"
         )
     if inherited.new:

@@ -101,20 +101,20 @@ def starting(path: str, given: Mapping[str, Any]) -> Start:
     """
     if "backbone_weights" in given:
         raise UserError(
-            f"--backbone-weights {given['backbone_weights']}: --start {path} brings all weights; "
-            "leave one of them out"
+            f"--backbone-weights {given['backbone_weights']}: --start {path} already has all "
+            "weights; leave one of them out"
         )
     if path.endswith(SUFFIX):
         if not Path(path).is_file():
-            raise UserError(f"{path}: there is no such file; name one for --start")
+            raise UserError(f"{path}: no such file; name a weights file or a saved-model folder")
         if given.keys() == OPTIONS.keys():
             return Start(path, Architecture(**given))
         base = _architecture(artifact.DEFAULT_MODEL)
         return Start(path, dataclasses.replace(base, **given))
     if Path(path).is_file():
         raise UserError(
-            f"{path}: is neither a saved-model folder nor a weights file, whose name ends in "
-            f"{SUFFIX}"
+            f"{path}: neither a saved-model folder nor a weights file (whose name ends in "
+            f"{SUFFIX}); name one for --start"
         )
     description, architecture = artifact.describe(path), _architecture(path)
     for name, value in given.items():
@@ -216,8 +216,8 @@ def _architecture(folder: str) -> Architecture:
     where = f"{folder.rstrip('/')}/{artifact.DESCRIPTION}"
     if not description.architecture:
         raise UserError(
-            f"{where}: names no architecture, as it was saved by an earlier version: it can be "
-            "used as it is, but not be trained further; train it again with this version"
+            f"{where}: has no architecture, as it was saved by an earlier version; it can be "
+            "used, but not trained further: train it again with this version"
         )
     return Architecture.from_json(description.architecture, where)
 

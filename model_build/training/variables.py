@@ -75,7 +75,7 @@ class Variables:
         for key in sorted(expected.keys() | found.keys()):
             if found.get(key) != expected.get(key):
                 raise UserError(
-                    f"{self.name}: holds another network than {artifact.DESCRIPTION} says: {key} "
+                    f"{self.name}: is not the network that {artifact.DESCRIPTION} describes: {key} "
                     f"is {found.get(key, 'missing')}, but should be "
                     f"{expected.get(key, 'missing')}; use the {artifact.DESCRIPTION} it was saved "
                     "with"
@@ -109,14 +109,11 @@ def saved_variables(folder: str | Path) -> Variables:
         ) from None
     if claimed > held:
         raise UserError(
-            f"{network}: its variables take {claimed:,} bytes, but its files hold {held:,}: they "
+            f"{network}: its variables take {claimed:,} bytes, but its files have {held:,}: they "
             "are truncated; copy or train the model again"
         )
     if f"{BODY}/0" not in shapes:
-        raise UserError(
-            f"{network}: does not hold the variables of a network that `fcn-beam train` wrote; "
-            "name another folder"
-        )
+        raise UserError(f"{network}: was not written by `fcn-beam train`; name another folder")
     return Variables(str(network), reader, shapes)
 
 
@@ -144,8 +141,8 @@ def classes_in_file(path: str, model: keras.Model) -> int:
             file.visititems(count)
     except Exception as error:
         raise UserError(
-            f"{path}: cannot be read as a weights file of Keras' ({first_line(error)}); save the "
-            "network anew by its save_weights"
+            f"{path}: cannot be read as a Keras weights file ({first_line(error)}); save the "
+            "network again with save_weights"
         ) from None
     classes = model.output.shape[-1]
     scoring = [w for name in scoring_layers(model) for w in model.get_layer(name).weights]
@@ -158,8 +155,8 @@ def classes_in_file(path: str, model: keras.Model) -> int:
         if fixed + scored == total:
             return number
     raise UserError(
-        f"{path}: holds {total:,} weights, which {model.name} has with no number of classes: it is "
-        "of another network; name its architecture by --backbone, --output-stride, --skips, "
+        f"{path}: has {total:,} weights, which does not fit {model.name} with any number of "
+        "classes; name the file's architecture with --backbone, --output-stride, --skips, "
         "--context and --learn-upsampling"
     )
 
@@ -181,6 +178,6 @@ def put_file_into(path: str, model: keras.Model) -> None:
     except Exception as error:
         raise UserError(
             f"{path}: cannot be loaded as weights of {model.name}: {first_line(error)}; name its "
-            "architecture by --backbone, --output-stride, --skips, --context and "
+            "architecture with --backbone, --output-stride, --skips, --context and "
             "--learn-upsampling"
         ) from None

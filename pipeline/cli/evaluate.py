@@ -25,18 +25,22 @@ from pipeline.cli.options import (
     epilog="Apache Beam's own options pass through.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
-@click.option("--model", metavar="DIR", help="Score the masks this saved model makes.")
-@click.option("--masks", metavar="DIR", help="Score the masks in this folder, such as OUT/masks.")
-@click.option("--data", required=True, metavar="DIR", help="The photos and true masks.")
-@click.option("--split", default="val", show_default=True, metavar="NAME")
+@click.option("--model", metavar="DIR", help="Score the masks that this saved model makes.")
+@click.option(
+    "--masks", metavar="DIR", help="Score the masks in this folder, for example OUT/masks."
+)
+@click.option("--data", required=True, metavar="DIR", help="Photos and true masks to score on.")
+@click.option(
+    "--split", default="val", show_default=True, metavar="NAME", help="Which images of --data."
+)
 @click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     metavar="FILE",
-    help="Write the scores there, too. - prints them instead of the table.",
+    help="Also write the scores to FILE; - prints them as JSON instead of the table.",
 )
-@click.option("--skip-missing", is_flag=True, help="Score what is there.")
+@click.option("--skip-missing", is_flag=True, help="Score the others if masks are missing.")
 @of_models
 @workers
 @storage_options
@@ -49,11 +53,11 @@ def evaluate(
     log_level: str,
     **options: Any,
 ) -> int:
-    """Score predicted masks against a split's true ones.
+    """Score masks against the true masks of a data set.
 
-    The masks are those that --model makes, as `segment` would with the same options, or stand in
-    --masks. The data folder is in PASCAL VOC layout or holds the folders images and masks. All of
-    them may be local or remote (gs://, s3://, az://).
+    Scores either the masks that --model makes, as `segment` would with the same options, or those
+    in the folder --masks. The data folder is in PASCAL VOC layout or has the subfolders images and
+    masks. All of them may be local or remote (gs://, s3://, az://).
     """
     set_up_logging(log_level)
     if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
@@ -63,7 +67,9 @@ def evaluate(
 
     unexpected, beam_options = split_arguments(arguments, own_options(context.command))
     if unexpected:
-        raise click.UsageError(f"unexpected argument {unexpected[0]!r}: every input is an option")
+        raise click.UsageError(
+            f"unexpected argument {unexpected[0]!r}; inputs are named by options"
+        )
     result = evaluate.evaluate(evaluate.Request(beam_options=beam_options, **given(options)))
     text = json.dumps(result.report, indent=1)
     if json_file not in (None, "-"):

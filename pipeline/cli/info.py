@@ -14,7 +14,7 @@ from pipeline.cli.options import storage_options
 @click.argument("model")
 @storage_options
 def info(model: str, storage_options: dict[str, str]) -> None:
-    """Show what MODEL, a saved-model folder, is; the whole of it is loaded and checked."""
+    """Load and check MODEL, a saved-model folder, and describe it."""
     from model_build.quiet import import_tensorflow
     from pipeline.network.models import load
     from pipeline.storage import Files, parse_options
@@ -24,7 +24,7 @@ def info(model: str, storage_options: dict[str, str]) -> None:
     normalisation = description.normalisation
     rows: dict[str, Any] = {
         "backbone": description.backbone,
-        "architecture": _shown(description.architecture) or "not told",
+        "architecture": _shown(description.architecture) or "unknown",
         "stride": description.stride,
         "long side": f"{description.long_side} pixels",
         "parameters": f"{description.parameters:,}",

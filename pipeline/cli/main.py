@@ -60,10 +60,10 @@ def main() -> None:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         if isinstance(error, JobError):
-            status = complain(f"{error} (--log-level info tells where)", 1)
+            status = complain(f"{error} (--log-level info shows where)", 1)
         else:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            status = complain(f"failed: {last[0].strip()}", 1)
+            status = complain(f"unexpected error: {last[0].strip()}; please report it", 1)
     sys.exit(status)
 
 
@@ -92,7 +92,7 @@ def say(text: str) -> None:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
-        raise JobError(f"standard output cannot be written to: {cause(error)}") from error
+        raise JobError(f"cannot write to standard output: {cause(error)}") from error
 
 
 def complain(message: str, status: int) -> int:

@@ -43,32 +43,36 @@ _OF_MODELS = (
         "--long-side",
         metavar="N|native",
         callback=_long_side,
-        help="Scale larger images down to N pixels; default: as the model was trained.",
+        help="Scale larger images down to this side.  [default: what the model was trained at]",
     ),
     click.option(
         "--max-pixels",
         type=click.IntRange(1),
         metavar="N",
-        help="Reject larger images; default: 178 million.",
+        help="Reject images with more pixels.  [default: 178 million]",
     ),
-    click.option("--engine", type=click.Choice(ENGINES), help="How the network is run."),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        help="How to run the network.  [default: xla on a GPU, graph on a CPU]",
+    ),
     click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        help="Of the network's numbers; default: bfloat16 where this machine's CPU computes it.",
+        help="Number format.  [default: bfloat16 if the CPU supports it, else float32]",
     ),
     click.option(
         "--batch-size",
         type=click.IntRange(1),
         metavar="N",
-        help="Images a batch; default: 8 on an accelerator, 1 on a CPU.",
+        help="Images per batch.  [default: 8 on a GPU, 1 on a CPU]",
     ),
 )
 workers = click.option(
     "--workers",
     type=click.IntRange(1),
     metavar="N",
-    help="Streams of a local run; default: one a core, or one on an accelerator.",
+    help="Parallel streams of a local run.  [default: one per core; on a GPU one]",
 )
 storage_options = click.option(
     "--storage-option",
@@ -76,10 +80,14 @@ storage_options = click.option(
     multiple=True,
     callback=_storage_options,
     metavar="SCHEME.KEY=VALUE",
-    help="Passed to the client of that store, as in s3.anon=true; repeatable.",
+    help="Option for the client of a store, such as s3.anon=true; repeatable.",
 )
 log_level = click.option(
-    "--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="warning",
+    show_default=True,
+    help="How much to log.",
 )
 
 

@@ -29,24 +29,28 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
-    epilog="Apache Beam's own options pass through: --runner DataflowRunner --project P …",
+    epilog="Apache Beam's own options are passed on: --runner DataflowRunner --project P …",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT…")
 @click.option("--output", required=True, metavar="DIR", help="Folder or URI for the results.")
-@click.option("--model", metavar="DIR", help="Saved model; default: the one that comes along.")
-@click.option("--overlays", is_flag=True, help="Also write photo and mask blended, as JPEG.")
-@click.option("--all-files", is_flag=True, help="Try files without a known image extension, too.")
+@click.option("--model", metavar="DIR", help="Saved-model folder.  [default: the included model]")
+@click.option(
+    "--overlays", is_flag=True, help="Also write each photo blended with its mask, as JPEG."
+)
+@click.option("--all-files", is_flag=True, help="Also try files without a known image extension.")
 @click.option(
     "--limit", type=click.IntRange(1), metavar="N", help="Only the first N images by name."
 )
-@click.option("--overwrite", is_flag=True, help="Do again what was made with other options.")
 @click.option(
-    "--verify", is_flag=True, help="Check every mask that stands, and do damaged ones again."
+    "--overwrite",
+    is_flag=True,
+    help="Redo masks that were made with another model or other options.",
 )
+@click.option("--verify", is_flag=True, help="Check every existing mask and redo damaged ones.")
 @click.option(
-    "--moved", is_flag=True, help="INPUT is the archive of the earlier runs in another place."
+    "--moved", is_flag=True, help="INPUT is the same archive as before, in another place."
 )
-@click.option("--dry-run", is_flag=True, help="List what would be done.")
+@click.option("--dry-run", is_flag=True, help="List what would be done, and stop.")
 @click.option(
     "--max-rejected",
     metavar="N|N%",
@@ -56,7 +60,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--shared-disk",
     is_flag=True,
-    help="With --runner: every worker sees this machine's disk under the same paths.",
+    help="With --runner: all workers see this machine's disk, at the same paths.",
 )
 @of_models
 @workers
@@ -74,8 +78,8 @@ def segment(
     """Segment every image of INPUT.
 
     INPUT is a folder (searched recursively), a glob, an image, or @FILE, a list of paths or URIs
-    (@- for standard input); any of them local or remote (gs://, s3://, az://). The same command
-    again goes on where it stopped.
+    (@- for standard input); any of them local or remote (gs://, s3://, az://). Run the same command
+    again to continue where it stopped.
     """
     set_up_logging(log_level)
     from pipeline.cli.arguments import own_options, split_arguments
@@ -90,9 +94,7 @@ def segment(
         summary = segment.segment(request)
     except KeyboardInterrupt as interrupt:
         what, status = told_interrupt(interrupt)
-        return complain(
-            f"{what}; every mask written is whole: the same command goes on from there", status
-        )
+        return complain(f"{what}; run the same command again to continue", status)
     text, status, reason = segment.report(summary, max_rejected)
     say(text)
     return complain(reason, status) if status else 0

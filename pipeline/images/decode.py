@@ -74,7 +74,7 @@ def decode(data: bytes, options: DecodeOptions) -> Photo:
         if width * height > options.max_pixels:
             raise TooManyPixels(
                 f"{width}×{height} is more than the {options.max_pixels:,} pixels allowed; "
-                "raise --max-pixels if it is genuine"
+                "raise --max-pixels to accept it"
             )
         orientation = _orientation(image)
         inner = fit(height, width, options.long_side)
@@ -119,7 +119,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:  # Pillow's own message names a buffer's address
-        raise UnidentifiedImageError("no image in a known format") from None
+        raise UnidentifiedImageError("not an image in a known format") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -72,21 +72,21 @@ def decode_mask(data: bytes, labels: LabelSet) -> Mask:
         Exception: it is damaged or cut short; Pillow's, mostly.
     """
     if not SIGNATURE.startswith(data[: len(SIGNATURE)]) and any(data):
-        raise ForeignMask("is no PNG")  # what a crash leaves is empty, cut short or full of zeros
+        raise ForeignMask("not a PNG")  # what a crash leaves is empty, cut short or full of zeros
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         class_map = np.asarray(image)
         if END not in data:  # Pillow does not miss it, others do
-            raise ValueError("the file is cut short")
+            raise ValueError("the file is truncated")
         if image.mode != "P":
-            raise ForeignMask(f"has mode {image.mode}, but a mask has P")
+            raise ForeignMask(f"has mode {image.mode}, but a mask must have mode P")
         origin = _origin(image.info.get(KEYWORD))
         palette = bytes(image.getpalette() or ())
     ids = np.flatnonzero(np.bincount(class_map.ravel()))
     if ids[-1] >= len(labels):
-        raise ForeignMask(f"holds id {ids[-1]}, but there are {len(labels)} labels")
+        raise ForeignMask(f"has class id {ids[-1]}, but there are only {len(labels)} classes")
     for i in ids:
         if palette[3 * i : 3 * i + 3] != labels.palette[3 * i : 3 * i + 3]:
-            raise ForeignMask(f"has another colour than the labels for id {i}")
+            raise ForeignMask(f"has a different colour than the model's labels for class id {i}")
     return Mask(class_map, origin, origin is None or origin.idat != _hash(image_data(data)))
 
 

@@ -66,7 +66,9 @@ def list_source(
         elif _printable(path) != path:
             yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
         elif not {"", ".", ".."}.isdisjoint(name.split("/")):
-            yield Reject(path, "list", "NameError", "its name is no path below a folder; rename it")
+            yield Reject(
+                path, "list", "NameError", "its name is not a path below a folder; rename it"
+            )
         else:
             # Nobody has asked yet for what a list names.
             asked = file.size is not None or file.version is not None

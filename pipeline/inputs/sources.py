@@ -42,13 +42,13 @@ def parse_source(text: str, files: Files) -> Source:
         if magic:
             return Source("glob", path, glob_folder(path))
         if os.path.exists(path):
-            raise UserError(f"{text}: is no file or folder; if it gives a list, name it as @{text}")
-        raise UserError(f"{text}: no such file or folder")
+            raise UserError(f"{text}: not a file or folder; to read a list from it, use @{text}")
+        raise UserError(f"{text}: no such file or folder; check the path")
     files.check(text)
     if is_read_only(text):
-        raise UserError(f"{text}: a web server cannot be listed; name its files in an @LIST")
+        raise UserError(f"{text}: cannot list a web server; put its URLs into an @LIST")
     bucket_only = "/" not in text.split("://")[1].rstrip("/")
-    with users_fault(text, "cannot be looked up", "check the path and your permissions"):
+    with users_fault(text, "cannot be found", "check the path and your permissions"):
         if not bucket_only and not text.endswith("/") and files.exists(text):
             return Source("file", text, folder_of(text))
         magic = magic and not files.has_any(text)
@@ -85,7 +85,7 @@ def _parse_list(where: str, files: Files) -> Source:
         )
         folder = common_folder(map(folder_of, lines))
     if not one_of:
-        raise UserError(f"{where}: the list is empty; put one path or URI on a line")
+        raise UserError(f"{where}: the list is empty; put one path or URI on each line")
     for line in one_of.values():
         files.check(line)
     return Source("list", kept, folder)

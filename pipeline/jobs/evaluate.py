@@ -114,7 +114,7 @@ def evaluate(request: Request) -> Evaluation:
 
 def _check(request: Request) -> PipelineOptions:
     if (request.model is None) == (request.masks is None):
-        raise UserError("name what to score: either --model or --masks")
+        raise UserError("say what to score, with either --model or --masks")
     for name in OF_MODELS if request.masks is not None else ():
         if getattr(request, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} goes with --model, not --masks")
@@ -123,7 +123,7 @@ def _check(request: Request) -> PipelineOptions:
     )
     options = PipelineOptions(list(request.beam_options))
     if not runners.is_local(options):
-        raise UserError("--runner: evaluate always runs in this process; leave it out")
+        raise UserError("--runner: evaluate always runs on this machine; leave --runner out")
     return options
 
 

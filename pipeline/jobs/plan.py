@@ -221,7 +221,7 @@ def network_side(long_side: int | str | None, model: Description) -> int | None:
         return None
     if str(long_side).isdecimal() and int(long_side) > 0:
         return int(long_side)
-    raise UserError(f"long_side={long_side!r}: is neither a number of pixels nor 'native'")
+    raise UserError(f"long_side={long_side!r}: must be a number of pixels or 'native'")
 
 
 def check_counts(**counts: int | None) -> None:
@@ -243,7 +243,7 @@ def as_text(name: str, path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
-        raise UserError(f"{name}={path!r}: is neither text nor a path")
+        raise UserError(f"{name}={path!r}: must be a string or a path")
     return text
 
 
@@ -251,16 +251,18 @@ def _check_remote(request: Request, sources: Sequence[Source], out: OutputFolder
     """Refuses what workers on other machines cannot reach, or must not get."""
     if found := secrets(request.storage_options):
         raise UserError(
-            f"--storage-option {found[0]}: a secret is not sent to the workers of another runner; "
-            "give them credentials of their own, by their environment"
+            f"--storage-option {found[0]}: secrets are not sent to workers on other machines; "
+            "give the workers credentials in their environment"
         )
     if request.shared_disk:
         return
-    remedy = "copy it to a store, or add --shared-disk if every worker sees this disk"
+    remedy = "use a bucket, or add --shared-disk if all workers see this disk"
     if not is_remote(out.path):
-        raise UserError(f"--output {out.path}: workers elsewhere cannot write there; {remedy}")
+        raise UserError(
+            f"--output {out.path}: workers on other machines cannot write there; {remedy}"
+        )
     for source in sources:
         named = read_list(source.where, out.files) if source.kind == "list" else [source.where]
         for path in named:
             if not is_remote(path):
-                raise UserError(f"{path}: workers elsewhere cannot read it; {remedy}")
+                raise UserError(f"{path}: workers on other machines cannot read it; {remedy}")

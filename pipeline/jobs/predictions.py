@@ -168,13 +168,13 @@ def check_folder(folder: str, names: Sequence[str], files: Files) -> None:
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed: {first_line(error)}") from None
     if not found and (is_remote(folder) or not os.path.isdir(folder)):
-        raise UserError(f"{folder}: no such folder; name the one that holds the predicted masks")
+        raise UserError(f"{folder}: no such folder; name the one with the predicted masks")
     if any(f"{root}/{name}.png" in found for name in names):
         return
     ending = f"/{names[0]}.png"
     for path in sorted(found):
         if path.endswith(ending):
             raise UserError(
-                f"{folder}: holds none of the split's masks; did you mean "
+                f"{folder}: has none of the split's masks; did you mean "
                 f"{path.removesuffix(ending)}?"
             )

@@ -34,15 +34,15 @@ def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -
         passed_over.add(found)
     where = ", ".join(dict.fromkeys(source.where for source in sources))
     if not passed_over:
-        raise UserError(f"{where}: holds no file; check the path")
+        raise UserError(f"{where}: no files found; check the path")
     others = sum(not file.written for file in passed_over)
     if not others:
         raise UserError(
-            f"{where}: holds only what runs have written to --output, and OUT's own masks are not "
-            "taken as input; name the folder of the photos"
+            f"{where}: contains only results of earlier runs, which are not taken as input; "
+            "name the folder of the photos"
         )
     raise UserError(
-        f"{where}: none of its {others} files has an image's extension; "
+        f"{where}: none of its {others} files has an image extension; "
         "add --all-files to try them all"
     )
 
@@ -92,7 +92,7 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
     states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
     say(
         f"{sum(counts.values())} images: {states}; {rejects} rejected; "
-        f"{len(passed_over)} files passed over"
+        f"{len(passed_over)} files skipped"
     )
 
 

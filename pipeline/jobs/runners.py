@@ -100,7 +100,7 @@ def explain(text: str) -> str:
     Args:
         text: of the exception: tracebacks of workers, perhaps of another language around them.
     """
-    lines = [line.strip() for line in text.strip().splitlines()] or ["no cause was told"]
+    lines = [line.strip() for line in text.strip().splitlines()] or ["no cause was given"]
     found = [match for line in lines if (match := _RAISED.match(line))]
     for match in found:
         if match["kind"] in (JobError.__name__, UserError.__name__):
@@ -108,7 +108,7 @@ def explain(text: str) -> str:
     for match in reversed(found):
         if match["step"]:  # raised by a step of ours, and not meant to be
             why = f"{match['kind']}: {match['message']}"
-            return f"a fault of this program: {why}; please report it"
+            return f"a bug in fcn-beam: {why}; please report it"
     return f"the job failed: {lines[-1]}"
 
 

@@ -62,24 +62,30 @@ def table(report: dict[str, Any]) -> str:
     if absent:
         lines += [
             "",
-            f"in neither truth nor prediction, and left out of the mean: {', '.join(absent)}",
+            f"in neither true nor predicted masks, so left out of the mean: {', '.join(absent)}",
         ]
     ignored = report["ignored_pixels"]
     of_classes = f"of {len(classes)} classes"
     rows = [
         ("pixel accuracy", f"{scored['pixel_accuracy']:.4f}"),
-        ("mean accuracy", f"{scored['mean_accuracy']:.4f} ({true} {of_classes}: the true ones)"),
+        (
+            "mean accuracy",
+            f"{scored['mean_accuracy']:.4f} ({true} {of_classes}: those in the true masks)",
+        ),
         ("mIoU", f"{scored['miou']:.4f} ({len(classes) - len(absent)} {of_classes})"),
         ("frequency-weighted IoU", f"{scored['frequency_weighted_iou']:.4f}"),
         ("images", f"{report['images']}"),
         ("ignored pixels", f"{ignored} ({100 * ignored / (known + ignored):.2f} %)"),
     ]
     if unknown := report["unknown_color_pixels"]:
-        rows.append(("  in a colour of no label", f"{unknown}"))
+        rows.append(("  in an unknown colour", f"{unknown}"))
     if scaled := report["scaled"]:
         each = [f"{name}: {sizes}" for name, sizes in scaled.items()]
         rows.append(
-            ("scaled predictions", f"{len(scaled)}, to the truth's size ({', '.join(few(each))})")
+            (
+                "scaled predictions",
+                f"{len(scaled)}, to the true mask's size ({', '.join(few(each))})",
+            )
         )
     if skipped := report["skipped"]:
         rows.append(("skipped as missing", f"{len(skipped)} ({', '.join(few(skipped))})"))
@@ -101,15 +107,15 @@ def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) ->
     every = report["faults"]
     faults = [fault for fault in every if not (skip_missing and fault["missing"])]
     if not faults and report["images"]:
-        return f"no scores: every true pixel of the {report['images']} images is void"
+        return f"no scores: all pixels of the {report['images']} true masks are void"
     faults = faults or every
     lines = [
         f"{fault['file']}: {'no' if fault['missing'] else 'bad'} {fault['what']}: {fault['detail']}"
         for fault in faults
     ]
-    remedy = "fix the files (--json FILE lists all)"
+    remedy = "fix these files (--json FILE lists them all)"
     if not skip_missing and report["images"] and any(fault["missing"] for fault in faults):
-        remedy += ", or add --skip-missing to score without those that are not there"
+        remedy += ", or add --skip-missing to leave out those that are missing"
     count = len({fault["name"] for fault in faults})
     head = f"no scores: {count} of {names} images cannot be scored; {remedy}"
     return "\n  ".join([f"{head}:", *few(lines)])

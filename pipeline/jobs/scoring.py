@@ -75,7 +75,7 @@ def _count(
     try:
         matrix = confusion_matrix(ids, enlarge(at_source, ids.shape), len(labels))
     except ValueError:  # void is the one id that a mask may hold and a prediction may not
-        detail = "holds void, or a colour of no label, where the truth has a label; predict labels"
+        detail = "has void or an unknown colour where the true mask has a class; use class ids only"
         yield Fault(name, "prediction", False, prediction.file, detail)
         return
     same = at_source.shape == ids.shape

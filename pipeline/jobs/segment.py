@@ -134,7 +134,7 @@ def run(plan: Plan) -> Summary:
     try:
         content = plan.out.read_json(SUMMARY)
     except OSError as error:
-        raise JobError(f"{told(error)}: the job is done, but its summary cannot be read") from error
+        raise JobError(f"{told(error)}: the job is done, but cannot read its summary") from error
     return Summary.from_json(plan.out.path, content, stages)
 
 
@@ -142,7 +142,7 @@ def _so_far() -> str:
     """How far a local run has come, and how it goes on."""
     counts = progress.COUNTS
     done = f"{counts.done} of {counts.listed} images are done; " if counts.listed else ""
-    return f"{done}the same command goes on from there"
+    return f"{done}run the same command again to continue"
 
 
 def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int, str]:
@@ -156,10 +156,11 @@ def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int,
     """
     lines = [summary.table()]
     if 0 < summary.masks == summary.kept and not summary.rejected:
-        lines.append("nothing to do: every mask was there already")
+        lines.append("nothing to do: all masks are up to date")
     text = "\n".join([*lines, f"results: {summary.output}"])
+    rejects = f"{summary.output}/rejected-*.jsonl"
     if not summary.masks:
-        return text, 3, f"no image got a mask; {summary.output}/rejected-*.jsonl tells why"
+        return text, 3, f"no image got a mask; see {rejects}"
     if summary.rejected > allowed_rejects(max_rejected, summary.images):
-        return text, 3, f"more than {max_rejected} images were rejected"
+        return text, 3, f"more than {max_rejected} of the images were rejected; see {rejects}"
     return text, 0, ""

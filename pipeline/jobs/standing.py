@@ -165,7 +165,7 @@ def check(
             return task
         where = f"{out.path}/{mask_file(task.mask_name)}"
         foreign = ForeignMask(
-            f"{where}: {error}; it is left alone: move it away to have a mask made"
+            f"{where}: {error}; not overwritten: move it away, or add --overwrite"
         )
         return rejected(task.image.path, "write", foreign)
     if row is None or (out.overlays and not task.overlaid and row.recipe is not None):
@@ -241,7 +241,5 @@ def _of_image(row: Row, task: Task, image: bytes | Exception) -> Row | None:
         except Exception:  # decoding it will tell
             return None
         if size != (row.height, row.width):
-            raise ForeignMask(
-                f"has {row.width}×{row.height} pixels, but its image {size[1]}×{size[0]}"
-            )
+            raise ForeignMask(f"is {row.width}×{row.height}, but its image is {size[1]}×{size[0]}")
     return row._replace(hash=found)

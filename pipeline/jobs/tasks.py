@@ -70,7 +70,7 @@ def plan_group(
     for image in distinct(found["images"]):
         first = images.setdefault(image.name, image)
         if first is not image:
-            clash = f"{first.path} has the same name below the root; rename one of them"
+            clash = f"{first.path} would get the same mask name; rename one of them"
             yield Reject(image.path, "list", "NameError", clash)
     masks = {mask.name: mask for mask in found["masks"]}
     rows: dict[str, list[Row]] = {}

@@ -90,7 +90,7 @@ def named(uri: str, root: str) -> ImageRef | Reject:
     path = absolute(uri)
     name = name_below(path, root.removesuffix("/"))
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        return Reject(path, "list", "NameError", "its name is no path below a folder; rename it")
+        return Reject(path, "list", "NameError", "its name is not a path below a folder; rename it")
     return ImageRef(path, name)
 
 

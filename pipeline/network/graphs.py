@@ -38,7 +38,7 @@ class Graph:
     def __init__(self, function: Any):
         for operation in function.graph.get_operations():
             if operation.op_def.is_stateful or operation.type in _CONTROL_FLOW:
-                raise ValueError(f"{operation.type} ({operation.name}) is no pure function")
+                raise ValueError(f"{operation.type} ({operation.name}) is not a pure function")
         definition = function.graph.as_graph_def()
         self._rest = tf.compat.v1.GraphDef()
         self._rest.CopyFrom(definition)

@@ -61,7 +61,7 @@ def resolve(
         UserError: an unknown engine or precision, or one that this machine has not.
     """
     if engine not in ENGINES:
-        raise UserError(f"--engine {engine}: is none of {', '.join(ENGINES)}")
+        raise UserError(f"--engine {engine}: must be one of {', '.join(ENGINES)}")
     if engine == "auto":
         engine = "xla" if accelerator() else "graph"
     return EngineOptions(
@@ -144,7 +144,7 @@ def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
             if is_finite:
                 class_maps[index] = crop(class_map, photos[index].pixels)
             else:
-                why = NonFiniteScores("the network's scores for it are not finite")
+                why = NonFiniteScores("the network's scores for it are not finite numbers")
                 class_maps[index] = rejected(window.tasks[index].image.path, "infer", why)
     return [class_maps[index] for index in range(len(window.photos))]
 

@@ -20,7 +20,7 @@ def describe(model: str, files: Files) -> Description:
         return artifact.describe(model)
     files.check(model)
     where = join(model, DESCRIPTION)
-    what = f"is no saved model: {DESCRIPTION} cannot be read"
+    what = f"not a saved model: cannot read {DESCRIPTION}"
     with users_fault(model, what, "name a folder that `fcn-beam train` wrote"):
         data = files.read(where)
     return artifact.parse_description(data, where)

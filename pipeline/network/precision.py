@@ -64,18 +64,18 @@ def check(precision: str, engine: str) -> None:
         UserError: one of them has not.
     """
     if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: is none of {', '.join(PRECISIONS)}")
+        raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
     if precision == FLOAT32:
         return
     if engine == "xla":
         raise UserError(
-            f"--precision {BFLOAT16}: XLA does not compute it on a CPU; add --engine graph, or use "
+            f"--precision {BFLOAT16}: XLA does not support it on a CPU; add --engine graph, or use "
             f"--precision {FLOAT32}"
         )
     if not supports_bfloat16():
         raise UserError(
-            f"--precision {BFLOAT16}: this machine's CPU has none of {', '.join(BFLOAT16_FLAGS)}; "
-            f"use --precision {FLOAT32}"
+            f"--precision {BFLOAT16}: this CPU does not support it (no "
+            f"{' or '.join(BFLOAT16_FLAGS)}); use --precision {FLOAT32}"
         )
 
 

@@ -57,7 +57,7 @@ def look(out: OutputFolder) -> Noted:
         JobError: OUT cannot be looked at.
     """
     for folder in out.obstacles():
-        raise UserError(f"{folder}: is no folder; move it away, or choose another --output")
+        raise UserError(f"{folder}: not a folder; move it away, or choose another --output")
     try:
         with contextlib.suppress(FileNotFoundError):  # a bucket, which writing will tell of
             next(iter(out.files.starting_with(f"{out.path}/{HISTOGRAMS}-")), None)
@@ -65,7 +65,7 @@ def look(out: OutputFolder) -> Noted:
     except IsADirectoryError as error:
         raise UserError(f"{told(error)}; move it away, or choose another --output") from None
     except OSError as error:
-        raise JobError(f"{told(error)}: OUT cannot be looked at; {remedy(error)}") from error
+        raise JobError(f"{told(error)}: cannot read the output folder; {remedy(error)}") from error
     _check_ours(run, f"{out.path}/{RUN}", "format", "started")
     if run is None:
         _check_ours(summary, f"{out.path}/{SUMMARY}", "masks")
@@ -84,8 +84,8 @@ def look(out: OutputFolder) -> Noted:
             raise ValueError(run)
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{out.path}/{RUN}: cannot be understood; choose another --output, or delete that file "
-            "and add --overwrite: masks that prove to be of this recipe stay"
+            f"{out.path}/{RUN}: is damaged; choose another --output, or delete this file and add "
+            "--overwrite, which keeps masks that were made with the same model and options"
         ) from None
     # Shards are to be trusted where a summary names them; a run that has not ended notes in
     # run.json those that stood when it began.
@@ -121,8 +121,8 @@ def _check_ours(value: Any, path: str, *keys: str) -> None:
     """
     if value is not None and not (isinstance(value, dict) and any(key in value for key in keys)):
         raise UserError(
-            f"{path}: was not written by fcn-beam, which would replace it; move it away, or choose "
-            "another --output"
+            f"{path}: was not written by fcn-beam, and would be overwritten; move it away, or "
+            "choose another --output"
         )
 
 
@@ -151,19 +151,19 @@ def check(
     if noted.recipe is None:
         if not overwrite and (folder := _written(out)):
             raise UserError(
-                f"{out.path}/{folder}: holds files, but no {RUN} of this version tells what they "
-                "were made by; choose another --output, or add --overwrite to do again what does "
-                "not prove to be of this recipe"
+                f"{out.path}/{folder}: contains files, but no {RUN} of this version says how they "
+                "were made; choose another --output, or add --overwrite to redo those that were "
+                "not made with the same model and options"
             )
         return
     if noted.root != root and not moved:
         raise UserError(
-            f"{out.path}: holds masks of images below {noted.root}, not {root}; choose another "
+            f"{out.path}: contains masks of images in {noted.root}, not {root}; choose another "
             "--output, or add --moved if it is the same archive in another place"
         )
     if not overwrite and (difference := noted.recipe.difference(recipe)):
         raise UserError(
-            f"{out.path}: holds masks made with {difference}; add --overwrite to do them again, or "
+            f"{out.path}: contains masks made with {difference}; add --overwrite to redo them, or "
             "choose another --output"
         )
 
@@ -173,7 +173,7 @@ def _written(out: OutputFolder) -> str | None:
     try:
         return next(filter(out.holds, (MASKS, OVERLAYS)), None)
     except OSError as error:
-        raise JobError(f"{told(error)}: OUT cannot be looked at; {remedy(error)}") from error
+        raise JobError(f"{told(error)}: cannot read the output folder; {remedy(error)}") from error
 
 
 def prepare(path: str, files: Files) -> None:

@@ -32,6 +32,7 @@ RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
 MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
 JOURNAL, LOCK = "journal", "lock"
+_FOLDERS = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)  # what a run puts files into
 LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
 
 
@@ -115,7 +116,7 @@ class OutputFolder:
 
     def obstacles(self) -> Iterator[str]:
         """What stands on local disk where a run needs a folder, and is none."""
-        for folder in self.written():
+        for folder in (f"{self.path}/{name}" for name in _FOLDERS):
             if not is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
                 yield folder
 
@@ -125,9 +126,8 @@ class OutputFolder:
         Returns:
             Globs, of which only the last part is a pattern: ``**`` stands for all that is below.
         """
-        folders = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)
         names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl", "input-*.txt")
-        written = (*(f"{folder}/**" for folder in folders), *names)
+        written = (*(f"{folder}/**" for folder in _FOLDERS), *names)
         return tuple(f"{self.path}/{name}" for name in written)
 
     def _below(self, folder: str) -> Iterator[tuple[str, File]]:
@@ -174,12 +174,12 @@ def parse_output(text: str, files: Files) -> str:
     if is_remote(text):
         files.check(text)
         if is_read_only(text):
-            raise UserError(f"{text}: cannot be an output folder: a web server is only read")
+            raise UserError(f"{text}: cannot write to a web server; name a folder or a bucket")
         return text.rstrip("/")
     path = os.path.abspath(text)
     if _printable(path) != path or "\0" in path:
         raise UserError(
-            f"{_printable(path)}: its name is not UTF-8 or holds a NUL; choose another --output"
+            f"{_printable(path)}: its name is not UTF-8 or contains a NUL; choose another --output"
         )
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{text}: is a file; --output must be a folder")
@@ -205,13 +205,15 @@ def unholdable(mask_name: str, out: str) -> str | None:
     parts = mask_name.split("/")
     if not is_remote(out):
         if any(len(os.fsencode(part)) > LONGEST_PART for part in parts):
-            return f"a part of its mask's name has over {LONGEST_PART} bytes; shorten its name"
-        return "its name holds a NUL; rename it" if "\0" in mask_name else None
+            return f"its mask's name would have over {LONGEST_PART} bytes; shorten its name"
+        return "its name contains a NUL; rename it" if "\0" in mask_name else None
     if any(unicodedata.category(character) == "Cc" for character in mask_name):
-        return "its name holds a control character, which a store cannot; rename it"
+        return "its name contains a control character, which stores do not allow; rename it"
     key = f"{out.partition('://')[2].partition('/')[2]}/{mask_file(mask_name)}".lstrip("/")
     if len(key.encode()) > LONGEST_KEY:
-        return f"its mask's name has over {LONGEST_KEY} bytes in the bucket; shorten its name"
+        return (
+            f"its mask's path in the bucket would have over {LONGEST_KEY} bytes; shorten its name"
+        )
     return None
 
 

@@ -197,7 +197,7 @@ class Lock:
         if alive is False:
             return
         _LOGGER.warning(
-            "%s: looking for up to %.0f s whether the job on %s still runs",
+            "%s: checking for up to %.0f s whether the job on %s is still running",
             self._out.path,
             DEAD_AFTER,
             content.get("host", "another machine"),
@@ -213,9 +213,9 @@ class Lock:
 
     def _refusal(self, content: dict[str, Any]) -> UserError:
         return UserError(
-            f"{self._out.path}: another job is writing there: process "
+            f"{self._out.path}: another job is writing there (process "
             f"{content.get('process', '?')} on {content.get('host', '?')}, since "
-            f"{content.get('started', '?')}; wait for it, or choose another --output"
+            f"{content.get('started', '?')}); wait for it, or choose another --output"
         )
 
 
@@ -239,7 +239,9 @@ def check_claim(out: OutputFolder, number: int) -> None:
     with ends_the_job():
         highest = max(numbers(out), default=0)
     if highest > number:
-        raise JobError(f"{out.path}: another job has taken it over; let that one finish")
+        raise JobError(
+            f"{out.path}: another job has taken over this output folder; let that one finish"
+        )
 
 
 def is_gone(out: OutputFolder, run: str) -> bool:

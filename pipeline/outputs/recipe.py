@@ -72,7 +72,7 @@ class Recipe:
 _NAMES = {
     "long_side": "long side",
     "batch_size": "batch size",
-    "pixels": "masks of this program's version",
+    "pixels": "mask version",
 }
 
 

@@ -86,7 +86,7 @@ def write_shard(
     check_claim(out, lock)
     rows, rejects = list(found["rows"]), list(found["rejects"])
     if why := mismatch(found["listed"], (image for image, _ in (*rows, *rejects))):
-        raise JobError(f"{why}; please report this fault")
+        raise JobError(f"{why}; please report this bug")
     of = f"{out.run}-{number:05}-of-{shard_count(images):05}.jsonl"
     rejected = [*(line for _, line in rejects), *found["unlisted"]]
     for prefix, lines in ((HISTOGRAMS, [line for _, line in rows]), (REJECTED, rejected)):

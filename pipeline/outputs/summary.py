@@ -166,7 +166,7 @@ class Summary:
             *_if_any("  kept unchecked", self.unversioned),
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
-            ("passed over", f"{self.skipped}"),
+            ("skipped files", f"{self.skipped}"),
             *_if_any("masks outside INPUT", self.outside),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
             ("  spent on", ", ".join(spent)),

@@ -40,7 +40,7 @@ _EVERYBODYS = {
     errno.ENOMEM: "free some memory",
     errno.ESTALE: "mount the disk again",
     errno.ENODEV: "mount the disk again",
-    errno.EXDEV: "link masks as a whole to another disk, not a folder in it",
+    errno.EXDEV: "link the whole masks folder to another disk, not a folder inside it",
 }
 _NAMES = frozenset((errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL))
 # Codes of Amazon's that come with the status 400 or 403, which others have as well.
@@ -79,7 +79,7 @@ def remedy(error: BaseException) -> str:
     if isinstance(error, Unavailable):
         return "check the network and the store's quota"
     if isinstance(error, FileNotFoundError):
-        return "put it back"
+        return "check that it still exists"
     number = error.errno if isinstance(error, OSError) else None
     return _EVERYBODYS.get(number or 0, "check the disk or store")
 
@@ -127,15 +127,15 @@ def of_client(error: Exception, path: str) -> OSError:
     if isinstance(error, FileNotFoundError) or status == 404:
         return FileNotFoundError(f"{path}: no such object or bucket")
     if isinstance(error, FileExistsError):
-        return FileExistsError(f"{path}: exists")
+        return FileExistsError(f"{path}: already exists")
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return FileNotFoundError(f"{path}: no such object or bucket")
     if is_read_only(path) and (status == 401 or is_transient(error)):
-        return OSError(f"{path}: the server does not give it ({type(error).__name__}: {text})")
+        return OSError(f"{path}: the server refused it ({type(error).__name__}: {text})")
     if status == 401 or _is_of_credentials(error):
-        return Unauthenticated(f"{path}: the credentials are not accepted ({text})")
+        return Unauthenticated(f"{path}: the credentials were not accepted ({text})")
     if isinstance(error, PermissionError) or status == 403 or text.startswith("Forbidden: "):
-        return PermissionError(f"{path}: no permission ({text})")
+        return PermissionError(f"{path}: permission denied ({text})")
     if is_transient(error):
         return Unavailable(f"{path}: the store does not answer ({type(error).__name__}: {text})")
     if isinstance(error, OSError):

@@ -203,7 +203,7 @@ class Files:
             yield from local.walk(folder)
             return
         if is_read_only(folder):
-            raise OSError("a web server cannot be listed; name its files in an @LIST")
+            raise OSError("cannot list a web server; put its URLs into an @LIST")
         _, key = bucket_and_key(folder)
         prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
         yield from self._objects(folder, prefix)
@@ -286,7 +286,7 @@ class Files:
         if is_remote(path):
             stores.check_scheme(path)
             if not bucket_and_key(path)[0]:
-                raise UserError(f"{path}: names no bucket; write {scheme_of(path)}://BUCKET/…")
+                raise UserError(f"{path}: no bucket given; write {scheme_of(path)}://BUCKET/…")
             stores.check_credentials(path, self._options(scheme_of(path)))
 
     def _client(self, uri: str) -> tuple[Any, str]:

@@ -60,7 +60,7 @@ def _check_regular(path: str, mode: int) -> None:
 
 
 def _not_regular(path: str) -> NotRegular:
-    return NotRegular(f"{path}: is a pipe, a socket or a device, and no file")
+    return NotRegular(f"{path}: is a pipe, socket or device, not a file")
 
 
 def kept(path: str) -> str:

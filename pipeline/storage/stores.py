@@ -39,7 +39,7 @@ def parse_options(options: Mapping[str, str]) -> tuple[tuple[str, str, str], ...
         scheme, dot, key = name.partition(".")
         if not (dot and key) or scheme not in SCHEMES:
             known = ", ".join(f"{scheme}.KEY" for scheme in SCHEMES)
-            raise UserError(f"--storage-option {name}: is none of {known}")
+            raise UserError(f"--storage-option {name}: must be one of {known}")
         parsed.append((scheme, key, value))
     return tuple(parsed)
 
@@ -60,7 +60,7 @@ def unsayable(scheme: str, key: str) -> str | None:
     empty fragment of a URL.
     """
     if scheme in ("s3", "az") and "?versionid=" in key.lower():
-        return "holds ?versionId=, which the store's client does not take literally"
+        return "contains ?versionId=, which the store's client does not take literally"
     if scheme == "az" and key.endswith("#"):
         return "ends with #, which the store's client does not take literally"
     return None
@@ -76,8 +76,8 @@ def check_scheme(uri: str) -> None:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise UserError(
-            f"{uri}: unknown scheme {scheme}://{did_you_mean(scheme, SCHEMES)}; known are {known} "
-            "and local paths"
+            f"{uri}: unknown scheme {scheme}://{did_you_mean(scheme, SCHEMES)}; use {known} "
+            "or a local path"
         )
     if scheme in _CLIENTS:
         module, extra = _CLIENTS[scheme]
@@ -186,14 +186,14 @@ def _find_amazon(options: Options) -> str:
     # A server of one's own may be asked without any.
     if os.environ.get("AWS_ENDPOINT_URL") or _aws_credentials(options):
         return ""
-    return "neither keys nor a profile nor a role"
+    return "found no keys, profile or role"
 
 
 def _find_azure(options: Options) -> str:
     names = ("account_name", "connection_string")
     if any(name in options or f"AZURE_STORAGE_{name.upper()}" in os.environ for name in names):
         return ""
-    return "no storage account is named"
+    return "no storage account given"
 
 
 _FINDERS: dict[str, tuple[Callable[[Options], str], str]] = {

@@ -222,11 +222,11 @@ def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
             load(str(folder), name="gs://b/model/")
         return str(caught.value)
 
-    assert told(tmp_path / "missing", artifact.describe).startswith("gs://b/model/: is no saved")
+    assert told(tmp_path / "missing", artifact.describe).startswith("gs://b/model/: not a saved")
     edit(copied, labels=json.loads((copied / "model.json").read_text())["labels"][:2])
     assert told(copied).startswith("gs://b/model/model.json: names 2 labels")
     (copied / VARIABLES).unlink()
-    assert told(copied).startswith("gs://b/model/saved_model: is not what model.json was")
+    assert told(copied).startswith("gs://b/model/saved_model: does not match model.json")
     edit(copied, fingerprint=artifact.fingerprint(copied))
     assert told(copied).startswith("gs://b/model/saved_model: TensorFlow cannot load it")
 
@@ -234,7 +234,7 @@ def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
 @pytest.mark.parametrize("load", [artifact.describe, artifact.load])
 def test_a_folder_without_a_model_is_refused(tmp_path, load):
     for folder in (tmp_path, tmp_path / "missing"):
-        assert "is no saved model: model.json cannot be read" in refused(folder, load)
+        assert "not a saved model: cannot read model.json" in refused(folder, load)
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])

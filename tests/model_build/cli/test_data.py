@@ -32,7 +32,7 @@ def test_voc2012_tells_how_to_train_on_it(serve, voc_tar, make_source, tmp_path,
     )
     again = invoke("voc2012", dest)
     assert again.output.splitlines() == [
-        f"{dest}/VOCdevkit/VOC2012: is there already; nothing to download",
+        f"{dest}/VOCdevkit/VOC2012: already there; nothing to download",
         f"next: fcn-beam train '{dest}/VOCdevkit/VOC2012' --output model",
     ]
     assert len(server.asked) == 2
@@ -67,7 +67,7 @@ def test_an_interrupt_keeps_what_has_come(serve, voc_tar, make_source, tmp_path)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr == "fcn-beam: interrupted; the same command goes on from there\n"
+    assert stderr == "fcn-beam: interrupted; run the same command again to continue\n"
     kept = part.read_bytes()
     assert voc_tar.startswith(kept)
     server.released.set()

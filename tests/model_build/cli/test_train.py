@@ -252,7 +252,7 @@ def test_output_is_required(tmp_path):
 def test_a_folder_that_is_not_voc_is_refused_by_name(tmp_path):
     result = invoke(train, tmp_path, "--output", tmp_path / "out")
     assert isinstance(result.exception, UserError)
-    assert str(result.exception).startswith(f"{tmp_path}: holds neither lists")
+    assert str(result.exception).startswith(f"{tmp_path}: has neither the folders")
     assert not (tmp_path / "out").exists()
 
 

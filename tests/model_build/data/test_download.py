@@ -84,7 +84,7 @@ def test_what_was_unpacked_is_not_downloaded_again(serve, voc_tar, make_source, 
     (dest / "voc.tar").unlink()
     done = run(source, dest)
     assert done.folder == dest / FOLDER
-    assert done.lines == [f"{dest / FOLDER}: is there already; nothing to download"]
+    assert done.lines == [f"{dest / FOLDER}: already there; nothing to download"]
     assert len(server.asked) == 1
     assert not (dest / "voc.tar").exists()
 
@@ -128,7 +128,7 @@ def test_a_server_that_sends_another_range_is_refused(serve, voc_tar, make_sourc
     part.write_bytes(voc_tar[:1000])
     server = serve(voc_tar, shift=1)
     done = run(make_source(server.url, voc_tar), part.parent)
-    assert "sends another part than was asked for" in done.error
+    assert "sent a different part than requested" in done.error
     assert part.read_bytes() == voc_tar[:1000]
 
 
@@ -203,7 +203,7 @@ def test_a_wrong_file_of_the_users_is_refused_but_kept(serve, voc_tar, make_sour
     archive.write_bytes(b"mine")
     server = serve(voc_tar)
     done = run(make_source(server.url, voc_tar), part.parent)
-    assert done.error.startswith(f"{archive}: is not the file of {server.url}; move it away")
+    assert done.error.startswith(f"{archive}: is not the file at {server.url}; move it away")
     assert tree(part.parent) == {"voc.tar": b"mine"}
     assert server.asked == []
 
@@ -341,7 +341,7 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing(serve, make_source, d
 def test_an_archive_of_something_else_is_refused(serve, make_source, dest):
     content = packed(("README", b"hello"))
     done = run(make_source(serve(content).url, content), dest)
-    assert f"holds no {FOLDER}/{download.MARK}" in done.error
+    assert f"does not contain {FOLDER}/{download.MARK}" in done.error
     assert tree(dest) == {"voc.tar": content}
 
 

@@ -76,7 +76,7 @@ def test_a_folder_of_no_layout_is_told_what_to_be(tmp_path):
 def test_an_empty_list_is_named(voc_folder, content):
     path = voc_folder / "ImageSets" / "Segmentation" / "train.txt"
     path.write_text(content)
-    assert refused(voc_folder).startswith(f"{path}: holds no image for the split train")
+    assert refused(voc_folder).startswith(f"{path}: no images for the split train")
 
 
 def test_a_list_that_is_no_text_is_named(voc_folder):
@@ -103,7 +103,7 @@ def test_paired_folders_with_lists(make_paired, tmp_path):
     assert folder.names("extra") == ["b"]
     assert opened(root).splits() == ["train"], "other text files need not be lists"
     message = refused(root, "val")
-    assert message.startswith(f"{root / 'val.txt'}: missing, and {root / 'images' / 'val'} is no")
+    assert message.startswith(f"{root / 'val.txt'}: not found, and {root / 'images' / 'val'} is no")
 
 
 def test_paired_folders_with_a_folder_for_each_split(make_paired, tmp_path):
@@ -178,13 +178,13 @@ def test_two_photos_of_one_name_are_one_name(make_paired, tmp_path):
         with pytest.raises(UserError) as caught:
             opened(root).names(split)
         assert str(caught.value) == (
-            f"{root / 'images'}: holds one photo, but a training needs two: one to learn from and "
+            f"{root / 'images'}: has only one photo, but training needs two: one to learn from and "
             "one to score on; add photos and their masks"
         )
 
 
 def test_a_folder_without_any_split_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds neither lists in ImageSets"):
+    with pytest.raises(UserError, match="has neither the folders images and masks nor lists in"):
         opened(tmp_path).splits()
 
 

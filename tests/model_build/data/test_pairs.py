@@ -66,7 +66,7 @@ def test_a_missing_mask_is_named(voc_folder, toy_labels):
 def test_a_listed_suffix_is_pointed_out(voc_folder, toy_labels):
     listing = voc_folder / "ImageSets" / "Segmentation" / "train.txt"
     listing.write_text("train_0.png\n")
-    assert refused(voc_folder, toy_labels).endswith("names are listed without suffix")
+    assert refused(voc_folder, toy_labels).endswith("list names without their suffix")
 
 
 def test_a_name_may_hold_a_space(voc_folder, toy_labels):
@@ -93,7 +93,7 @@ def test_a_label_value_outside_the_set_is_named(voc_folder, toy_labels, palette_
     else:
         Image.fromarray(ids).save(path)
     message = refused(voc_folder, toy_labels)
-    assert message.startswith(f"{path}: label value 3 is outside the set of 3 labels (0 to 2")
+    assert message.startswith(f"{path}: has class id 3, but the 3 labels have the ids 0 to 2")
 
 
 def test_the_last_label_and_void_are_inside_the_set(voc_folder, toy_labels, palette_png):
@@ -110,7 +110,7 @@ def test_a_mask_of_another_mode_is_named(voc_folder, toy_labels):
     path = voc_folder / "SegmentationClass" / "train_0.png"
     Image.fromarray(np.zeros((64, 96), np.uint16)).save(path)
     message = refused(voc_folder, toy_labels)
-    assert message.startswith(f"{path}: a mask is palette, grey or RGB, but this is I;16")
+    assert message.startswith(f"{path}: a mask must be palette, grey or RGB, but this is I;16")
 
 
 @pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass"])
@@ -177,7 +177,7 @@ def test_the_labels_of_the_folder_decide_which_values_are_allowed(voc_folder):
     (voc_folder / "labels.json").write_text(
         json.dumps({"labels": [{"name": "all", "color": [0, 0, 0]}]})
     )
-    assert "outside the set of 1 labels" in refused(
+    assert "but the 1 labels have the ids" in refused(
         voc_folder, DataFolder(str(voc_folder)).labels()
     )
 
@@ -249,4 +249,4 @@ def test_a_photo_turned_by_exif_is_refused(voc_folder, toy_labels):
         assert read_split(DataFolder(str(voc_folder)), "train", toy_labels)
         exif[ExifTags.Base.Orientation] = 6
         photo.save(path, exif=exif)
-    assert refused(voc_folder, toy_labels).startswith(f"{path}: is turned by EXIF")
+    assert refused(voc_folder, toy_labels).startswith(f"{path}: is rotated by its EXIF tag")

@@ -113,7 +113,7 @@ def test_a_split_without_a_sound_pair_has_no_table(voc_folder):
     for path in (voc_folder / "SegmentationClass").glob("val_*"):
         path.unlink()
     lines = list(report(survey(DataFolder(str(voc_folder)), ["val"])))
-    assert lines[-3:] == ["val: no sound pair", "", "2 errors"]
+    assert lines[-3:] == ["val: no usable pair", "", "2 errors"]
 
 
 def test_names_in_train_and_val_are_a_leak(voc_folder):
@@ -122,7 +122,7 @@ def test_names_in_train_and_val_are_a_leak(voc_folder):
         file.write("train_2\n")
     (lists / "trainval.txt").write_text("train_0\ntrain_2\nval_0\n")
     found = survey(DataFolder(str(voc_folder)))
-    assert found.errors == ["train_2: is in both train and val; take it out of one"]
+    assert found.errors == ["train_2: is in both train and val; remove it from one"]
     assert [split.name for split in found.splits] == ["train", "val", "trainval"]
     assert [len(split.sizes) for split in found.splits] == [4, 3, 3]
     assert list(report(found))[-1] == "1 error"
@@ -149,7 +149,7 @@ def test_photos_in_no_split_are_a_note(voc_folder):
 def test_two_photos_of_one_name_are_a_note(counted):
     Image.new("RGB", (10, 4)).save(counted / "images" / "a.jpg")
     found = survey(DataFolder(str(counted)))
-    assert found.notes == [f"a: 2 photos of this name; {counted / 'images' / 'a.jpg'} is used"]
+    assert found.notes == [f"a: 2 photos have this name; {counted / 'images' / 'a.jpg'} is used"]
 
 
 def test_unknown_colours_are_counted(counted):
@@ -159,7 +159,7 @@ def test_unknown_colours_are_counted(counted):
     found = survey(DataFolder(str(counted)))
     assert found.errors == []
     assert [split.unknown for split in found.splits] == [3, 0]
-    assert "  3 pixels have a colour that is no label's: void" in list(report(found))
+    assert "  3 pixels have an unknown colour, and count as void" in list(report(found))
 
 
 def test_an_empty_or_missing_split_is_an_error_beside_the_others(voc_folder):
@@ -188,7 +188,7 @@ def test_a_pair_in_two_splits_is_read_once(voc_folder):
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds neither lists in ImageSets"):
+    with pytest.raises(UserError, match="has neither the folders images and masks nor lists in"):
         survey(DataFolder(str(tmp_path)))
 
 
@@ -199,5 +199,5 @@ def test_a_webp_in_disguise_is_an_error(counted):
     path = counted / "images" / "c.png"
     path.write_bytes(disguised.getvalue())
     assert survey(DataFolder(str(counted))).errors == [
-        f"{path}: is WEBP inside, which training cannot read; save it as JPEG"
+        f"{path}: is actually WEBP, which training cannot read; save it as JPEG"
     ]

@@ -127,7 +127,7 @@ def test_unknown_name_comes_with_a_suggestion(name, hint):
 
 
 def test_resnet18_has_no_imagenet_weights():
-    with pytest.raises(UserError, match="resnet18: Keras has no weights for it; pass none or a f"):
+    with pytest.raises(UserError, match="resnet18: Keras has no weights for it; use none or a f"):
         backbone("resnet18", "imagenet")
 
 

@@ -139,7 +139,7 @@ def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
 
 def test_a_training_goes_on_from_its_last_epoch_and_not_from_its_best(impatient, read_checkpoint):
     resumed = impatient.run(resume=True)
-    assert any("epoch-004.keras: resumed after 4 epochs" in line for line in resumed.lines)
+    assert any("epoch-004.keras: resuming after epoch 4" in line for line in resumed.lines)
     assert epochs_of(impatient.output) == ["1", "2", "3", "4", "5", "6"]
     assert kept(impatient.output) == ["epoch-005.keras", "epoch-006.keras"]
     assert resumed.description.training["epoch"] == 5
@@ -190,7 +190,7 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(
     halfway = read_checkpoint(tmp_path, epochs)
 
     resumed = run_training(tmp_path, resume=True)
-    assert any(f"resumed after {epochs} epochs" in line for line in resumed.lines)
+    assert any(f"resuming after epoch {epochs} epochs" in line for line in resumed.lines)
     final, straight = read_checkpoint(tmp_path, 2), read_checkpoint(undisturbed.output, 2)
     assert_close(straight, final)
     with pytest.raises(AssertionError):
@@ -296,7 +296,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert command.returncode == 2
     unwritten, whole = (tmp_path / "checkpoints" / f"epoch-00{n}.keras" for n in (2, 1))
     assert stderr.startswith(f"fcn-beam: {unwritten}: cannot be written: File too large; ")
-    assert stderr.endswith(f"run the same command with --resume ({whole} is whole)\n")
+    assert stderr.endswith(f"run the same command with --resume ({whole} is complete)\n")
     assert stderr.count("\n") == 1
     assert kept(tmp_path) == ["epoch-001.keras"]
     assert int(read_checkpoint(tmp_path, 1).optimizer.iterations) == 3
@@ -313,12 +313,12 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_epoch(run_tr
 def test_output_that_holds_a_training_needs_resume(run_training, undisturbed):
     with pytest.raises(UserError) as caught:
         run_training(undisturbed.output)
-    assert str(caught.value).startswith(f"{undisturbed.output}: holds a training")
+    assert str(caught.value).startswith(f"{undisturbed.output}: has a training run")
     assert "--resume" in str(caught.value)
 
 
 def test_resume_needs_a_checkpoint(run_training, tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint to resume") as caught:
+    with pytest.raises(UserError, match="no checkpoint to resume from") as caught:
         run_training(tmp_path, resume=True)
     assert str(tmp_path) in str(caught.value)
 
@@ -388,7 +388,7 @@ def test_the_latest_checkpoint_is_the_one_with_most_epochs(tmp_path):
 def test_no_checkpoint_is_written_of_weights_that_the_last_step_has_spoiled(tmp_path, loss):
     keeper = Keeper(tmp_path, 4)
     keeper.set_params({"steps": 3})
-    message = f"the validation loss is {loss} since step 3 of epoch 5: the training diverged"
+    message = f"training diverged: the validation loss is {loss} at step 3 of epoch 5"
     with pytest.raises(UserError, match=message):
         keeper.on_epoch_end(4, {"loss": 0.5, "val_loss": loss, "val_miou": 0.5})
     assert not list(tmp_path.iterdir())

@@ -108,7 +108,7 @@ def test_a_diverging_training_stops_in_one_line(
     use_tiny_backbone(monkeypatch)
     assert run("--learning-rate", 1e30) == (
         2,
-        f"fcn-beam: {tmp_path}: the loss is nan since step 2 of epoch 1: the training diverged; "
+        f"fcn-beam: {tmp_path}: training diverged: the loss is nan at step 2 of epoch 1; "
         "train again with a lower --learning-rate\n",
     )
     assert run("--epochs", 1) == (0, "")
@@ -116,8 +116,8 @@ def test_a_diverging_training_stops_in_one_line(
     kept = tmp_path / "checkpoints" / "epoch-001.keras"
     assert run("--resume", "--learning-rate", 1e30) == (
         2,
-        f"fcn-beam: {tmp_path}: the loss is nan since step 2 of epoch 2: the training diverged; "
-        f"go on from {kept} with --resume and a lower --learning-rate\n",
+        f"fcn-beam: {tmp_path}: training diverged: the loss is nan at step 2 of epoch 2; "
+        f"add --resume and a lower --learning-rate to continue from {kept}\n",
     )
     assert run("--resume") == (0, "")
     assert len(checkpoints.read_history(tmp_path)) == 2
@@ -125,7 +125,7 @@ def test_a_diverging_training_stops_in_one_line(
 
 def test_an_epoch_whose_last_step_spoils_the_weights_diverges_too(run_training, quick, tmp_path):
     ruinous = dataclasses.replace(quick, batch_size=6, learning_rate=1e30)
-    with pytest.raises(UserError, match=r"the validation loss is .* since step 1 of epoch 1"):
+    with pytest.raises(UserError, match=r"the validation loss is .* at step 1 of epoch 1"):
         run_training(tmp_path, recipe=ruinous)
     assert checkpoints.latest(tmp_path)[1] == 0
 
@@ -190,7 +190,7 @@ def test_unknown_mask_colours_are_reported(run_training, voc_folder, tmp_path):
     Image.fromarray(colours).save(path)
     lines = []
     run_training(tmp_path / "out", data=voc_folder, say=lines.append)
-    assert any("7 mask pixels have a colour that is no label's" in line for line in lines)
+    assert any("7 mask pixels have an unknown colour" in line for line in lines)
 
 
 def test_a_photo_in_both_splits_is_refused(run_training, voc_folder, tmp_path):
@@ -202,6 +202,6 @@ def test_a_photo_in_both_splits_is_refused(run_training, voc_folder, tmp_path):
 
 def test_a_model_without_checkpoints_is_not_overwritten(run_training, toy_data, tmp_path):
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(UserError, match="holds a model already"):
+    with pytest.raises(UserError, match="already contains a model"):
         run_training(tmp_path)
     assert (tmp_path / "model.json").read_text() == "{}"

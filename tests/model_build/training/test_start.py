@@ -165,7 +165,7 @@ def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
     given = Architecture("tiny", context=True).to_json()
     message = refused(path, toy_labels, given)
     assert message.startswith(f"{path}: holds ")
-    assert "of another network; name its architecture by --backbone" in message
+    assert "name the file's architecture with --backbone" in message
 
 
 def test_a_file_with_as_many_weights_in_other_places_is_refused(saved, toy_labels, tmp_path):
@@ -186,12 +186,12 @@ def test_a_file_that_is_no_weights_file_is_refused(tiny_backbone, toy_labels, tm
     path = tmp_path / "a.weights.h5"
     path.write_bytes(content)
     message = refused(path, toy_labels, Architecture("tiny").to_json())
-    assert message.startswith(f"{path}: cannot be read as a weights file of Keras'")
+    assert message.startswith(f"{path}: cannot be read as a Keras weights file")
 
 
 def test_what_is_no_model_is_refused(toy_labels, tmp_path):
     assert "there is no such file" in refused(tmp_path / "a.weights.h5", toy_labels)
-    assert "is no saved model" in refused(tmp_path / "nowhere", toy_labels)
+    assert "not a saved model" in refused(tmp_path / "nowhere", toy_labels)
     (tmp_path / "a.h5").touch()
     assert "is neither a saved-model folder nor a weights file" in refused(
         tmp_path / "a.h5", toy_labels
@@ -214,7 +214,10 @@ def test_options_that_say_what_is_so_are_no_contradiction(saved, toy_labels, giv
         ),
         ({"backbone_name": "b"}, "--backbone b: contradicts {}, whose network has --backbone tiny"),
         ({"context": True}, "--context: contradicts {}, whose network has --no-context"),
-        ({"backbone_weights": "none"}, "--backbone-weights none: --start {} brings all weights"),
+        (
+            {"backbone_weights": "none"},
+            "--backbone-weights none: --start {} already has all weights",
+        ),
     ],
 )
 def test_options_that_contradict_the_start_are_refused(saved, toy_labels, given, said):
@@ -226,7 +229,7 @@ def test_a_model_of_an_earlier_version_is_refused(saved, toy_labels):
     folder, _ = saved(toy_labels)
     edit(folder, architecture={})
     message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/model.json: names no architecture")
+    assert message.startswith(f"{folder}/model.json: has no architecture")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_an_architecture_of_nonsense_is_refused(saved, toy_labels, change, cause
     folder, _ = saved(toy_labels)
     edit(folder, architecture={**Architecture("tiny").to_json(), **change})
     message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/model.json: no architecture that this version can build: ")
+    assert message.startswith(f"{folder}/model.json: this version cannot build its architecture: ")
     assert cause in message
     assert len(message) < 300 + len(str(folder))
 
@@ -270,7 +273,7 @@ def test_an_architecture_of_another_network_is_refused(saved, toy_labels, other)
     folder, _ = saved(toy_labels)
     edit(folder, architecture=Architecture("tiny", **other).to_json())
     message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/saved_model: holds another network than model.json says")
+    assert message.startswith(f"{folder}/saved_model: is not the network that model.json describes")
     assert "use the model.json it was saved with" in message
 
 
@@ -332,7 +335,7 @@ def test_a_foreign_saved_model_is_refused(saved, toy_labels):
     foreign.kernel = tf.Variable(np.zeros(3, np.float32))
     tf.saved_model.save(foreign, str(folder / "saved_model"))
     edit(folder, fingerprint=artifact.fingerprint(folder))
-    assert "does not hold the variables of a network" in refused(folder, toy_labels)
+    assert "was not written by `fcn-beam train`" in refused(folder, toy_labels)
 
 
 def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch):
@@ -382,7 +385,9 @@ def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, qui
 
 def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_folder, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
-    with pytest.raises(UserError, match="--epochs 0: saves a network as it is, but this one is"):
+    with pytest.raises(
+        UserError, match="--epochs 0: there is no trained network to save, as this one is"
+    ):
         run_training(tmp_path / "out", recipe=none)
     names = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate(("ground", "box", "b"))]
     (voc_folder / "labels.json").write_text(json.dumps({"labels": names}))
@@ -397,7 +402,7 @@ def test_a_training_goes_on_from_the_weights_of_the_start(
     slow = dataclasses.replace(quick, epochs=1, learning_rate=1e-9)
     told = run_training(tmp_path / "out", start=begun, recipe=slow)
     assert told.lines[0] == (
-        f"{undisturbed.output}: training starts from this network, which knows all 3 labels"
+        f"{undisturbed.output}: starting from this network, which has all 3 labels"
     )
     best = checkpoints.best(undisturbed.output)[1]
     started, ended = read_checkpoint(undisturbed.output, best), read_checkpoint(tmp_path / "out", 1)
@@ -412,8 +417,8 @@ def test_a_resumed_training_does_not_start_over(
     (tmp_path / "halves" / "model.json").unlink()
     lines = []
     run_training(tmp_path / "halves", start=begun, resume=True, say=lines.append)
-    assert not any("training starts from" in line for line in lines)
-    assert any("resumed after 1 epochs" in line for line in lines)
+    assert not any("starting from" in line for line in lines)
+    assert any("resuming after epoch 1" in line for line in lines)
     assert int(read_checkpoint(tmp_path / "halves", 2).optimizer.iterations) == 6
 
 

@@ -184,7 +184,7 @@ def test_ids_beyond_the_labels_are_an_error_that_names_the_file(fcn_beam, data, 
     Image.fromarray(ids).save(masks / "2.png")
     status, _, err = fcn_beam("evaluate", "--masks", masks, "--data", data)
     assert status == 1
-    assert f"{masks / '2.png'}: bad prediction: label value 21 is outside" in err
+    assert f"{masks / '2.png'}: bad prediction: has class id 21, but" in err
 
 
 def test_a_photo_that_segment_rejects_has_no_prediction(fcn_beam, data, tiny_model):
@@ -209,7 +209,7 @@ def test_sizes_that_differ_are_told(fcn_beam, data, masks):
     half.save(masks / "4.png")
     status, printed, _ = fcn_beam("evaluate", "--masks", masks, "--data", data)
     assert status == 0
-    assert "1, to the truth's size (4: 100×60 to 200×120)" in printed
+    assert "1, to the true mask's size (4: 100×60 to 200×120)" in printed
 
 
 def test_paired_folders_with_labels_of_their_own(fcn_beam, tmp_path):
@@ -259,7 +259,7 @@ def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path
         (["--masks", "predicted", "--splitt", "val"], "did you mean --split?"),
         (["--masks", "predicted", "--regoin", "x"], "did you mean --region?"),
         (["--masks", "predicted", "photos"], "unexpected argument 'photos'"),
-        (["--masks", "predicted", "--runner", "DataflowRunner"], "runs in this process"),
+        (["--masks", "predicted", "--runner", "DataflowRunner"], "runs on this machine"),
         (["--masks", "predicted", "--split", "test"], "test.txt: cannot be read"),
         (["--masks", "predicted", "--split", "twice"], "1 is 2 times in the split twice"),
         (["--masks", "predicted", "--json", "none/a.json"], "its folder does not exist"),
@@ -267,9 +267,12 @@ def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path
         (["--masks", "."], "did you mean ./predicted?"),
         (["--masks", "gss://bucket/masks"], "unknown scheme gss://; did you mean gs?"),
         (["--masks", "memory://bucket/masks"], "memory://bucket/masks: no such folder"),
-        (["--data", "memory://bucket/data", "--masks", "predicted"], "holds neither lists in"),
-        (["--masks", "predicted", "--storage-option", "x.y=1"], "--storage-option x.y: is none of"),
-        (["--model", "predicted"], "is no saved model"),
+        (["--data", "memory://bucket/data", "--masks", "predicted"], "has neither the folders in"),
+        (
+            ["--masks", "predicted", "--storage-option", "x.y=1"],
+            "--storage-option x.y: must be one of",
+        ),
+        (["--model", "predicted"], "not a saved model"),
     ],
 )
 def test_what_a_user_can_fix_is_one_line_and_status_2(
@@ -290,7 +293,7 @@ def test_an_all_void_split_has_no_scores(fcn_beam, data, masks):
     arguments = ["--masks", masks, "--data", data, "--split", "void"]
     status, printed, err = fcn_beam("evaluate", *arguments)
     assert (status, printed) == (1, "")
-    assert "every true pixel of the 1 images is void" in err
+    assert "all pixels of the 1 true masks are void" in err
 
 
 def test_an_interrupt_is_one_line_and_status_130(fcn_beam, data, masks, monkeypatch):

@@ -153,7 +153,7 @@ def test_a_full_standard_output_is_one_line_and_status_1(lines):
     with open("/dev/full", "w") as full, talking(lines, full) as process:
         _, err = process.communicate()
     assert process.returncode == 1
-    assert "standard output cannot be written to: No space left on device" in err
+    assert "cannot write to standard output: No space left on device" in err
     assert err.count("\n") == 1
 
 

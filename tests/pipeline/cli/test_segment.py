@@ -62,14 +62,14 @@ def rows(out):
         (["nowhere", "--output", "out"], "nowhere: no such file or folder"),
         (["photos", "--output", "out", "--long-side", "0"], "native"),
         (["photos", "--output", "out", "--max-rejected", "x%"], "percentage"),
-        (["photos", "--output", "out", "--model", "photos"], "is no saved model"),
+        (["photos", "--output", "out", "--model", "photos"], "not a saved model"),
         (["photos", "--output", "photos/a/0.jpg"], "must be a folder"),
         (["photos", "--output", "gcs://b/out"], "unknown scheme gcs://; did you mean gs?"),
-        (["empty", "--output", "out"], "holds no file"),
+        (["empty", "--output", "out"], "no files found"),
         (["other", "--output", "out"], "--all-files"),
         (["@photos/none.txt", "--output", "out"], "list cannot be read"),
         (["photos", "--output", "out", "--storage-option", "s3.anon"], "SCHEME.KEY=VALUE"),
-        (["photos", "--output", "out", "--storage-option", "anon=true"], "is none of gs.KEY"),
+        (["photos", "--output", "out", "--storage-option", "anon=true"], "must be one of gs.KEY"),
         (["photos", "--output", "out", "--runner", "FlinkRunner"], "add --shared-disk"),
     ],
 )
@@ -132,7 +132,7 @@ def test_the_summary_is_that_of_the_run(segment):
     status, printed, _, _ = segment()
     assert status == 0
     assert re.search(r"^masks +5 \(5 kept from an earlier run\)$", printed, re.MULTILINE)
-    assert "nothing to do: every mask was there already" in printed
+    assert "nothing to do: all masks are up to date" in printed
 
 
 def test_exit_status_tells_of_too_many_rejects(segment, photos):
@@ -144,7 +144,7 @@ def test_exit_status_tells_of_too_many_rejects(segment, photos):
     status, printed, err, _ = segment("--max-rejected", "10%")
     assert status == 3
     assert "rejected" in printed
-    assert err.endswith("fcn-beam: more than 10% images were rejected\n")
+    assert "fcn-beam: more than 10% of the images were rejected; see " in err
     status, _, err, _ = segment(inputs=[bad], out="none")
     assert status == 3
     assert "fcn-beam: no image got a mask; " in err
@@ -170,7 +170,7 @@ def test_a_job_that_fails_is_one_line_and_status_1(segment, monkeypatch):
     assert printed == ""
     assert err == (
         "fcn-beam: the job failed: OSError: No space left on device; "
-        "the same command goes on from there (--log-level info tells where)\n"
+        "run the same command again to continue (--log-level info shows where)\n"
     )
 
 
@@ -253,7 +253,7 @@ def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path, 
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
     assert f"fcn-beam: {word}; " in stderr
-    assert "the same command goes on" in stderr
+    assert "run the same command again" in stderr
     assert "Traceback" not in stderr
     assert len(list(out.glob("masks/**/*.png"))) < 1205
     assert not list(out.glob(".unfinished/**/*.*"))
@@ -264,7 +264,7 @@ def test_another_recipe_or_root_is_refused_with_the_remedy(segment, photos):
     assert segment("--long-side", "64")[0] == 0
     status, printed, err, out = segment()
     assert (status, printed) == (2, "")
-    assert f"fcn-beam: {out}: holds masks made with long side 64, not 96; add --overwrite" in err
+    assert f"fcn-beam: {out}: contains masks made with long side 64, not 96; add --overwrite" in err
     before = masks(out)
     assert segment("--overwrite")[0] == 0
     assert masks(out).keys() == before.keys()

@@ -153,7 +153,9 @@ def test_a_mask_with_an_id_that_is_no_label_is_somebody_elses(wrong):
 def test_a_mask_whose_colours_are_not_the_labels_is_somebody_elses():
     class_map = np.array([[0, 1], [2, 2]], np.uint8)
     others = replace(THREE, colors=(*THREE.colors[:2], (1, 2, 3)))
-    with pytest.raises(ForeignMask, match="has another colour than the labels for id 2"):
+    with pytest.raises(
+        ForeignMask, match="has a different colour than the model's labels for class id 2"
+    ):
         decode_mask(encode_mask(class_map, others), THREE)
     # Of labels that do not occur an editor need not keep the colours.
     assert (decode_mask(encode_mask(class_map % 2, others), THREE).class_map == class_map % 2).all()

@@ -378,7 +378,7 @@ def test_a_folder_of_an_empty_name_may_be_the_root(memory):
 
 def test_a_source_that_cannot_be_listed_is_an_oserror():
     source = Source("folder", "https://localhost:9/photos", "https://localhost:9/photos")
-    with pytest.raises(OSError, match="a web server cannot be listed"):
+    with pytest.raises(OSError, match="cannot list a web server"):
         list(list_source(source, ListOptions(source.folder), FILES))
 
 

@@ -124,7 +124,7 @@ def test_an_empty_pipe_is_told_by_its_own_name():
 
 def test_an_input_that_is_a_pipe_tells_of_lists(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match=r"pipe: is no file or folder; .* name it as @"):
+    with pytest.raises(UserError, match=r"pipe: not a file or folder; .* use @"):
         parse(f"{tmp_path}/pipe")
 
 
@@ -208,13 +208,13 @@ def test_an_unknown_scheme_is_the_users_error():
 
 
 def test_a_uri_without_a_bucket_is_the_users_error():
-    with pytest.raises(UserError, match="memory:///x: names no bucket"):
+    with pytest.raises(UserError, match="memory:///x: no bucket given"):
         parse("memory:///x")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_web_server_cannot_be_listed(scheme):
-    with pytest.raises(UserError, match="cannot be listed; name its files in an @LIST"):
+    with pytest.raises(UserError, match="cannot list a web server; put its URLs into an @LIST"):
         parse(f"{scheme}://localhost:9/photos/")
 
 

@@ -195,11 +195,11 @@ def test_what_ends_a_job_is_a_job_error(script, command, tmp_path, photos, tiny_
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"inputs": b"in"}, "inputs=b'in': is neither text nor a path"),
-        ({"inputs": 5}, "inputs=5: is neither text nor a path"),
-        ({"inputs": ["in", None]}, "inputs=None: is neither text nor a path"),
-        ({"output": b"out"}, "output=b'out': is neither text nor a path"),
-        ({"model": None}, "model=None: is neither text nor a path"),
+        ({"inputs": b"in"}, "inputs=b'in': must be a string or a path"),
+        ({"inputs": 5}, "inputs=5: must be a string or a path"),
+        ({"inputs": ["in", None]}, "inputs=None: must be a string or a path"),
+        ({"output": b"out"}, "output=b'out': must be a string or a path"),
+        ({"model": None}, "model=None: must be a string or a path"),
         ({"limit": 0}, "limit=0: must be a whole number of 1 or more"),
         ({"workers": -1}, "workers=-1: must be a whole number of 1 or more"),
     ],

@@ -138,14 +138,17 @@ def test_faults_in_a_store_are_those_on_disk(voc, tiny_model, memory):
     [
         ({"split": "test"}, "test.txt: cannot be read: "),
         ({"split": "vall"}, "did you mean val?"),
-        ({"data": f"{STORE}/none"}, f"{STORE}/none: holds neither lists in "),
-        ({"data": "memory://"}, "names no bucket"),
+        (
+            {"data": f"{STORE}/none"},
+            f"{STORE}/none: has neither the folders images and masks nor lists in ",
+        ),
+        ({"data": "memory://"}, "no bucket given"),
         ({"data": "gopher://bucket/data"}, "unknown scheme gopher://"),
         ({"masks": f"{STORE}/none"}, f"{STORE}/none: no such folder"),
-        ({"masks": STORE}, f"{STORE}: holds none of the split's masks; did you mean "),
+        ({"masks": STORE}, f"{STORE}: has none of the split's masks; did you mean "),
         ({"masks": "gopher://bucket/masks"}, "unknown scheme gopher://"),
-        ({"masks": None, "model": f"{STORE}/none"}, "is no saved model"),
-        ({"masks": None, "model": f"{STORE}/data"}, "is no saved model"),
+        ({"masks": None, "model": f"{STORE}/none"}, "not a saved model"),
+        ({"masks": None, "model": f"{STORE}/data"}, "not a saved model"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(voc, tmp_path, memory, options, message):

@@ -37,7 +37,7 @@ from tests.pipeline.jobs.reliability import (
 from tests.servers.proxy import proxy
 
 COUNT = 12
-GOES_ON = "the same command goes on"
+GOES_ON = "run the same command again"
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def fail_at(number, kind, where, out, model, expected):
             failure, told = None, ""
             assert found.masks + found.rejected == len(expected)
     assert "\n" not in told
-    assert "fault of this program" not in told, told
+    assert "bug in fcn-beam" not in told, told
     # What cannot even be looked at is told as a mistake, before anything is written.
     assert not isinstance(failure, UserError) or not reliability.contents(out), told
     if countdown.count < number:
@@ -306,7 +306,7 @@ def test_an_exception_of_our_own_ends_the_job_and_rejects_no_image(
     fail = functools.partial(fail_in_our_code, where, name)
     failed = start(fail, options=["--workers", streams])
     assert failed.wait() == 1
-    assert_one_line(failed.errors, "a fault of this program: KeyError", "no such thing", GOES_ON)
+    assert_one_line(failed.errors, "a bug in fcn-beam: KeyError", "no such thing", GOES_ON)
     assert start().wait() == 0
     assert_complete(out, expected)
 
@@ -362,7 +362,7 @@ def test_the_first_traceback_of_each_cause_is_shown_at_level_info_alone(start, t
     verbose = start(where=tmp_path / "some", into=f"{tmp_path}/two", options=options)
     assert verbose.wait() == 0
     assert verbose.errors.count("Traceback") == 2
-    assert verbose.errors.count("UnidentifiedImageError: no image in a known format") == 1
+    assert verbose.errors.count("UnidentifiedImageError: not an image in a known format") == 1
     assert verbose.errors.count("TooManyPixels: 50×50") == 1
 
 
@@ -372,7 +372,7 @@ def test_what_ends_a_job_is_shown_with_its_traceback_at_level_info(start):
     assert failed.wait() == 1
     assert "Traceback" in failed.errors
     assert "in fail" in failed.errors
-    assert failed.errors.splitlines()[-1].startswith("fcn-beam: a fault of this program")
+    assert failed.errors.splitlines()[-1].startswith("fcn-beam: a bug in fcn-beam")
 
 
 # Interrupts

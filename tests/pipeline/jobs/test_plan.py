@@ -168,7 +168,7 @@ def test_a_long_side_that_is_none_is_refused(ask, side):
 def test_what_is_neither_text_nor_a_path_is_refused_by_its_name(path, tmp_path):
     with pytest.raises(UserError) as refused:
         as_text("output", path)
-    assert str(refused.value) == f"output={path!r}: is neither text nor a path"
+    assert str(refused.value) == f"output={path!r}: must be a string or a path"
     assert as_text("output", tmp_path) == as_text("output", str(tmp_path)) == str(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_an_output_that_cannot_be_looked_at_ends_the_job(ask, tmp_path, claim):
     claim()
     (tmp_path / "out/run.json").unlink()
     (tmp_path / "out/run.json").symlink_to("run.json")  # to itself
-    with pytest.raises(JobError, match=r"run\.json: .*OUT cannot be looked at"):
+    with pytest.raises(JobError, match=r"run\.json: .*cannot read the output folder"):
         plan(ask())
 
 
@@ -211,7 +211,7 @@ def test_a_precision_that_is_left_open_is_the_machines_or_that_of_run_json(
 def test_masks_in_a_precision_that_this_machine_lacks_are_not_gone_on_with(ask, claim, monkeypatch):
     claim(engine="graph", precision="bfloat16")
     monkeypatch.setattr(precision, "supports_bfloat16", lambda: False)
-    with pytest.raises(UserError, match="--precision bfloat16: this machine's CPU has none of"):
+    with pytest.raises(UserError, match="--precision bfloat16: this CPU does not support it"):
         plan(ask())
     with pytest.raises(UserError, match="made with precision bfloat16, not float32; add --over"):
         plan(ask(precision="float32"))
@@ -269,8 +269,8 @@ def test_another_recipe_is_refused_with_the_difference_named(
     claim()
     with pytest.raises(UserError) as refused:
         plan(ask(**asked))
-    assert f"/out: holds masks made with {difference}; " in str(refused.value)
-    assert "add --overwrite to do them again, or choose another --output" in str(refused.value)
+    assert f"/out: contains masks made with {difference}; " in str(refused.value)
+    assert "add --overwrite to redo them, or choose another --output" in str(refused.value)
     assert "\n" not in str(refused.value)
     accepted = plan(ask(**asked, overwrite=True))
     assert accepted.keep.overwrite
@@ -293,7 +293,7 @@ def test_a_copy_of_the_model_is_the_same_model(ask, claim, tiny_model, tmp_path)
 
 def test_masks_of_a_version_that_made_other_pixels_are_refused(ask, claim):
     claim(pixels=0)
-    with pytest.raises(UserError, match=r"made with masks of this program's version 0, not \d+"):
+    with pytest.raises(UserError, match=r"made with mask version 0, not \d+"):
         plan(ask())
     assert plan(ask(overwrite=True))
 
@@ -332,7 +332,7 @@ def test_a_link_to_the_archive_is_another_place(ask, claim, tmp_path):
     (tmp_path / "link").symlink_to("photos")
     claim(ask(f"{tmp_path}/link/"))
     assert plan(ask(tmp_path / "link")).listing.root == f"{tmp_path}/link"
-    with pytest.raises(UserError, match=r"images below .*/link, not .*/photos; .* add --moved"):
+    with pytest.raises(UserError, match=r"images in .*/link, not .*/photos; .* add --moved"):
         plan(ask(f"{tmp_path}/photos/"))
     assert plan(ask(tmp_path / "photos", moved=True)).moved
 
@@ -352,8 +352,8 @@ def test_masks_of_the_version_before_are_refused_with_the_remedy(ask, tmp_path, 
         (tmp_path / "out/run.json").write_text(noted)
     with pytest.raises(UserError) as refused:
         plan(ask())
-    assert "/out/masks: holds files, but no run.json of this version tells" in str(refused.value)
-    assert "add --overwrite to do again what does not prove" in str(refused.value)
+    assert "/out/masks: contains files, but no run.json of this version says" in str(refused.value)
+    assert "add --overwrite to redo those" in str(refused.value)
     planned = plan(ask(overwrite=True))
     assert planned.noted == Noted()
     assert planned.noted.rows(planned.out) == []
@@ -364,7 +364,7 @@ def test_a_run_file_that_cannot_be_understood_is_refused_with_the_remedy(ask, cl
     file = tmp_path / "out/run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"recipe": {"model": "x"}}))
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r"run\.json: cannot be understood; .*--overwrite"):
+        with pytest.raises(UserError, match=r"run\.json: is damaged; .*--overwrite"):
             plan(ask(overwrite=overwrite))
     file.unlink()
     assert plan(ask(overwrite=True))
@@ -409,18 +409,24 @@ def test_local_files_are_refused_for_a_remote_runner(remote, tmp_path):
     mixed = tmp_path / "mixed.txt"
     mixed.write_text(f"memory://bucket/in/a.jpg\n{photos}/a.jpg\n")
     cases = [
-        (remote(photos), f"{photos}: workers elsewhere cannot read it"),
-        (remote(f"{photos}/*.jpg"), "workers elsewhere cannot read it"),
-        (remote(f"{photos}/a.jpg"), "a.jpg: workers elsewhere cannot read it"),
-        (remote("memory://bucket/in", photos), f"{photos}: workers elsewhere cannot read it"),
-        (remote(f"@{mixed}"), f"{photos}/a.jpg: workers elsewhere cannot read it"),
-        (remote(out="out"), f"--output {tmp_path}/out: workers elsewhere cannot write there"),
+        (remote(photos), f"{photos}: workers on other machines cannot read it"),
+        (remote(f"{photos}/*.jpg"), "workers on other machines cannot read it"),
+        (remote(f"{photos}/a.jpg"), "a.jpg: workers on other machines cannot read it"),
+        (
+            remote("memory://bucket/in", photos),
+            f"{photos}: workers on other machines cannot read it",
+        ),
+        (remote(f"@{mixed}"), f"{photos}/a.jpg: workers on other machines cannot read it"),
+        (
+            remote(out="out"),
+            f"--output {tmp_path}/out: workers on other machines cannot write there",
+        ),
     ]
     for request, message in cases:
         with pytest.raises(UserError) as refused:
             plan(request)
         assert message in str(refused.value)
-        assert "copy it to a store, or add --shared-disk" in str(refused.value)
+        assert "use a bucket, or add --shared-disk" in str(refused.value)
         assert "\n" not in str(refused.value)
         assert not plan(replace(request, shared_disk=True)).local
         assert plan(replace(request, beam_options=())).local
@@ -434,7 +440,7 @@ SECRETS = ["s3.secret", "s3.key", "gs.token", "az.connection_string", "az.sas_to
 @pytest.mark.parametrize("shared_disk", [False, True])
 def test_a_secret_is_not_sent_to_workers_elsewhere(remote, name, shared_disk):
     request = remote(storage_options={name: "hush"}, shared_disk=shared_disk)
-    with pytest.raises(UserError, match=rf"--storage-option {name}: a secret is not sent") as told:
+    with pytest.raises(UserError, match=rf"--storage-option {name}: secrets are not sent") as told:
         plan(request)
     assert "hush" not in str(told.value)
     plan(remote(storage_options={"s3.anon": "true", "gs.token": "anon"}))
@@ -442,5 +448,5 @@ def test_a_secret_is_not_sent_to_workers_elsewhere(remote, name, shared_disk):
 
 def test_masks_in_a_store_are_refused_as_those_on_a_disk_are(ask, claim, memory):
     claim(ask(out=OUT))
-    with pytest.raises(UserError, match=f"{OUT}: holds masks made with long side 96, not 64"):
+    with pytest.raises(UserError, match=f"{OUT}: contains masks made with long side 96, not 64"):
         plan(ask(out=OUT, long_side=64))

@@ -82,9 +82,9 @@ def test_a_prediction_in_a_format_of_no_mask_is_a_fault(folder):
 
 
 def test_what_a_disk_or_store_says_of_a_mask_is_a_fault_that_is_not_missing():
-    error = PermissionError("a.png: no permission (403)")
+    error = PermissionError("a.png: permission denied (403)")
     fault = decode_ids("a", "a.png", error, "truth", LABELS)
-    assert fault == Fault("a", "truth", False, "a.png", "no permission (403)")
+    assert fault == Fault("a", "truth", False, "a.png", "permission denied (403)")
 
 
 def test_ids_and_colours_of_no_label_are_told_apart():
@@ -96,7 +96,7 @@ def test_ids_and_colours_of_no_label_are_told_apart():
     assert (unknown, (ids == VOID).sum()) == (2, 2)
     fault = decode_ids("a", "a.png", encoded(np.full((2, 2), 7, np.uint8)), "truth", LABELS)
     assert isinstance(fault, Fault)
-    assert "label value 7" in fault.detail
+    assert "class id 7" in fault.detail
     assert not fault.detail.startswith("a.png")
 
 

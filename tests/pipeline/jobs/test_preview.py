@@ -107,18 +107,18 @@ def test_the_first_image_ends_the_search(tmp_path, touch):
 
 def test_an_empty_folder_is_the_users_error(tmp_path):
     (tmp_path / "in/x").mkdir(parents=True)
-    with pytest.raises(UserError, match="in: holds no file; check the path"):
+    with pytest.raises(UserError, match="in: no files found; check the path"):
         check_input(tmp_path)
 
 
 def test_an_empty_place_in_a_store_is_the_users_error(tmp_path, memory):
     Files().write("memory://bucket/inn/a.jpg", b"")
-    with pytest.raises(UserError, match="memory://bucket/in: holds no file; check the path"):
+    with pytest.raises(UserError, match="memory://bucket/in: no files found; check the path"):
         check_input(tmp_path, "memory://bucket/in")
 
 
 def test_a_glob_without_a_match_is_the_users_error(tmp_path):
-    with pytest.raises(UserError, match=r"\*\.jpg: holds no file"):
+    with pytest.raises(UserError, match=r"\*\.jpg: no files found"):
         check_input(tmp_path, "*.jpg")
 
 
@@ -134,13 +134,15 @@ def test_a_folder_of_other_files_tells_of_all_files(tmp_path, touch):
 def test_the_outputs_own_masks_are_no_input(tmp_path, touch, text, all_files):
     touch(tmp_path, "out/masks/a.png", "out/masks/x/b.png", "out/run.json")
     (tmp_path / "link").symlink_to(tmp_path / "out/masks")
-    with pytest.raises(UserError, match=f"{re.escape(text)}: .* own masks are not taken as input"):
+    with pytest.raises(
+        UserError, match=f"{re.escape(text)}: contains only results of earlier runs"
+    ):
         check_input(tmp_path, text, all_files=all_files)
 
 
 def test_what_runs_have_written_is_not_counted_among_the_files_to_try(tmp_path, touch):
     touch(tmp_path, "in/out/masks/a.png", "in/notes.txt")
-    with pytest.raises(UserError, match="none of its 1 files has an image's extension"):
+    with pytest.raises(UserError, match="none of its 1 files has an image extension"):
         check_input(tmp_path, out="in/out")
 
 
@@ -187,7 +189,7 @@ def test_a_dry_run_tells_what_would_be_done(dry_run, earlier_run, tmp_path, touc
         "in/d.jpg -> masks/d.png: to check",
         "in/x/a.jpg -> masks/x/a.jpg.png: to do",
         "in/x/a.png -> masks/x/a.png.png: to do",
-        "5 images: 2 to do, 2 to check, 1 up to date; 1 rejected; 1 files passed over",
+        "5 images: 2 to do, 2 to check, 1 up to date; 1 rejected; 1 files skipped",
     ]
 
 
@@ -195,10 +197,10 @@ def test_a_dry_run_tells_of_names_that_the_output_cannot_hold(dry_run, tmp_path,
     touch(tmp_path, "in/" + "a" * 252, "in/" + "b" * 251)
     reject, task, total = dry_run(all_files=True)
     assert reject.endswith(
-        "aaa: rejected: a part of its mask's name has over 255 bytes; shorten its name"
+        "aaa: rejected: its mask's name would have over 255 bytes; shorten its name"
     )
     assert task.endswith("bbb.png: to do")
-    assert total == "1 images: 1 to do, 0 to check, 0 up to date; 1 rejected; 0 files passed over"
+    assert total == "1 images: 1 to do, 0 to check, 0 up to date; 1 rejected; 0 files skipped"
 
 
 def everything(folder):
@@ -299,7 +301,7 @@ def test_images_of_a_list_are_asked_for_where_they_have_a_mask(ask, earlier_run,
         "in/b.jpg -> masks/b.png: to check",
         "in/c.jpg -> masks/c.png: to do",
         "in/gone.jpg -> masks/gone.png: to do",
-        "4 images: 2 to do, 1 to check, 1 up to date; 0 rejected; 0 files passed over",
+        "4 images: 2 to do, 1 to check, 1 up to date; 0 rejected; 0 files skipped",
     ]
 
 
@@ -318,7 +320,7 @@ def test_masks_in_a_store_are_known_as_well(ask, earlier_run, memory):
         "memory://b/in/a.jpg -> masks/a.png: to check",
         "memory://b/in/b.jpg -> masks/b.png: to do",
         "memory://b/in/c.jpg -> masks/c.png: to do",
-        "3 images: 2 to do, 1 to check, 0 up to date; 0 rejected; 0 files passed over",
+        "3 images: 2 to do, 1 to check, 0 up to date; 0 rejected; 0 files skipped",
     ]
 
 
@@ -327,7 +329,7 @@ def test_limit_takes_the_first_by_name(dry_run, tmp_path, touch):
     assert dry_run(limit=2) == [
         "in/a.jpg -> masks/a.png: to do",
         "in/c.jpg -> masks/c.png: to do",
-        "2 images: 2 to do, 0 to check, 0 up to date; 0 rejected; 0 files passed over",
+        "2 images: 2 to do, 0 to check, 0 up to date; 0 rejected; 0 files skipped",
     ]
 
 
@@ -344,7 +346,7 @@ def test_an_image_of_two_inputs_is_one(dry_run, tmp_path, touch):
     touch(tmp_path, "in/a.jpg")
     assert dry_run("in", "in/a.jpg") == [
         "in/a.jpg -> masks/a.png: to do",
-        "1 images: 1 to do, 0 to check, 0 up to date; 0 rejected; 0 files passed over",
+        "1 images: 1 to do, 0 to check, 0 up to date; 0 rejected; 0 files skipped",
     ]
 
 
@@ -354,7 +356,7 @@ def test_what_two_inputs_have_counts_once(dry_run, tmp_path, touch):
         "in/x/\\udcff.jpg: rejected: its name is not UTF-8; rename it",
         "in/a.jpg -> masks/a.png: to do",
         "in/x/b.jpg -> masks/x/b.png: to do",
-        "2 images: 2 to do, 0 to check, 0 up to date; 1 rejected; 1 files passed over",
+        "2 images: 2 to do, 0 to check, 0 up to date; 1 rejected; 1 files skipped",
     ]
 
 
@@ -362,11 +364,11 @@ def test_of_two_images_of_one_name_the_second_is_rejected(ask, tmp_path, memory)
     (tmp_path / "list.txt").write_text("memory://b/a.jpg\n/memory/b/a.jpg\n")
     lines = []
     preview.dry_run(plan(replace(ask(), inputs=[f"@{tmp_path}/list.txt"])), lines.append)
-    reject = "/memory/b/a.jpg has the same name below the root; rename one of them"
+    reject = "/memory/b/a.jpg would get the same mask name; rename one of them"
     assert lines == [
         f"memory://b/a.jpg: rejected: {reject}",
         "/memory/b/a.jpg -> masks/memory/b/a.png: to do",
-        "1 images: 1 to do, 0 to check, 0 up to date; 1 rejected; 0 files passed over",
+        "1 images: 1 to do, 0 to check, 0 up to date; 1 rejected; 0 files skipped",
     ]
 
 

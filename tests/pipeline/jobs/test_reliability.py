@@ -103,7 +103,7 @@ def test_what_several_inputs_list_is_one_image_and_a_pipe_is_a_reject(
     assert found.causes == {"read: NotRegular": 1}
     (reject,) = rows(out, "rejected")
     assert reject["image"] == f"{tmp_path}/pipe.bmp"
-    assert "is a pipe, a socket or a device" in reject["detail"]
+    assert "is a pipe, socket or device" in reject["detail"]
     assert stub_job(archive, f"{out}2", inputs=inputs, limit=5).images == 5
 
 
@@ -496,7 +496,7 @@ def test_masks_that_cannot_be_read_just_now_are_not_undone(
 
     with monkeypatch.context() as patch:
         patch.setattr(memory_store.MemoryFileSystem, "cat_file", refuse)
-        with pytest.raises(JobError, match="the same command goes on") as raised:
+        with pytest.raises(JobError, match="run the same command again") as raised:
             stub_job(where, out, verify=True)
     assert "permission" in str(raised.value)
     assert (masks(out), versions(out), len(seen)) == (expected, before, 0)

@@ -106,7 +106,7 @@ def _missing(number):
     [
         (_full, "/out/a [b]'s.png: No space left on device; free some space"),
         (_missing, "model: cannot be loaded; choose another --model"),
-        (_divide, "a fault of this program: ZeroDivisionError: division by zero; please report it"),
+        (_divide, "a bug in fcn-beam: ZeroDivisionError: division by zero; please report it"),
     ],
 )
 def test_a_job_that_fails_says_why_in_its_own_words(step, message, workers):
@@ -117,7 +117,7 @@ def test_a_job_that_fails_says_why_in_its_own_words(step, message, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
-    with pytest.raises(JobError, match=r"^a fault of this program: KeyError: .*gone.*report it$"):
+    with pytest.raises(JobError, match=r"^a bug in fcn-beam: KeyError: .*gone.*report it$"):
         runners.run(pipeline(_key, workers))
 
 
@@ -144,11 +144,11 @@ def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
         ),
         (
             "ValueError: bad [while running 'A/B-1']",
-            "a fault of this program: ValueError: bad; please report it",
+            "a bug in fcn-beam: ValueError: bad; please report it",
         ),
         (
             "ValueError: first\nTypeError: then [while running 'A']",
-            "a fault of this program: TypeError: then; please report it",
+            "a bug in fcn-beam: TypeError: then; please report it",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def test_the_table_says_the_same():
     assert row(text, "ground") == [f"{60 / 75:.4f}", "65.00", "%", "70.00", "%"]
     assert row(text, "disc") == ["0.0000", "5.00", "%", "0.00", "%"]
     assert row(text, "star")[0] == "absent"
-    assert "in neither truth nor prediction, and left out of the mean: star\n" in text
+    assert "in neither true nor predicted masks, so left out of the mean: star\n" in text
     assert row(text, "pixel accuracy") == ["0.8000"]
     assert row(text, "mIoU")[0] == f"{(60 / 75 + 20 / 40 + 0) / 3:.4f}"
     assert "(3 of 4 classes)" in text
@@ -77,7 +77,7 @@ def test_the_table_tells_of_absence_scaling_and_skipping_only_where_there_is_any
     assert "n00: 8×6 to 4×3" in text
     assert "and 2 more" in text
     assert row(text, "skipped as missing") == ["1", "(gone)"]
-    assert row(text, "  in a colour of no label") == ["7"]
+    assert row(text, "  in an unknown colour") == ["7"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_nothing_to_score_is_no_score():
     assert "predictions/a.png: no prediction" in complaint(result, 1, True)
     void = report(found(**nothing | {"images": 2}), LABELS)
     assert void["scores"] is None
-    assert complaint(void, 2) == "no scores: every true pixel of the 2 images is void"
+    assert complaint(void, 2) == "no scores: all pixels of the 2 true masks are void"
 
 
 def test_few_keeps_what_is_few():

@@ -156,7 +156,7 @@ def test_whatever_is_wrong_is_listed_and_the_rest_is_counted(data, predicted):
         ("n3", "truth", True),
     ]
     details = {fault["file"]: fault["detail"] for fault in found["faults"]}
-    assert "label value 7" in details[str(predicted / "n2.png")]
+    assert "class id 7" in details[str(predicted / "n2.png")]
     assert "cannot be read" in details[str(data / "masks/n2.png")]
     assert not any(detail.startswith(file) for file, detail in details.items())
     assert found["images"] == 1

@@ -401,7 +401,7 @@ def test_a_file_of_somebody_elses_in_a_masks_place_is_left_alone_until_overwritt
         assert summary.causes == {"write: ForeignMask": 1}
         (reject,) = rows(out, "rejected")
         assert reject["image"] == str(photos / "a/0.jpg")
-        assert "left alone: move it away" in reject["detail"]
+        assert "not overwritten: move it away" in reject["detail"]
         assert masks(out) == foreign
     summary, _ = go(overwrite=True)
     assert (summary.kept, summary.rejected) == (4, 0)
@@ -689,7 +689,7 @@ def test_what_ends_a_job_is_told_with_how_far_it_has_come(go, tmp_path, monkeypa
         go(workers=1)
     message = str(ended.value)
     assert "No space left on device; free some space" in message
-    assert message.endswith("; 3 of 5 images are done; the same command goes on from there")
+    assert message.endswith("; 3 of 5 images are done; run the same command again to continue")
     assert "\n" not in message
     assert not (tmp_path / "out/summary.json").exists()
     monkeypatch.undo()
@@ -702,9 +702,11 @@ def test_a_report_tells_of_too_many_rejects(go, photos):
     summary, out = go()
     for limit, status in [(None, 0), ("1", 0), ("50%", 0), ("0", 3), ("10%", 3)]:
         assert report(summary, limit)[1] == status, limit
-    assert report(summary, "10%")[2] == "more than 10% images were rejected"
+    assert report(summary, "10%")[2] == (
+        f"more than 10% of the images were rejected; see {out}/rejected-*.jsonl"
+    )
     none, out = go(photos / "bad.jpg", out="none")
-    assert report(none)[1:] == (3, f"no image got a mask; {out}/rejected-*.jsonl tells why")
+    assert report(none)[1:] == (3, f"no image got a mask; see {out}/rejected-*.jsonl")
 
 
 # Runners elsewhere, whose graphs are planned and never run here
@@ -764,7 +766,7 @@ def test_a_model_that_cannot_be_copied_is_the_users_error(remote, memory, monkey
     planned = plan(remote())
 
     def refuse(self, path, data, **options):
-        raise PermissionError(f"{path}: no permission")
+        raise PermissionError(f"{path}: permission denied")
 
     monkeypatch.setattr(Files, "write", refuse)
     with pytest.raises(UserError, match=r"cannot be copied to memory://bucket/out: .*permission"):

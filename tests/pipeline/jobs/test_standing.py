@@ -319,7 +319,7 @@ def test_an_edited_mask_of_another_size_than_its_image_is_left_alone(turned):
     assert (row.height, row.width) == fitting
     reject = checked(ROWLESS, without_text(8, other), buffer.getvalue())
     assert reject.error == "ForeignMask"
-    assert f"has {other[1]}×{other[0]} pixels, but its image {fitting[1]}×{fitting[0]}" in (
+    assert f"has {other[1]}×{other[0]}, but its image is {fitting[1]}×{fitting[0]}" in (
         reject.detail
     )
 
@@ -365,7 +365,7 @@ def test_a_whole_png_that_is_no_mask_is_left_alone_as_a_reject(data, options):
     assert isinstance(reject, Reject)
     assert (reject.image, reject.stage, reject.error) == ("/in/a.jpg", "write", "ForeignMask")
     assert reject.detail.startswith("/nowhere/masks/a.png: ")
-    assert "it is left alone: move it away to have a mask made" in reject.detail
+    assert "not overwritten: move it away, or add --overwrite" in reject.detail
     assert checked(ROWLESS, data, PHOTO, replace(options, overwrite=True)) == ROWLESS
 
 

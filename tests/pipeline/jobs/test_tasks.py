@@ -123,7 +123,7 @@ def test_of_two_images_of_one_name_the_second_is_a_reject_in_whichever_order_the
         second.path,
         "list",
         "NameError",
-        "/memory/b/a.jpg has the same name below the root; rename one of them",
+        "/memory/b/a.jpg would get the same mask name; rename one of them",
     )
     for images in itertools.permutations([first, second, second]):
         assert plan(images) == [reject, Task(first, "x.png")]
@@ -150,7 +150,7 @@ def test_an_image_whose_mask_the_output_cannot_hold_is_a_reject_of_its_own():
             "/in/a\n.jpg",
             "list",
             "NameError",
-            "its name holds a control character, which a store cannot; rename it",
+            "its name contains a control character, which stores do not allow; rename it",
         )
     ]
     assert fine == [Task(image("a\n.jpg"), "a\n.png")]
@@ -282,7 +282,7 @@ EXPECTED = {
     "rejected": lambda out: [
         Reject(
             *("/in/long.jpg", "list", "NameError"),
-            "a part of its mask's name has over 255 bytes; shorten its name",
+            "its mask's name would have over 255 bytes; shorten its name",
         )
     ],
 }

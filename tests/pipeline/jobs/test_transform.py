@@ -187,9 +187,9 @@ def test_photos_model_and_output_may_lie_in_a_store(run, photos, tiny_model, tmp
     ("output", "options", "message"),
     [
         ("file", {}, "file: is a file; --output must be a folder"),
-        ("out", {"model": "nowhere"}, "nowhere: is no saved model"),
-        ("https://host/out", {}, "cannot be an output folder"),
-        ("out", {"storage_options": {"x": "y"}}, "--storage-option x: is none of"),
+        ("out", {"model": "nowhere"}, "nowhere: not a saved model"),
+        ("https://host/out", {}, "cannot write to a web server"),
+        ("out", {"storage_options": {"x": "y"}}, "--storage-option x: must be one of"),
     ],
 )
 def test_what_cannot_serve_is_told_before_any_graph_is_built(

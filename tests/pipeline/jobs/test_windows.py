@@ -144,7 +144,7 @@ READ_FAULTS = [
     (OSError(errno.EMFILE, "Too many open files", "/a.png"), "raise the limit of open files"),
     (OSError(errno.ESTALE, "Stale file handle", "/a.png"), "mount the disk again"),
     (Unavailable("s3://b/a.png: the store does not answer"), "check the network"),
-    (Unauthenticated("s3://b/a.png: the credentials are not accepted"), "renew the credentials"),
+    (Unauthenticated("s3://b/a.png: the credentials were not accepted"), "renew the credentials"),
 ]
 
 

@@ -226,12 +226,12 @@ def test_bfloat16_is_left_to_machines_that_are_known_to_have_it(monkeypatch, has
 
 
 def test_an_unknown_engine_is_told_at_once():
-    with pytest.raises(UserError, match="--engine fast: is none of auto, xla, graph"):
+    with pytest.raises(UserError, match="--engine fast: must be one of auto, xla, graph"):
         resolve("model", "fast", "auto", None, nobody_asks, local=True)
 
 
 def test_an_unknown_precision_is_told_at_once():
-    with pytest.raises(UserError, match="--precision int8: is none of auto, float32, bfloat16"):
+    with pytest.raises(UserError, match="--precision int8: must be one of auto, float32, bfloat16"):
         resolve("model", "graph", "int8", 1, nobody_asks, local=False)
 
 

@@ -80,9 +80,7 @@ def test_only_the_model_is_copied_here(remote, scratch, monkeypatch):
 
 
 def test_a_model_that_is_not_there_is_the_users_error(memory, scratch):
-    pattern = (
-        r"^memory://bucket/models/m: is no saved model: model\.json cannot be read: .*fcn-beam"
-    )
+    pattern = r"^memory://bucket/models/m: not a saved model: cannot read model\.json: .*fcn-beam"
     with pytest.raises(UserError, match=pattern):
         models.describe(MODEL, FILES)
     with pytest.raises(UserError, match=r"^memory://bucket/models/m: cannot be copied here: "):
@@ -92,7 +90,7 @@ def test_a_model_that_is_not_there_is_the_users_error(memory, scratch):
 
 def test_a_local_model_that_is_not_there_is_the_users_error(tmp_path):
     for function in (models.describe, models.load):
-        with pytest.raises(UserError, match=f"{tmp_path}/nowhere: is no saved model"):
+        with pytest.raises(UserError, match=f"{tmp_path}/nowhere: not a saved model"):
             function(f"{tmp_path}/nowhere", FILES)
 
 
@@ -109,18 +107,22 @@ def test_a_truncated_file_is_told_with_the_uri(remote, memory, scratch):
     key = largest(memory)
     FILES.write(f"memory:/{key}", FILES.read(f"memory:/{key}")[:-100])
     message = damaged(remote, scratch)
-    assert message.startswith("memory://bucket/models/m/saved_model: is not what model.json was")
+    assert message.startswith("memory://bucket/models/m/saved_model: does not match model.json")
     assert message.endswith("copy or train the model again")
 
 
 def test_a_missing_file_is_told_with_the_uri(remote, memory, scratch):
     FILES.delete(f"memory:/{largest(memory)}")
-    assert damaged(remote, scratch).startswith("memory://bucket/models/m/saved_model: is not what")
+    assert damaged(remote, scratch).startswith(
+        "memory://bucket/models/m/saved_model: does not match"
+    )
 
 
 def test_a_missing_network_is_told_with_the_uri(memory, tiny_model, scratch):
     FILES.write(f"{MODEL}/model.json", Path(tiny_model, "model.json").read_bytes())
-    assert damaged(MODEL, scratch).startswith("memory://bucket/models/m/saved_model: is not what")
+    assert damaged(MODEL, scratch).startswith(
+        "memory://bucket/models/m/saved_model: does not match"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"{}"])

@@ -105,7 +105,7 @@ def test_rows_are_in_histograms_and_in_the_journal(out):
 def test_a_note_of_another_form_is_refused_with_the_remedy(out, change):
     claim(out, RECIPE, "/photos", SHARDS, VERSIONS)
     out.write_json("run.json", out.read_json("run.json") | change)
-    with pytest.raises(UserError, match=r"run\.json: cannot be understood; .*--overwrite"):
+    with pytest.raises(UserError, match=r"run\.json: is damaged; .*--overwrite"):
         look(out)
 
 
@@ -115,13 +115,15 @@ def test_a_note_that_lacks_something_is_refused(out, missing):
     run = out.read_json("run.json")
     del run[missing]
     out.write_json("run.json", run)
-    with pytest.raises(UserError, match="cannot be understood"):
+    with pytest.raises(UserError, match="is damaged"):
         look(out)
 
 
 def test_a_folder_that_cannot_be_looked_at_ends_the_job(tmp_path):
     os.symlink("run.json", tmp_path / "run.json")  # not missing: nobody can tell what it holds
-    with pytest.raises(JobError, match=r"run\.json: .*symbolic links: OUT cannot be looked at"):
+    with pytest.raises(
+        JobError, match=r"run\.json: .*symbolic links: cannot read the output folder"
+    ):
         look(OutputFolder(str(tmp_path), FILES))
 
 
@@ -145,7 +147,7 @@ def test_another_recipe_is_refused_and_the_difference_named(out):
 
 def test_another_root_is_refused_unless_the_archive_has_moved(out):
     noted = Noted(RECIPE, "/photos")
-    pattern = "images below /photos, not /elsewhere; .*add --moved"
+    pattern = "images in /photos, not /elsewhere; .*add --moved"
     with pytest.raises(UserError, match=pattern):
         agree(out, noted, root="/elsewhere")
     with pytest.raises(UserError, match=pattern):
@@ -163,7 +165,7 @@ def test_masks_that_no_run_of_this_version_has_written_are_refused(out, run):
         out.write("run.json", run)
     noted = look(out)
     assert noted == Noted()
-    with pytest.raises(UserError, match=r"masks: holds files, but .*--overwrite"):
+    with pytest.raises(UserError, match=r"masks: contains files, but .*--overwrite"):
         agree(out, noted)
     agree(out, noted, overwrite=True)
 
@@ -196,7 +198,7 @@ def test_a_summary_of_ours_without_its_run_file_is_no_obstacle(out):
 
 def test_overlays_that_no_run_has_written_are_refused(out):
     out.write("overlays/a.jpg", b"a drawing of somebody's")
-    with pytest.raises(UserError, match=r"overlays: holds files, but .*choose another --output"):
+    with pytest.raises(UserError, match=r"overlays: contains files, but .*choose another --output"):
         agree(out, Noted())
     agree(out, Noted(), overwrite=True)
 
@@ -211,12 +213,17 @@ def test_a_folder_where_a_file_belongs_is_told(tmp_path):
 @pytest.mark.parametrize("name", ["masks", "overlays", ".unfinished", "journal", "lock"])
 def test_a_file_where_a_folder_belongs_is_told(tmp_path, touch, name):
     touch(tmp_path, name)
-    with pytest.raises(UserError, match=f"{name}: is no folder; move it away, or choose another"):
+    with pytest.raises(UserError, match=f"{name}: not a folder; move it away, or choose another"):
         look(OutputFolder(str(tmp_path), FILES))
     os.unlink(tmp_path / name)
     os.symlink("nowhere", tmp_path / name)
-    with pytest.raises(UserError, match=f"{name}: is no folder"):
+    with pytest.raises(UserError, match=f"{name}: not a folder"):
         look(OutputFolder(str(tmp_path), FILES))
+
+
+def test_the_files_of_a_finished_run_are_no_obstacles(tmp_path, touch):
+    touch(tmp_path, "run.json", "summary.json", "histograms-00000-of-00001.jsonl", "input-0.txt")
+    assert list(OutputFolder(str(tmp_path), FILES).obstacles()) == []
 
 
 def test_a_folder_that_cannot_be_listed_is_told_at_once(tmp_path, monkeypatch):
@@ -224,7 +231,9 @@ def test_a_folder_that_cannot_be_listed_is_told_at_once(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(JobError, match=f"{tmp_path}: Permission denied: OUT cannot be looked at"):
+    with pytest.raises(
+        JobError, match=f"{tmp_path}: Permission denied: cannot read the output folder"
+    ):
         look(OutputFolder(str(tmp_path), FILES))
 
 
@@ -277,7 +286,7 @@ def test_a_bucket_that_is_not_there_is_the_users_error(bucket):
         (FileNotFoundError("s3://b: no such bucket"), UserError, "choose another"),
         (FileExistsError(errno.EEXIST, "File exists"), UserError, "choose another"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), UserError, "choose another"),
-        (BadName("holds ?versionId="), UserError, "choose another"),
+        (BadName("contains ?versionId="), UserError, "choose another"),
     ],
 )
 def test_what_keeps_a_claim_from_being_written_is_told_with_the_remedy(error, kind, remedy):

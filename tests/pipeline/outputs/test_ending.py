@@ -166,7 +166,7 @@ def test_nothing_goes_before_the_summary_stands(out, monkeypatch):
 def test_a_run_that_another_has_taken_over_from_ends_nothing(out):
     put(out, *OLD, *MINE, "lock/3", f"journal/{R2}.a.jsonl")
     before = standing(out)
-    with pytest.raises(JobError, match="another job has taken it over"):
+    with pytest.raises(JobError, match="another job has taken over this output folder"):
         finish({}, out, MINE, CLAIMED)
     assert standing(out) == before
 

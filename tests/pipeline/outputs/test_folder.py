@@ -133,7 +133,7 @@ def test_a_link_to_another_disk_within_the_masks_is_told_with_the_remedy(out, el
     os.makedirs(f"{out.path}/masks")
     os.symlink(elsewhere, f"{out.path}/masks/x")
     with (
-        pytest.raises(JobError, match=r"masks/x/a\.png: .*; link masks as a whole"),
+        pytest.raises(JobError, match=r"masks/x/a\.png: .*; link the whole masks folder"),
         ends_the_job(),
     ):
         out.write("masks/x/a.png", b"data")
@@ -303,7 +303,7 @@ def test_wildcards_of_an_output_are_literal(tmp_path, monkeypatch, memory, text)
 
 @pytest.mark.parametrize(("name", "told"), [(b"out\xff", r"/out\\udcff"), (b"out\0", "/out\0")])
 def test_an_output_whose_name_no_folder_can_have_is_the_users_error(tmp_path, name, told):
-    with pytest.raises(UserError, match=f"{told}: its name is not UTF-8 or holds a NUL; choose"):
+    with pytest.raises(UserError, match=f"{told}: its name is not UTF-8 or contains a NUL; choose"):
         parse_output(f"{tmp_path}/{os.fsdecode(name)}", FILES)
 
 
@@ -316,8 +316,8 @@ def test_an_empty_output_is_not_the_current_folder():
     ("text", "cause"),
     [
         ("nosuch://b/out", "nosuch://b/out: unknown scheme"),
-        ("https://host/out", "cannot be an output folder: a web server is only read"),
-        ("memory:///out", "names no bucket"),
+        ("https://host/out", "cannot write to a web server"),
+        ("memory:///out", "no bucket given"),
     ],
 )
 def test_an_output_that_nobody_can_write_to_is_the_users_error(text, cause):
@@ -353,7 +353,7 @@ def test_the_longest_part_of_a_name_is_counted_in_bytes(letter, count):
 
 
 def test_a_disk_holds_no_nul():
-    assert "holds a NUL; rename it" in unholdable("a\0b.png", "/out")
+    assert "contains a NUL; rename it" in unholdable("a\0b.png", "/out")
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\t", "\0", "\x7f", "\x85"])
@@ -369,7 +369,7 @@ def test_a_store_holds_keys_up_to_1024_bytes(out, before):
     longest = "ü" * ((1024 - len(before) - 4) // 2) + "a" * (len(before) % 2) + ".png"
     assert len(f"{before}{longest}".encode()) == 1024
     assert unholdable(longest, out) is None
-    assert "over 1024 bytes in the bucket; shorten" in unholdable(f"a{longest}", out)
+    assert "over 1024 bytes; shorten" in unholdable(f"a{longest}", out)
 
 
 def test_a_part_in_a_store_may_be_longer_than_on_a_disk():

@@ -493,7 +493,9 @@ def test_a_run_that_sees_a_higher_lock_ends(out):
     lock = Lock(out).take()
     check_claim(out, lock.number)
     put(out, 2)
-    with pytest.raises(JobError, match=f"{out.path}: another job has taken it over"):
+    with pytest.raises(
+        JobError, match=f"{out.path}: another job has taken over this output folder"
+    ):
         check_claim(out, lock.number)
     lock.abandon()
     assert numbers(out) == [1, 2]

@@ -130,7 +130,9 @@ def test_a_run_whose_images_do_not_add_up_ends_with_their_names(out):
 
 def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
     FILES.write(f"{out.path}/lock/2", b"{}")
-    with pytest.raises(JobError, match=f"{out.path}: another job has taken it over"):
+    with pytest.raises(
+        JobError, match=f"{out.path}: another job has taken over this output folder"
+    ):
         list(write_shard(0, NOTHING, 0, out, lock=1))
     assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/lock/2"]
     assert len(list(write_shard(0, NOTHING, 0, out, lock=2))) == 2

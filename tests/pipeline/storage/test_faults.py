@@ -216,7 +216,7 @@ def test_credentials_that_are_missing_or_expired(error):
     for raised in (error, caused_by(RuntimeError("wrapped"), error)):
         found = of_client(raised, "s3://b/a.png")
         assert type(found) is Unauthenticated
-        assert told(found).startswith("s3://b/a.png: the credentials are not accepted (")
+        assert told(found).startswith("s3://b/a.png: the credentials were not accepted (")
 
 
 def caused_by(error, cause):
@@ -261,4 +261,4 @@ def test_a_name_that_says_forbidden_is_no_lack_of_permission():
 def test_a_web_server_that_does_not_answer_is_the_fault_of_its_files(error):
     found = of_client(error, "https://dead.example/a.jpg")
     assert not is_everybodys(found)
-    assert told(found).startswith("https://dead.example/a.jpg: the server does not give it (")
+    assert told(found).startswith("https://dead.example/a.jpg: the server refused it (")

@@ -173,7 +173,7 @@ def not_regular(request, tmp_path, monkeypatch):
 def test_what_is_no_regular_file_is_not_read(not_regular):
     before = len(os.listdir("/proc/self/fd"))
     for operation in (FILES.read, FILES.stat):
-        with pytest.raises(NotRegular, match=f"{not_regular}: is a pipe, a socket or a device"):
+        with pytest.raises(NotRegular, match=f"{not_regular}: is a pipe, socket or device"):
             operation(not_regular)
     with pytest.raises(NotRegular):
         FILES.read(not_regular, 10)
