@@ -64,9 +64,11 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@touch $@
 
 $(CLOUD_INSTALLED): requirements-cloud.txt $(INSTALLED)
+	@echo "adding to $(VENV) what buckets and Dataflow need (once, a few minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-cloud.txt
 	@touch $@
 
 $(DEV_INSTALLED): requirements-dev.txt $(INSTALLED)
+	@echo "adding to $(VENV) what tests and other tools need (once, a few minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

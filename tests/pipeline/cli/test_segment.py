@@ -56,7 +56,8 @@ def rows(out):
     [
         (["photos", "--output", "out", "--overlay"], "did you mean --overlays"),
         (["photos", "--output", "out", "--regoin", "x"], "did you mean --region"),
-        (["photos"], "--output"),
+        (["photos", "--ouput", "out"], "did you mean --output"),
+        (["photos"], "missing option --output"),
         (["photos", "--output", "out", "--runner", "None"], "--runner None"),
         (["--output", "out"], "no INPUT"),
         (["nowhere", "--output", "out"], "nowhere: no such file or folder"),
