@@ -284,7 +284,9 @@ def test_a_second_job_is_refused_while_the_first_runs(segment, photos, tmp_path)
     lock = Lock(OutputFolder(str(tmp_path / "out"), Files(), run="first")).take()
     status, printed, err, out = segment()
     assert (status, printed) == (2, "")
-    assert re.search(rf"^fcn-beam: {out}: another job is writing there: process {os.getpid()}", err)
+    assert re.search(
+        rf"^fcn-beam: {out}: another job is writing there \(process {os.getpid()}", err
+    )
     assert err.count("\n") == 1
     lock.release()
     assert segment()[0] == 0
