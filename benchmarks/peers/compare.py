@@ -28,8 +28,8 @@ from typing import NamedTuple
 import click
 import memory
 import numpy as np
+import shared
 from PIL import Image
-from shared import CORES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -73,9 +73,9 @@ def scripts(name: str, package: str, script: str, settings: dict[str, str], venv
 
 PRECISIONS = {f", {name}": f"--precision {name}" for name in ("float32", "bfloat16")}
 ACTORS = {
-    ", one actor": f"--actors 1 --threads {CORES}",
-    ", an actor a core": f"--actors {CORES}",
-    ", an actor a core, bfloat16": f"--actors {CORES} --precision bfloat16",
+    ", one actor": f"--actors 1 --threads {shared.CORES}",
+    ", an actor a core": f"--actors {shared.CORES}",
+    ", an actor a core, bfloat16": f"--actors {shared.CORES} --precision bfloat16",
 }
 PEERS = [
     Peer("fcn-beam", "tensorflow", JOB),
@@ -130,7 +130,8 @@ def main(photos: str, limit: int | None, rounds: int, only: tuple[str, ...]) -> 
         (folder / "photos").mkdir()
         for path in chosen:
             (folder / "photos" / path.name).symlink_to(path.resolve())
-        prepare(folder)
+        if any(WEIGHTS in peer.arguments for peer in peers) and (reason := prepare(folder)):
+            failures = {peer.name: reason for peer in peers if WEIGHTS in peer.arguments}
         for number, peer in itertools.product(range(rounds + 1), peers):
             if peer.name in failures:
                 continue
@@ -152,7 +153,7 @@ def main(photos: str, limit: int | None, rounds: int, only: tuple[str, ...]) -> 
 def heading(photos: int, rounds: int) -> str:
     """What was measured, where and when."""
     return (
-        f"{photos} photos; medians of {rounds} rounds; {cpu()}, {CORES} cores, load "
+        f"{photos} photos; medians of {rounds} rounds; {cpu()}, {shared.CORES} cores, load "
         f"{os.getloadavg()[0]:.1f} before; Python {platform.python_version()}; "
         f"{datetime.date.today()}; `make bench-peers {os.environ.get('BENCH_PEERS', '')}`"
     )
@@ -168,10 +169,15 @@ def cpu() -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def prepare(folder: Path) -> None:
-    """What is made once, of no cost to who uses it: the weights as the PyTorch loop reads them."""
+def prepare(folder: Path) -> str:
+    """Makes what users would make once: the weights as the PyTorch loop reads them.
+
+    Returns:
+        Why that failed, or nothing.
+    """
     command = [sys.executable, str(HERE / "weights.py"), str(folder / WEIGHTS)]
-    subprocess.run(command, check=True, env=environment())
+    status, printed, _ = memory.run(command, ROOT, environment())
+    return last_line(printed) if status else ""
 
 
 def environment() -> dict[str, str]:
@@ -200,6 +206,7 @@ def measured(peer: Peer, folder: Path, out: Path, count: int) -> Run:
     start = time.perf_counter()
     status, printed, peak = memory.run(command, ROOT, environment())
     seconds = time.perf_counter() - start
+    memory.clear()
     if status:
         raise Failed(f"ended with status {status}: {last_line(printed)}")
     written = len(list(masks.glob("*.png")))

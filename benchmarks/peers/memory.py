@@ -6,17 +6,21 @@ proc.rst), as actors and workers share a lot.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+import signal
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 
 PROC = Path("/proc")
 INTERVAL = 0.5  # seconds between two looks, each of which costs some milliseconds
-PR_SET_CHILD_SUBREAPER = 36
+PATIENCE = 10.0  # seconds for what a command leaves behind to end by itself
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def adopt_orphans() -> None:
@@ -80,3 +84,19 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[
         ended.set()
         watcher.join()
     return done.returncode, done.stdout[-2000:], peak
+
+
+def clear() -> None:
+    """Waits for whatever commands have left behind, then ends it: the next one starts alone.
+
+    It is for a process that has no other children, and has called :func:`adopt_orphans`.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while left := descendants(os.getpid()):
+        if time.monotonic() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.1)

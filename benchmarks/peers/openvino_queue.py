@@ -2,7 +2,7 @@
 
     python benchmarks/peers/openvino_queue.py photos/ out/ [--precision bfloat16]
 
-The SavedModel is converted each time, which takes about a second; sizes stay dynamic.
+The SavedModel is converted at each start; sizes stay dynamic.
 """
 
 from __future__ import annotations
