@@ -56,7 +56,9 @@ def test_the_table_says_why_a_peer_is_left_out(compare):
 def test_a_peer_that_is_not_installed_fails_with_pips_last_word(compare, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "VENVS", tmp_path)
     (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/install.log").write_text("Collecting ray\nERROR: no ray for this Python\n\n")
+    (tmp_path / "ray/install.log").write_text(
+        "Collecting ray\nERROR: no ray for this Python\nHint: none\n"
+    )
     peer = next(peer for peer in compare.PEERS if peer.venv == "ray")
     with pytest.raises(compare.Failed, match="not installed: ERROR: no ray for this Python"):
         compare.measured(peer, tmp_path, tmp_path / "out", 1)

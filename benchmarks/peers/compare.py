@@ -216,11 +216,12 @@ def measured(peer: Peer, folder: Path, out: Path, count: int) -> Run:
 
 
 def last_line(text: str | Path) -> str:
-    """The last line that says something, of a text or a file."""
+    """The last line that says something, of a text or a file; of pip's, its last error."""
     if isinstance(text, Path):
         text = text.read_text(encoding="utf-8", errors="replace") if text.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].replace("|", "/")[:200] if lines else "no message"
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines or ["no message"])[-1].replace("|", "/")[:200]
 
 
 def agreement(truth: Path, out: Path) -> float:
