@@ -8,7 +8,7 @@ CLOUD_INSTALLED := $(VENV)/.cloud-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run-local run-dataflow test servers lint lock bench clean
+.PHONY: help run-local run-dataflow test servers lint lock bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,18 @@ lint: $(DEV_INSTALLED) ## Check style and types
 bench: $(DEV_INSTALLED) ## Measure the job beside a plain loop: INPUT=dir/ [MODEL=dir/]
 	@$(BIN)/python benchmarks/job.py "$(INPUT)" $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
+# Each peer has an environment of its own, of the packages in benchmarks/peers/NAME.txt. One that
+# cannot be installed is left out of the table, which says why.
+PEERS := ray openvino torch
+bench-peers: $(DEV_INSTALLED) $(PEERS:%=.venv-peers/%/.installed) ## Measure the job beside its peers: INPUT=dir/ [ARGS="--limit 600"]
+	@BENCH_PEERS='INPUT=$(INPUT)$(if $(ARGS), ARGS="$(ARGS)")' $(BIN)/python benchmarks/peers/compare.py "$(INPUT)" $(ARGS)
+
+.venv-peers/%/.installed: benchmarks/peers/%.txt | $(DEV_INSTALLED)
+	@echo "setting up .venv-peers/$* (once, some minutes)"
+	@$(BIN)/python -m venv .venv-peers/$*
+	@.venv-peers/$*/bin/pip install --quiet --disable-pip-version-check -r $< >.venv-peers/$*/install.log 2>&1 && \
+	  touch $@ || echo "make: $* cannot be installed; see .venv-peers/$*/install.log" >&2
+
 # The set of the developers holds all others, which follow it.
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate \
 	--no-emit-index-url pyproject.toml
@@ -52,7 +64,7 @@ lock: $(DEV_INSTALLED) ## Resolve the pinned requirements anew
 	$(COMPILE) --extra gcp --extra aws --extra azure -c requirements-dev.txt -o requirements-cloud.txt
 
 clean: ## Remove what this Makefile has made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
@@ -64,9 +76,11 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@touch $@
 
 $(CLOUD_INSTALLED): requirements-cloud.txt $(INSTALLED)
+	@echo "adding to $(VENV) what buckets and Dataflow need (once, a few minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-cloud.txt
 	@touch $@
 
 $(DEV_INSTALLED): requirements-dev.txt $(INSTALLED)
+	@echo "adding to $(VENV) what tests and other tools need (once, a few minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_build.data.labels import LabelSet
-from model_build.errors import UserError, first_line
+from model_build.errors import UserError, cause, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -179,7 +179,7 @@ def describe(folder: str | Path, *, name: str | None = None) -> Description:
         data = (Path(folder) / DESCRIPTION).read_bytes()
     except OSError as error:
         raise UserError(
-            f"{name}: not a saved model: cannot read {DESCRIPTION} ({first_line(error)}); "
+            f"{name}: not a saved model: cannot read {DESCRIPTION} ({cause(error)}); "
             "name a folder that `fcn-beam train` wrote"
         ) from None
     return parse_description(data, _join(name, DESCRIPTION))

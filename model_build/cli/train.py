@@ -81,7 +81,9 @@ def _scales(
     help="How the learning rate changes.",
 )
 @click.option(
-    "--weight-decay", type=click.FloatRange(0), help="It is multiplied by the learning rate."
+    "--weight-decay",
+    type=click.FloatRange(0),
+    help="Weight decay, in proportion to the learning rate.",
 )
 @click.option(
     "--scales", metavar="LOW-HIGH", callback=_scales, help="Range of the random resizing."

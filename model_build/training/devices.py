@@ -69,7 +69,8 @@ class Machine:
         return self.strategy.num_replicas_in_sync
 
     def __str__(self) -> str:
-        return f"{self.policy} with {'XLA' if self.jit else 'graphs'} on {self.replicas} device(s)"
+        devices = f"{self.replicas} device{'s' * (self.replicas != 1)}"
+        return f"{self.policy} {'with' if self.jit else 'without'} XLA on {devices}"
 
 
 def machine(choice: str = "auto", precision: str = "auto") -> Machine:

@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     given,
     log_level,
     of_models,
+    require,
     set_up_logging,
     storage_options,
     workers,
@@ -22,16 +23,20 @@ from pipeline.cli.options import (
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
-    epilog="Apache Beam's own options pass through.",
+    epilog="Apache Beam's own options are passed on.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.option("--model", metavar="DIR", help="Score the masks that this saved model makes.")
 @click.option(
     "--masks", metavar="DIR", help="Score the masks in this folder, for example OUT/masks."
 )
-@click.option("--data", required=True, metavar="DIR", help="Photos and true masks to score on.")
+@click.option("--data", metavar="DIR", help="Folder with photos and true masks.  [required]")
 @click.option(
-    "--split", default="val", show_default=True, metavar="NAME", help="Which images of --data."
+    "--split",
+    default="val",
+    show_default=True,
+    metavar="NAME",
+    help="Split of the data to score on.",
 )
 @click.option(
     "--json",
@@ -40,7 +45,7 @@ from pipeline.cli.options import (
     metavar="FILE",
     help="Also write the scores to FILE; - prints them as JSON instead of the table.",
 )
-@click.option("--skip-missing", is_flag=True, help="Score the others if masks are missing.")
+@click.option("--skip-missing", is_flag=True, help="Leave out images whose mask is missing.")
 @of_models
 @workers
 @storage_options
@@ -70,6 +75,7 @@ def evaluate(
         raise click.UsageError(
             f"unexpected argument {unexpected[0]!r}; inputs are named by options"
         )
+    require(options, "data")
     result = evaluate.evaluate(evaluate.Request(beam_options=beam_options, **given(options)))
     text = json.dumps(result.report, indent=1)
     if json_file not in (None, "-"):

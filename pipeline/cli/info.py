@@ -7,14 +7,16 @@ from typing import Any
 import click
 
 from pipeline.cli.main import say
-from pipeline.cli.options import storage_options
+from pipeline.cli.options import log_level, set_up_logging, storage_options
 
 
 @click.command()
 @click.argument("model")
 @storage_options
-def info(model: str, storage_options: dict[str, str]) -> None:
+@log_level
+def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
     """Load and check MODEL, a saved-model folder, and describe it."""
+    set_up_logging(log_level)
     from model_build.quiet import import_tensorflow
     from pipeline.network.models import load
     from pipeline.storage import Files, parse_options

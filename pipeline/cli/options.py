@@ -43,7 +43,8 @@ _OF_MODELS = (
         "--long-side",
         metavar="N|native",
         callback=_long_side,
-        help="Scale larger images down to this side.  [default: what the model was trained at]",
+        help="Longest side that the network sees; larger images are scaled down.  [default: "
+        "what the model was trained at]",
     ),
     click.option(
         "--max-pixels",
@@ -101,6 +102,16 @@ def of_models(command: Callable) -> Callable:
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given; the others keep the default of the function they go to."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def require(options: dict[str, Any], name: str) -> None:
+    """Checks that an option was given, once the unknown ones have been told.
+
+    Raises:
+        click.UsageError: it was not.
+    """
+    if options[name] is None:
+        raise click.UsageError(f"missing option --{name}")
 
 
 def set_up_logging(level: str) -> None:

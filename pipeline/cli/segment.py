@@ -11,6 +11,7 @@ from pipeline.cli.options import (
     given,
     log_level,
     of_models,
+    require,
     set_up_logging,
     storage_options,
     workers,
@@ -32,7 +33,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
     epilog="Apache Beam's own options are passed on: --runner DataflowRunner --project P …",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT…")
-@click.option("--output", required=True, metavar="DIR", help="Folder or URI for the results.")
+@click.option("--output", metavar="DIR", help="Folder or URI for the results.  [required]")
 @click.option("--model", metavar="DIR", help="Saved-model folder.  [default: the included model]")
 @click.option(
     "--overlays", is_flag=True, help="Also write each photo blended with its mask, as JPEG."
@@ -86,6 +87,7 @@ def segment(
     from pipeline.jobs import plan, preview, segment
 
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
+    require(options, "output")  # after a look at the others, of which one may be mistyped
     request = plan.Request(inputs=inputs, beam_options=beam_options, **given(options))
     if dry_run:
         preview.dry_run(plan.plan(request), say)

@@ -208,6 +208,6 @@ def _check_labels(source: str, names: tuple[str, ...], data: str, labels: LabelS
             difference = f"label {index} is {ours!r}, not {theirs!r}"
             break
     raise UserError(
-        f"{source}: has other labels than {data}: {difference}; score it on data of its own "
+        f"{source}: its labels differ from those of {data}: {difference}; use data with the same "
         f"labels, or fix {data.rstrip('/')}/labels.json"
     )

@@ -79,7 +79,7 @@ def remedy(error: BaseException) -> str:
     if isinstance(error, Unavailable):
         return "check the network and the store's quota"
     if isinstance(error, FileNotFoundError):
-        return "check that it still exists"
+        return "restore it"
     number = error.errno if isinstance(error, OSError) else None
     return _EVERYBODYS.get(number or 0, "check the disk or store")
 
@@ -113,7 +113,7 @@ def users_fault(name: str, what: str, advice: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # the latter of a path with a NUL
         if is_everybodys(error):
             raise JobError(f"{told(error)}; {remedy(error)}") from error
-        cause = first_line(error).removeprefix(f"{name}: ")
+        cause = told(error).removeprefix(f"{name}: ")
         raise UserError(f"{name}: {what}: {cause}; {advice}") from None
 
 

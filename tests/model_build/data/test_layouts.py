@@ -103,7 +103,7 @@ def test_paired_folders_with_lists(make_paired, tmp_path):
     assert folder.names("extra") == ["b"]
     assert opened(root).splits() == ["train"], "other text files need not be lists"
     message = refused(root, "val")
-    assert message.startswith(f"{root / 'val.txt'}: not found, and {root / 'images' / 'val'} is no")
+    assert message.startswith(f"{root / 'val.txt'}: not found, and neither is the folder ")
 
 
 def test_paired_folders_with_a_folder_for_each_split(make_paired, tmp_path):

@@ -56,7 +56,8 @@ def rows(out):
     [
         (["photos", "--output", "out", "--overlay"], "did you mean --overlays"),
         (["photos", "--output", "out", "--regoin", "x"], "did you mean --region"),
-        (["photos"], "--output"),
+        (["photos", "--ouput", "out"], "did you mean --output"),
+        (["photos"], "missing option --output"),
         (["photos", "--output", "out", "--runner", "None"], "--runner None"),
         (["--output", "out"], "no INPUT"),
         (["nowhere", "--output", "out"], "nowhere: no such file or folder"),
@@ -283,7 +284,9 @@ def test_a_second_job_is_refused_while_the_first_runs(segment, photos, tmp_path)
     lock = Lock(OutputFolder(str(tmp_path / "out"), Files(), run="first")).take()
     status, printed, err, out = segment()
     assert (status, printed) == (2, "")
-    assert re.search(rf"^fcn-beam: {out}: another job is writing there: process {os.getpid()}", err)
+    assert re.search(
+        rf"^fcn-beam: {out}: another job is writing there \(process {os.getpid()}", err
+    )
     assert err.count("\n") == 1
     lock.release()
     assert segment()[0] == 0

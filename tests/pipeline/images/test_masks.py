@@ -139,14 +139,14 @@ def _png(image, **options):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA"])
 def test_a_whole_png_of_another_mode_is_somebody_elses(mode):
-    with pytest.raises(ForeignMask, match=f"has mode {mode}, but a mask has P"):
+    with pytest.raises(ForeignMask, match=f"has mode {mode}, but a mask must have mode P"):
         decode_mask(_png(Image.new(mode, (4, 4))), VOC)
 
 
 @pytest.mark.parametrize("wrong", [3, 255])
 def test_a_mask_with_an_id_that_is_no_label_is_somebody_elses(wrong):
     data = encode_mask(np.array([[0, 1], [2, wrong]], np.uint8), THREE)
-    with pytest.raises(ForeignMask, match=f"holds id {wrong}, but there are 3 labels"):
+    with pytest.raises(ForeignMask, match=f"has class id {wrong}, but there are only 3 classes"):
         decode_mask(data, THREE)
 
 
@@ -205,7 +205,7 @@ def test_a_mask_with_a_bit_turned_over_is_damaged():
 
 @pytest.mark.parametrize("data", [b"GIF89a", b"my notes", b"\x89PNG with text behind"])
 def test_what_is_no_png_is_somebody_elses(data):
-    with pytest.raises(ForeignMask, match="is no PNG"):
+    with pytest.raises(ForeignMask, match="not a PNG"):
         decode_mask(data, VOC)
 
 

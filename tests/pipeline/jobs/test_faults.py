@@ -155,7 +155,7 @@ def lose_output(out):
 def test_an_output_folder_that_is_removed_meanwhile_ends_the_job(start, out, expected):
     lost = start(functools.partial(lose_output, out))
     assert lost.wait() == 1
-    assert_one_line(lost.errors, out, "put it back", GOES_ON)
+    assert_one_line(lost.errors, out, "restore it", GOES_ON)
     assert not os.path.exists(out), "it is not made anew, less what was in it"
     os.rename(f"{out}-moved", out)
     assert start().wait() == 0

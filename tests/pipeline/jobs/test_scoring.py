@@ -193,7 +193,7 @@ def test_void_is_no_prediction_where_the_truth_has_a_label(data):
     assert counted.matrix[:, 1].sum() == (truth != VOID).sum() == counted.matrix.sum()
     fault = count(data, np.full_like(truth, VOID))
     assert (fault.what, fault.file, fault.missing) == ("prediction", "p.png", False)
-    assert "holds void" in fault.detail
+    assert "has void" in fault.detail
 
 
 def test_a_true_colour_of_no_label_is_ignored_and_counted(data):

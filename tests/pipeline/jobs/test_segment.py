@@ -659,7 +659,7 @@ def test_what_has_been_done_since_the_plan_is_looked_at_again(go, ask):
 def test_an_output_that_is_claimed_is_refused(ask):
     planned = plan(ask())
     with claimed(planned):
-        with pytest.raises(UserError, match=r"another job is writing there: process \d+ on"):
+        with pytest.raises(UserError, match=r"another job is writing there \(process \d+ on"):
             segment(ask())
         assert planned.out.files.exists(f"{planned.out.path}/lock/1")
 

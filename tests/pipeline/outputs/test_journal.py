@@ -136,7 +136,7 @@ def test_what_could_not_be_put_is_put_by_the_next_flush(tmp_path, monkeypatch):
     out = OutputFolder(f"{tmp_path}/out", Files(), run="r1")
     journal = Journal(out)
     journal.add([row(1)])
-    with pytest.raises(JobError, match=r"has been removed; put it back"):
+    with pytest.raises(JobError, match=r"has been removed; restore it"):
         journal.flush()
     out.files.make_folder(out.path)
     journal.flush()

@@ -134,7 +134,9 @@ def test_a_second_run_is_refused_with_host_process_and_time(out):
     found = content(out, 1)
     whose = f"process {os.getpid()} on {re.escape(found['host'])}, since {found['started']}"
     second = Lock(run_of(out, "r2"))
-    with pytest.raises(UserError, match=f"{out.path}: another job is writing there: {whose}; wait"):
+    with pytest.raises(
+        UserError, match=rf"{out.path}: another job is writing there \({whose}\); wait"
+    ):
         second.take()
     second.abandon()  # as whoever was refused does
     assert content(out, 1) == found

@@ -140,7 +140,7 @@ def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_remedy(tmp_path):
     out = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
-    with pytest.raises(JobError, match="gone: has been removed; put it back"):
+    with pytest.raises(JobError, match="gone: has been removed; restore it"):
         list(write_shard(0, NOTHING, 0, out, lock=1))
 
 

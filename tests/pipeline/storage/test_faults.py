@@ -91,7 +91,7 @@ def test_a_fault_is_everybodys_or_a_names_or_neither(error, everybodys, names):
         (Unauthenticated("expired"), "renew the credentials"),
         (PermissionError(errno.EACCES, "no"), "check the permissions"),
         (Unavailable("no answer"), "check the network and the store's quota"),
-        (FileNotFoundError(errno.ENOENT, "no"), "put it back"),
+        (FileNotFoundError(errno.ENOENT, "no"), "restore it"),
         (OSError(errno.EIO, "a bad sector"), "check the disk or store"),
         (OSError("of a store"), "check the disk or store"),
         (ValueError("other"), "check the disk or store"),
