@@ -319,7 +319,7 @@ def test_an_edited_mask_of_another_size_than_its_image_is_left_alone(turned):
     assert (row.height, row.width) == fitting
     reject = checked(ROWLESS, without_text(8, other), buffer.getvalue())
     assert reject.error == "ForeignMask"
-    assert f"has {other[1]}×{other[0]}, but its image is {fitting[1]}×{fitting[0]}" in (
+    assert f"is {other[1]}×{other[0]}, but its image is {fitting[1]}×{fitting[0]}" in (
         reject.detail
     )
 
