@@ -46,8 +46,9 @@ bench: $(DEV_INSTALLED) ## Measure the job beside a plain loop: INPUT=dir/ [MODE
 # Each peer has an environment of its own, of the packages in benchmarks/peers/NAME.txt. One that
 # cannot be installed is left out of the table, which says why.
 PEERS := ray openvino torch
+bench-peers: export BENCH_PEERS = INPUT=$(INPUT)$(if $(ARGS), ARGS="$(ARGS)")
 bench-peers: $(DEV_INSTALLED) $(PEERS:%=.venv-peers/%/.installed) ## Measure the job beside its peers: INPUT=dir/ [ARGS="--limit 600"]
-	@BENCH_PEERS='INPUT=$(INPUT)$(if $(ARGS), ARGS="$(ARGS)")' $(BIN)/python benchmarks/peers/compare.py "$(INPUT)" $(ARGS)
+	@$(BIN)/python benchmarks/peers/compare.py "$(INPUT)" $(ARGS)
 
 .venv-peers/%/.installed: benchmarks/peers/%.txt | $(DEV_INSTALLED)
 	@echo "setting up .venv-peers/$* (once, some minutes)"
