@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import click
+
+from model_build.errors import UserError
 
 
 def local_folder(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """The callback of an argument or option that names a folder on this machine.
 
     Raises:
+        UserError: it is to be read, and there is none: told before anything heavy is imported.
         BadParameter: it is a URI.
     """
     if "://" not in value:
+        if parameter.name in ("data", "folder") and not os.path.isdir(value):
+            raise UserError(f"{value}: no such folder; check the path")
         return value
     command = "training" if context.info_name == "train" else f"data {context.info_name}"
     written = parameter.name in ("output", "dest")

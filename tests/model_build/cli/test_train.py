@@ -47,7 +47,7 @@ def passed_on(monkeypatch):
             raise Seen(arguments)
 
         monkeypatch.setattr(loop, "train", see)
-        result = invoke(train, "data", "--output", "out", *options)
+        result = invoke(train, ".", "--output", "out", *options)
         assert isinstance(result.exception, Seen), result.exception
         return result.exception.args[0]
 
@@ -249,6 +249,11 @@ def test_output_is_required(tmp_path):
     assert "--output" in result.output
 
 
+def test_a_folder_that_is_not_there_is_told_at_once(tmp_path):
+    result = invoke(train, tmp_path / "none", "--output", tmp_path / "out")
+    assert str(result.exception) == f"{tmp_path}/none: no such folder; check the path"
+
+
 def test_a_folder_that_is_not_voc_is_refused_by_name(tmp_path):
     result = invoke(train, tmp_path, "--output", tmp_path / "out")
     assert isinstance(result.exception, UserError)
@@ -266,7 +271,7 @@ def test_a_folder_that_is_not_voc_is_refused_by_name(tmp_path):
 )
 def test_folders_on_a_store_are_refused_in_one_line(option, remedy):
     options = {"--output": "out", option: "gs://b/x"}
-    data = options.pop("DATA", "data")
+    data = options.pop("DATA", ".")
     result = CliRunner().invoke(train, [data, *(word for pair in options.items() for word in pair)])
     assert result.exit_code == 2
     message = " ".join(result.output.split())
@@ -275,7 +280,7 @@ def test_folders_on_a_store_are_refused_in_one_line(option, remedy):
 
 def test_what_training_needs_is_asked_for_first(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
-    result = invoke(train, "data", "--output", "out")
+    result = invoke(train, ".", "--output", "out")
     assert isinstance(result.exception, UserError)
     assert str(result.exception) == (
         "training needs tensorboard, which is not installed; pip install 'fcn-beam[train]'"

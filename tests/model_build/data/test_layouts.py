@@ -113,7 +113,7 @@ def test_paired_folders_with_a_folder_for_each_split(make_paired, tmp_path):
     assert opened(root).names("val") == ["val/a"]
     assert opened(root).names("test") == ["test/d/e"]
     assert opened(root).mask("val/a") == f"{root}/masks/val/a.png"
-    assert refused(root, "tset").startswith(f"{root / 'tset.txt'}: missing")
+    assert refused(root, "tset").startswith(f"{root / 'tset.txt'}: not found")
 
 
 def test_a_list_goes_before_a_folder(make_paired, tmp_path):
@@ -140,7 +140,7 @@ def test_paired_folders_without_lists_are_divided_by_name(make_paired, tmp_path)
     assert train == sorted(train)
     assert 1 <= len(val) <= 10
     message = refused(root, "test")
-    assert message.startswith(f"{root / 'test.txt'}: missing")
+    assert message.startswith(f"{root / 'test.txt'}: not found")
 
     make_paired(tmp_path, ["added0", "added1", "added2"])
     assert set(train) <= set(opened(root).names("train"))

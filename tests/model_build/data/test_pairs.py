@@ -60,7 +60,7 @@ def test_a_missing_photo_is_named(voc_folder, toy_labels):
 def test_a_missing_mask_is_named(voc_folder, toy_labels):
     path = voc_folder / "SegmentationClass" / "train_2.png"
     path.unlink()
-    assert refused(voc_folder, toy_labels).startswith(f"{path}: missing")
+    assert refused(voc_folder, toy_labels).startswith(f"{path}: not found")
 
 
 def test_a_listed_suffix_is_pointed_out(voc_folder, toy_labels):
@@ -199,7 +199,7 @@ def test_a_photo_that_only_pillow_reads_is_refused(voc_folder, toy_labels, kind)
     content = io.BytesIO()
     Image.open(path).save(content, kind)
     path.write_bytes(content.getvalue())
-    assert refused(voc_folder, toy_labels).startswith(f"{path}: is {kind} inside")
+    assert refused(voc_folder, toy_labels).startswith(f"{path}: is actually {kind}")
 
 
 @settings(max_examples=50, deadline=None)

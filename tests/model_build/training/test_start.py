@@ -164,7 +164,7 @@ def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
     model.save_weights(path)
     given = Architecture("tiny", context=True).to_json()
     message = refused(path, toy_labels, given)
-    assert message.startswith(f"{path}: holds ")
+    assert message.startswith(f"{path}: has ")
     assert "name the file's architecture with --backbone" in message
 
 

@@ -95,9 +95,9 @@ def end(monkeypatch, capsys):
         (
             RuntimeError("Traceback\n  a line\nOSError: why\n"),
             1,
-            "fcn-beam: failed: OSError: why\n",
+            "fcn-beam: unexpected error: OSError: why; please report it\n",
         ),
-        (RuntimeError(), 1, "fcn-beam: failed: RuntimeError\n"),
+        (RuntimeError(), 1, "fcn-beam: unexpected error: RuntimeError; please report it\n"),
         (KeyboardInterrupt(), 130, "fcn-beam: interrupted\n"),
         (click.Abort(), 130, "fcn-beam: interrupted\n"),
     ],

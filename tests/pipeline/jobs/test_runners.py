@@ -124,8 +124,8 @@ def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "the job failed: no cause was told"),
-        (" \n", "the job failed: no cause was told"),
+        ("", "the job failed: no cause was given"),
+        (" \n", "the job failed: no cause was given"),
         ("quota exceeded", "the job failed: quota exceeded"),
         (
             "Traceback (most recent call last):\n  File x\nOSError: a\n",
