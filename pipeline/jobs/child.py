@@ -6,10 +6,13 @@ would be slower and its masks might differ in a few pixels, so it runs beside it
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +24,8 @@ _CODE = "import sys; sys.path[:] = {path!r}; from pipeline.jobs.child import mai
 
 def run_in_child(function: str, request: Any) -> dict[str, Any]:
     """Runs ``segment`` or ``evaluate`` in a new process; its progress goes to standard error.
+
+    The child ends when this process does, however that ends.
 
     Args:
         request: the function's request, whose fields are plain values.
@@ -34,15 +39,21 @@ def run_in_child(function: str, request: Any) -> dict[str, Any]:
     """
     # The request may hold secrets: it goes by a pipe and not by arguments, which all may read.
     command = [sys.executable, "-c", _CODE.format(path=sys.path)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        answer, _ = child.communicate(
-            json.dumps({"function": function, "request": asdict(request)})
-        )
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
-        child.wait()
-        raise
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    asked = json.dumps({"function": function, "request": asdict(request)})
+    with child.stdin, child.stdout:
+        try:
+            with contextlib.suppress(BrokenPipeError):  # its status tells
+                os.write(child.stdin.fileno(), f"{asked}\n".encode())
+            # The pipe is left open: its end tells the child that this process has ended.
+            answer = child.stdout.read()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            raise
+        finally:
+            child.wait()
     try:
         told = json.loads(answer.splitlines()[-1])
     except (IndexError, ValueError):
@@ -56,7 +67,8 @@ def run_in_child(function: str, request: Any) -> dict[str, Any]:
 
 def main() -> None:
     """The child's side: a request on standard input, the answer as one line on standard output."""
-    told = json.load(sys.stdin)
+    told = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer: dict[str, Any] = {"result": asdict(_run(told["function"], told["request"]))}
     except tuple(ERRORS.values()) as error:
@@ -64,6 +76,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     print(json.dumps(answer))
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when nobody is left who could write
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run(function: str, fields: dict[str, Any]) -> Any:

@@ -333,6 +333,27 @@ def test_an_interrupt_reaches_the_child(photos, tiny_model, tmp_path):
     assert not (out / "summary.json").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the child in /proc")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_ends_with_its_program(photos, tiny_model, tmp_path, sent):
+    for index in range(600):
+        Image.new("RGB", (96, 96), (index % 256, 0, 0)).save(photos / f"{index}.png")
+    out = tmp_path / "out"
+    call = f"pipeline.segment({str(photos)!r}, {str(out)!r}, model={tiny_model!r}, workers=1)"
+    program = "\n".join([IN_USE, "import pipeline", call])
+    process = subprocess.Popen([sys.executable, "-c", program], env=ENVIRONMENT)
+    while process.poll() is None and not list(out.glob("masks/*.png")):
+        time.sleep(0.01)
+    (child,) = children(process.pid)
+    process.send_signal(sent)
+    process.wait()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}/exe").exists()  # a zombie has none
+    assert not (out / "summary.json").exists()
+
+
 def test_secrets_are_not_in_the_childs_arguments(photos, tiny_model, tmp_path):
     arguments = tmp_path / "arguments"
     watch = f"""
