@@ -89,7 +89,7 @@ def _scales(
 )
 @click.option(
     "--skips",
-    type=click.Choice(["32s", "16s", "8s"]),
+    type=click.Choice(["32s", "16s", "8s", "4s"]),
     callback=lambda context, parameter, value: value and int(value[:-1]),
     help="FCN-32s, or one that also scores finer features.  [default: 32s]",
 )

@@ -144,6 +144,7 @@ def test_values_out_of_range_are_usage_errors(tmp_path, options):
     ("options", "expected"),
     [
         ((), {}),
+        (("--skips", "4s"), {"skips": 4}),
         (("--skips", "16s", "--output-stride", "8"), {"skips": 16, "output_stride": 8}),
         (("--learn-upsampling", "--context"), {"learn_upsampling": True, "context": True}),
         (("--fixed-upsampling",), {"learn_upsampling": False}),
