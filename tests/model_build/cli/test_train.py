@@ -30,6 +30,7 @@ def trained(make_voc, tmp_path_factory):
         "--learning-rate", 0.002, "--seed", 3, "--skips", "8s", "--output-stride", 16,
         "--learn-upsampling", "--context", "--schedule", "poly", "--accumulate", 2,
         "--class-balance", 0.25, "--scales", "0.9-1.25", "--backbone-rate", 0.2,
+        "--colour", 0.3, "--lovasz", 0.5,
         "--patience", 1, "--engine", "graph", "--precision", "float32",
     )  # fmt: skip
     return SimpleNamespace(data=data, output=output, result=result)
@@ -74,6 +75,7 @@ def test_options_replace_those_of_the_recipe(trained):
     assert (recipe["schedule"], recipe["accumulate"]) == ("poly", 2)
     assert (recipe["class_balance"], recipe["backbone_rate"]) == (0.25, 0.2)
     assert recipe["scales"] == [0.9, 1.25]
+    assert (recipe["colour"], recipe["lovasz"]) == (0.3, 0.5)
     assert report["start"] == "none"
     assert artifact.describe(str(trained.output)).architecture == {
         "backbone_name": "mobilenet_v2",
@@ -121,6 +123,8 @@ def test_a_crop_that_is_no_multiple_of_32_is_refused(voc_folder, tmp_path, crop)
         ("--schedule", "linear"),
         ("--accumulate", "0"),
         ("--class-balance", "1.5"),
+        ("--colour", "1.5"),
+        ("--lovasz", "-1"),
         ("--scales", "0.5"),
         ("--scales", "1.5-0.5"),
         ("--scales", "0-1"),

@@ -100,7 +100,8 @@ def small_backbone(monkeypatch):
 
 @pytest.mark.parametrize("learn_upsampling", [False, True], ids=["fixed", "learned"])
 @pytest.mark.parametrize(
-    ("output_stride", "skips"), [(32, 32), (32, 16), (32, 8), (32, 4), (16, 32), (16, 8), (8, 32), (8, 4)]
+    ("output_stride", "skips"),
+    [(32, 32), (32, 16), (32, 8), (32, 4), (16, 32), (16, 8), (8, 32), (8, 4)],
 )
 def test_every_stride_and_skip_gives_logits_of_the_images_size(
     small_backbone, skips, output_stride, learn_upsampling
