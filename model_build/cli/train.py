@@ -73,19 +73,9 @@ def _scales(
 @click.option("--weight-decay", type=click.FloatRange(0), help="Times the rate.")
 @click.option("--scales", metavar="LOW-HIGH", callback=_scales, help="Of the random resizing.")
 @click.option(
-    "--colour",
-    type=click.FloatRange(0, 1),
-    help="How much brightness, contrast and saturation change at random.",
-)
-@click.option(
     "--class-balance",
     type=click.FloatRange(0, 1),
     help="How much more pixels of rare classes weigh: 0 not at all, 1 in proportion.",
-)
-@click.option(
-    "--lovasz",
-    type=click.FloatRange(0),
-    help="Weight of a loss that counts classes as the mIoU does, beside one that counts pixels.",
 )
 @click.option(
     "--backbone",
@@ -99,7 +89,7 @@ def _scales(
 )
 @click.option(
     "--skips",
-    type=click.Choice(["32s", "16s", "8s", "4s"]),
+    type=click.Choice(["32s", "16s", "8s"]),
     callback=lambda context, parameter, value: value and int(value[:-1]),
     help="FCN-32s, or one that also scores finer features.  [default: 32s]",
 )

@@ -23,7 +23,6 @@ def training_crops(
     batch_size: int,
     scales: tuple[float, float] = (1.0, 1.0),
     flip: bool = False,
-    colour: float = 0.0,
     seed: int = 0,
     epochs: range = range(1),
 ) -> tuple[tf.data.Dataset, int]:
@@ -37,7 +36,6 @@ def training_crops(
             image, so that its mean stays what it is, and its label with 255.
         scales: range of the random factor an image is resized by before it is cropped.
         flip: mirror half of the crops.
-        colour: how much colours change, see :func:`recolour`; 0 is not at all.
         epochs: numbers of the epochs to run through.
 
     Returns:
@@ -54,7 +52,7 @@ def training_crops(
             yield order, rng.integers(2**31, size=(len(order), 2))
 
     def random_crop(image, ids, crop_seed):
-        seeds = tf.unstack(tf.random.experimental.stateless_split(crop_seed, 4))
+        seeds = tf.unstack(tf.random.experimental.stateless_split(crop_seed, 3))
         if scales != (1.0, 1.0):
             scale = tf.random.stateless_uniform([], seeds[0], *scales)
             size = tf.cast(tf.round(tf.cast(tf.shape(ids), tf.float32) * scale), tf.int32)
@@ -70,8 +68,6 @@ def training_crops(
         image, ids = image[y : y + crop[0], x : x + crop[1]], ids[y : y + crop[0], x : x + crop[1]]
         if flip and tf.random.stateless_uniform([], seeds[2]) < 0.5:
             image, ids = image[:, ::-1], ids[:, ::-1]
-        if colour:
-            image = recolour(image, seeds[3], colour)
         return tf.ensure_shape(image, (*crop, 3)), tf.ensure_shape(ids, crop)
 
     signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 2], tf.int64)
@@ -83,28 +79,6 @@ def training_crops(
         deterministic=True,
     )
     return dataset.batch(batch_size).prefetch(2), steps
-
-
-def recolour(image: tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Changes brightness, contrast and saturation, in this order (Howard 2013, section 2.2).
-
-    Args:
-        image: uint8 ``[h, w, 3]``.
-        seed: int ``[2]``.
-        strength: from 0 to 1; each of the three changes by a factor of its own, drawn from
-            ``1 - strength`` to ``1 + strength``.
-
-    Returns:
-        uint8 ``[h, w, 3]``.
-    """
-    factors = tf.random.stateless_uniform([3], seed, 1 - strength, 1 + strength)
-    brightness, contrast, saturation = tf.unstack(factors)
-    pixels = tf.cast(image, tf.float32) * brightness
-    middle = tf.reduce_mean(tf.image.rgb_to_grayscale(pixels))
-    pixels = middle + contrast * (pixels - middle)
-    grey = tf.image.rgb_to_grayscale(pixels)
-    pixels = grey + saturation * (pixels - grey)
-    return tf.cast(tf.round(tf.clip_by_value(pixels, 0, 255)), tf.uint8)
 
 
 def whole_images(pairs: Sequence[Pair], *, multiple: int = 32) -> tf.data.Dataset:

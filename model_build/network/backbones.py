@@ -111,7 +111,7 @@ def pyramid(
 
     Args:
         name, weights: see :func:`backbone`.
-        finest: 4, 8, 16 or 32, the stride of the finest features wanted.
+        finest: 8, 16 or 32, the stride of the finest features wanted.
         coarsest: 8, 16 or 32, the stride at which the last features are wanted; where that is
             finer than the backbone's own, it is dilated
             (:func:`model_build.network.strides.dilate`).
@@ -139,7 +139,7 @@ def pyramid(
             f"{STRIDE}, or another backbone such as resnet50 or mobilenet_v2"
         )
     layers = strides.feature_layers(plain)
-    wanted = [stride for stride in (16, 8, 4) if finest <= stride < coarsest]
+    wanted = [stride for stride in (16, 8) if finest <= stride < coarsest]
     for stride in wanted:
         if stride not in layers:
             offered = ", ".join(str(stride) for stride in sorted(layers))

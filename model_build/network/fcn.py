@@ -1,4 +1,4 @@
-"""FCN-32s, -16s, -8s and -4s: fully convolutional networks (Long, Shelhamer & Darrell 2015).
+"""FCN-32s, -16s and -8s: fully convolutional networks (Long, Shelhamer & Darrell 2015).
 
 An ImageNet backbone without its head, 1×1 convolutions from its features to class scores, and
 bilinear interpolation, as a transposed convolution where it is to be learned, back to the size of
@@ -71,13 +71,13 @@ class Architecture:
         Raises:
             UserError: a field is missing, not known, or of a value that :func:`fcn` does not know.
         """
-        strides = {"skips": (4, 8, 16, 32), "output_stride": (8, 16, 32)}
+        strides = (8, 16, 32)
 
         def known(name: str, field: Any) -> bool:
             if name == "backbone_name":
                 return isinstance(field, str) and 0 < len(field) <= 40 and field.isprintable()
-            if name in strides:
-                return type(field) is int and field in strides[name]
+            if name in ("skips", "output_stride"):
+                return type(field) is int and field in strides
             return isinstance(field, bool)
 
         names = cls().to_json().keys()
@@ -104,15 +104,15 @@ def fcn(
     learn_upsampling: bool = False,
     context: bool = False,
 ) -> tuple[keras.Model, Normalisation]:
-    """Builds an FCN-32s, FCN-16s, FCN-8s or FCN-4s.
+    """Builds an FCN-32s, FCN-16s or FCN-8s.
 
     Args:
         num_classes: int, channels of the output.
         backbone_name: see :func:`model_build.network.backbones.backbone`.
         backbone_weights: ``"none"``, ``"imagenet"`` or a weights file.
-        skips: 32, 16, 8 or 4: the finest stride whose features are scored. Scores of coarser
+        skips: 32, 16 or 8: the finest stride whose features are scored. Scores of coarser
             features are enlarged to twice their size, learnably, and scores of the features there,
-            which start at zero, are added (section 4 of the paper, which ends at 8).
+            which start at zero, are added (section 4 of the paper).
         output_stride: 32, 16 or 8: the stride of the backbone's last features; below 32 its last
             stages are dilated.
         learn_upsampling: whether the last step, to the size of the image, is a transposed

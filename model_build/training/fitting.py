@@ -53,7 +53,6 @@ def prepare(
         batch_size=recipe.batch_size,
         scales=recipe.scales,
         flip=recipe.flip,
-        colour=recipe.colour,
         seed=options.seed,
         epochs=range(done, recipe.epochs),
     )

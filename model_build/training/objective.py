@@ -11,7 +11,6 @@ import tensorflow as tf
 from model_build.data.labels import VOID
 from model_build.data.pairs import Pair
 from model_build.network.fcn import BACKBONE, LOGITS
-from model_build.training.lovasz import lovasz_softmax
 from model_build.training.recipes import Recipe, optimizer
 
 
@@ -21,34 +20,22 @@ class CrossEntropy(keras.losses.Loss):
 
     Args:
         weights: one a class.
-        lovasz: what :func:`model_build.training.lovasz.lovasz_softmax` is added times.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[float],
-        lovasz: float = 0.0,
-        name: str = "cross_entropy",
-        **kwargs,
-    ):
+    def __init__(self, weights: Sequence[float], name: str = "cross_entropy", **kwargs):
         super().__init__(name=name, **kwargs)
         self.weights = tuple(float(weight) for weight in weights)
-        self.lovasz = lovasz
 
     def call(self, y_true, y_pred):
         known = y_true != VOID
         ids = tf.where(known, tf.cast(y_true, tf.int32), 0)
         weights = tf.gather(tf.constant(self.weights), ids) * tf.cast(known, tf.float32)
-        logits = tf.cast(y_pred, tf.float32)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
-        loss = tf.math.divide_no_nan(tf.reduce_sum(weights * losses), tf.reduce_sum(weights))
-        if self.lovasz:
-            # One pixel in four tells as much, in a fraction of the time.
-            loss += self.lovasz * lovasz_softmax(y_true[:, ::2, ::2], logits[:, ::2, ::2])
-        return loss[None]  # a vector: Keras divides no scalar by the number of replicas
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(y_pred, tf.float32))
+        mean = tf.math.divide_no_nan(tf.reduce_sum(weights * losses), tf.reduce_sum(weights))
+        return mean[None]  # a vector: Keras divides no scalar by the number of replicas
 
     def get_config(self):
-        return {**super().get_config(), "weights": self.weights, "lovasz": self.lovasz}
+        return {**super().get_config(), "weights": self.weights}
 
 
 @keras.saving.register_keras_serializable("fcn_beam")
@@ -104,7 +91,7 @@ def compile_model(
     score = {"num_classes": classes, "ignore_class": VOID, "sparse_y_pred": False}
     model.compile(
         optimizer(recipe, steps * recipe.epochs, slow),
-        CrossEntropy(weights or [1.0] * classes, recipe.lovasz),
+        CrossEntropy(weights or [1.0] * classes),
         metrics=[
             PixelAccuracy(**score, name="accuracy"),
             keras.metrics.MeanIoU(**score, name="miou"),

@@ -30,12 +30,8 @@ class Recipe:
             to estimate statistics.
         scales: range of the random resizing before the crop.
         flip: mirror half of the crops.
-        colour: 0 to 1; brightness, contrast and saturation of a crop change by factors of up to
-            that much more or less.
         class_balance: 0 to 1; a pixel counts in the loss by its class' share of the training
             pixels to the power of minus this, so rare classes are not drowned by the background.
-        lovasz: weight of the Lovász-softmax loss beside the cross-entropy
-            (:mod:`model_build.training.lovasz`).
     """
 
     optimizer: str
@@ -49,9 +45,7 @@ class Recipe:
     freeze_batch_norm: bool
     scales: tuple[float, float]
     flip: bool
-    colour: float
     class_balance: float
-    lovasz: float
 
 
 RECIPES = {
@@ -67,9 +61,7 @@ RECIPES = {
         freeze_batch_norm=True,
         scales=(0.75, 1.5),
         flip=True,
-        colour=0.0,
         class_balance=0.5,
-        lovasz=0.0,
     ),
     # From a trained network: see docs/train-on-your-own-photos.md.
     "start": Recipe(
@@ -84,9 +76,7 @@ RECIPES = {
         freeze_batch_norm=True,
         scales=(0.75, 1.5),
         flip=True,
-        colour=0.0,
         class_balance=0.5,
-        lovasz=0.0,
     ),
     # Dive into Deep Learning, "Fully Convolutional Networks".
     "d2l": Recipe(
@@ -101,9 +91,7 @@ RECIPES = {
         freeze_batch_norm=False,
         scales=(1.0, 1.0),
         flip=False,
-        colour=0.0,
         class_balance=0.0,
-        lovasz=0.0,
     ),
 }
 

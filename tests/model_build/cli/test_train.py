@@ -30,7 +30,6 @@ def trained(make_voc, tmp_path_factory):
         "--learning-rate", 0.002, "--seed", 3, "--skips", "8s", "--output-stride", 16,
         "--learn-upsampling", "--context", "--schedule", "poly", "--accumulate", 2,
         "--class-balance", 0.25, "--scales", "0.9-1.25", "--backbone-rate", 0.2,
-        "--colour", 0.3, "--lovasz", 0.5,
         "--patience", 1, "--engine", "graph", "--precision", "float32",
     )  # fmt: skip
     return SimpleNamespace(data=data, output=output, result=result)
@@ -75,7 +74,6 @@ def test_options_replace_those_of_the_recipe(trained):
     assert (recipe["schedule"], recipe["accumulate"]) == ("poly", 2)
     assert (recipe["class_balance"], recipe["backbone_rate"]) == (0.25, 0.2)
     assert recipe["scales"] == [0.9, 1.25]
-    assert (recipe["colour"], recipe["lovasz"]) == (0.3, 0.5)
     assert report["start"] == "none"
     assert artifact.describe(str(trained.output)).architecture == {
         "backbone_name": "mobilenet_v2",
@@ -123,8 +121,6 @@ def test_a_crop_that_is_no_multiple_of_32_is_refused(voc_folder, tmp_path, crop)
         ("--schedule", "linear"),
         ("--accumulate", "0"),
         ("--class-balance", "1.5"),
-        ("--colour", "1.5"),
-        ("--lovasz", "-1"),
         ("--scales", "0.5"),
         ("--scales", "1.5-0.5"),
         ("--scales", "0-1"),
@@ -148,7 +144,6 @@ def test_values_out_of_range_are_usage_errors(tmp_path, options):
     ("options", "expected"),
     [
         ((), {}),
-        (("--skips", "4s"), {"skips": 4}),
         (("--skips", "16s", "--output-stride", "8"), {"skips": 16, "output_stride": 8}),
         (("--learn-upsampling", "--context"), {"learn_upsampling": True, "context": True}),
         (("--fixed-upsampling",), {"learn_upsampling": False}),

@@ -1,5 +1,3 @@
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from model_build.data.pairs import read_split
 from model_build.network.fcn import fcn
 from model_build.scores import confusion_matrix, scores
 from model_build.training import objective
-from model_build.training.lovasz import lovasz_softmax
 
 RNG = np.random.default_rng(0)
 IDS = RNG.choice(np.array([0, 1, 2, 255], np.uint8), (2, 32, 32), p=(0.5, 0.2, 0.1, 0.2))
@@ -87,22 +84,10 @@ def test_the_loss_of_half_precision_logits_is_computed_in_float32():
 
 
 def test_the_loss_survives_saving():
-    saved = keras.saving.serialize_keras_object(objective.CrossEntropy([0.5, 2.0, 3.0], 0.5))
+    saved = keras.saving.serialize_keras_object(objective.CrossEntropy([0.5, 2.0, 3.0]))
     again = keras.saving.deserialize_keras_object(saved)
     assert isinstance(again, objective.CrossEntropy)
-    assert (again.weights, again.lovasz) == ((0.5, 2.0, 3.0), 0.5)
-
-
-def test_the_lovasz_loss_of_every_other_pixel_is_added_by_its_weight():
-    plain, both = objective.CrossEntropy([1, 2, 3]), objective.CrossEntropy([1, 2, 3], 0.5)
-    added = float(lovasz_softmax(IDS[:, ::2, ::2], LOGITS[:, ::2, ::2]))
-    assert float(both(IDS, LOGITS)) == pytest.approx(float(plain(IDS, LOGITS)) + 0.5 * added)
-
-
-def test_a_recipe_says_how_much_the_lovasz_loss_weighs(tiny_backbone, quick):
-    model, _ = fcn(3, "tiny")
-    objective.compile_model(model, dataclasses.replace(quick, lovasz=0.25), 3)
-    assert model.loss.lovasz == 0.25
+    assert again.weights == (0.5, 2.0, 3.0)
 
 
 @pytest.mark.parametrize("absent", [(), (2,)], ids=["all classes", "a class missing"])

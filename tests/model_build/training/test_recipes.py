@@ -40,7 +40,6 @@ def test_the_d2l_recipe_is_that_of_the_book(network):
     recipe = RECIPES["d2l"]
     assert (recipe.epochs, recipe.batch_size) == (5, 32)
     assert (recipe.scales, recipe.flip, recipe.class_balance) == ((1.0, 1.0), False, 0)
-    assert (recipe.colour, recipe.lovasz) == (0, 0)
     compiled = network(recipe)
     optimizer = compiled.optimizer
     assert type(optimizer) is keras.optimizers.SGD
