@@ -14,9 +14,14 @@ import jsonschema
 import pytest
 from PIL import Image
 
+from model_build.artifact import DEFAULT_MODEL, load
+from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
+from pipeline.images.masks import histogram
 from pipeline.jobs.plan import Request
 from pipeline.jobs.segment import segment
-from pipeline.records import STAGES
+from pipeline.network.handler import classify
+from pipeline.network.segmenter import Segmenter
+from pipeline.records import STAGES, ImageRef, Task, Window
 from tests.servers import stores
 
 ROOT = Path(__file__).parent.parent
@@ -196,6 +201,19 @@ def test_a_command_of_the_readme_runs(command, workplace, environment, tiny_mode
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_row_of_the_readme_is_what_the_default_model_gives():
+    row = json.loads(re.search(r'"pixels": ({.*?})', (ROOT / "README.md").read_text())[1])
+    network = load(DEFAULT_MODEL)
+    options = DecodeOptions(network.description.long_side, MAX_PIXELS)
+    photo = decode((ROOT / "examples/chelsea.jpg").read_bytes(), options)
+    window = Window((Task(ImageRef("chelsea.jpg", "chelsea.jpg"), "chelsea.png"),), (photo,))
+    (class_map,) = classify(window, Segmenter(network))
+    found = histogram(class_map, network.description.labels, (photo.height, photo.width))
+    assert row.keys() == found.keys()
+    for label, count in row.items():  # which differs a little between machines
+        assert abs(count - found[label]) < 0.01 * photo.height * photo.width
 
 
 def test_the_readme_names_the_commands_that_it_should():
