@@ -18,7 +18,16 @@ import apache_beam as beam
 from pipeline.inputs.names import image_extension
 from pipeline.inputs.sources import read_list
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
-from pipeline.storage import File, Files, Unlisted, absolute, ends_the_job, folder_of, is_remote
+from pipeline.storage import (
+    File,
+    Files,
+    Unlisted,
+    absolute,
+    ends_the_job,
+    folder_of,
+    is_remote,
+    printable,
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +64,16 @@ def list_source(
     is_written = _matching(options.exclude)
     for file in _files(source, files):
         if isinstance(file, Unlisted):
-            yield Reject(_printable(file.path), "list", file.error, file.detail)
+            yield Reject(printable(file.path), "list", file.error, file.detail)
             continue
         path = file.path
         name = name_below(path, options.root)
         tried = options.all_files or source.kind in ("file", "list") or image_extension(path)
         written = is_written(path)
         if written or not (tried and file.regular):
-            yield PassedOver(_printable(path), written)
-        elif _printable(path) != path:
-            yield Reject(_printable(path), "list", "NameError", "its name is not UTF-8; rename it")
+            yield PassedOver(printable(path), written)
+        elif printable(path) != path:
+            yield Reject(printable(path), "list", "NameError", "its name is not UTF-8; rename it")
         elif not {"", ".", ".."}.isdisjoint(name.split("/")):
             yield Reject(
                 path, "list", "NameError", "its name is not a path below a folder; rename it"
@@ -199,8 +208,3 @@ def _real(path: str) -> str:
 @functools.lru_cache(maxsize=1)  # files come folder by folder
 def _real_folder(folder: str) -> str:
     return absolute(os.path.realpath(folder))
-
-
-def _printable(text: str) -> str:
-    """The text with bytes that are not UTF-8 written as ``\\udcXX``; equal where there are none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

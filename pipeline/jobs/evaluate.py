@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pipeline.jobs.predictions import Example, PredictMasks, ReadMasks, check_fo
 from pipeline.network import models, threads
 from pipeline.network.handler import resolve
 from pipeline.outputs.folder import SUMMARY, OutputFolder
-from pipeline.storage import File, Files, folder_of, is_remote, parse_options
+from pipeline.storage import File, Files, absolute, folder_of, parse_options
 
 OF_MODELS = ("long_side", "max_pixels", "engine", "precision", "batch_size")
 
@@ -185,9 +184,7 @@ def _by_masks(
     check_folder(masks, names, files)
     source = {"masks": masks}
     # Of masks that `segment` wrote the model is known, and its labels are checked.
-    out = OutputFolder(
-        folder_of(masks.rstrip("/") if is_remote(masks) else os.path.abspath(masks)), files
-    )
+    out = OutputFolder(folder_of(absolute(masks).rstrip("/")), files)
     try:
         summary = out.read_json(SUMMARY)
         made_with, fingerprint = tuple(summary["pixels"]), summary["model"]

@@ -26,7 +26,7 @@ from typing import Any
 from model_build.errors import UserError
 from pipeline.outputs import gate
 from pipeline.records import MaskRef, Stamp
-from pipeline.storage import File, Files, Unlisted, is_read_only, is_remote
+from pipeline.storage import File, Files, Unlisted, absolute, is_read_only, is_remote, printable
 
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
@@ -134,9 +134,9 @@ class OutputFolder:
         where = f"{self.path}/{folder}"
         for file in self.files.list(where):
             if isinstance(file, Unlisted):  # what is in there is not thereby gone
-                raise OSError(f"{_printable(file.path)}: cannot be listed: {file.detail}")
+                raise OSError(f"{printable(file.path)}: cannot be listed: {file.detail}")
             if file.regular:
-                yield _printable(file.path[len(where) + 1 :]), file
+                yield printable(file.path[len(where) + 1 :]), file
 
     def clean_up(self, runs: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
@@ -176,10 +176,10 @@ def parse_output(text: str, files: Files) -> str:
         if is_read_only(text):
             raise UserError(f"{text}: cannot write to a web server; name a folder or a bucket")
         return text.rstrip("/")
-    path = os.path.abspath(text)
-    if _printable(path) != path or "\0" in path:
+    path = absolute(text)
+    if printable(path) != path or "\0" in path:
         raise UserError(
-            f"{_printable(path)}: its name is not UTF-8 or contains a NUL; choose another --output"
+            f"{printable(path)}: its name is not UTF-8 or contains a NUL; choose another --output"
         )
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{text}: is a file; --output must be a folder")
@@ -220,10 +220,6 @@ def unholdable(mask_name: str, out: str) -> str | None:
 def utf8(text: str) -> bytes:
     """Text as UTF-8; of a local path that is not, the escape that JSON knows."""
     return text.encode("utf-8", "backslashreplace")
-
-
-def _printable(text: str) -> str:
-    return utf8(text).decode()
 
 
 def parse_json(data: bytes) -> Any:

@@ -6,7 +6,15 @@ The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA
 from pipeline.storage.faults import ends_the_job, is_everybodys, is_names, remedy, told, users_fault
 from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Unlisted
-from pipeline.storage.names import absolute, folder_of, is_read_only, is_remote, join, scheme_of
+from pipeline.storage.names import (
+    absolute,
+    folder_of,
+    is_read_only,
+    is_remote,
+    join,
+    printable,
+    scheme_of,
+)
 from pipeline.storage.stores import parse_options, secrets
 
 __all__ = [
@@ -23,6 +31,7 @@ __all__ = [
     "is_remote",
     "join",
     "parse_options",
+    "printable",
     "remedy",
     "scheme_of",
     "secrets",

@@ -32,6 +32,11 @@ def absolute(path: str) -> str:
     return f"/{os.path.abspath(path).lstrip('/')}"
 
 
+def printable(name: str) -> str:
+    """A name with bytes that are not UTF-8 written as ``\\udcXX``; equal where there are none."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def scheme_of(path: str) -> str:
     """The scheme of a URI, ``""`` for a local path."""
     return path.partition("://")[0] if is_remote(path) else ""

@@ -190,7 +190,7 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(
     halfway = read_checkpoint(tmp_path, epochs)
 
     resumed = run_training(tmp_path, resume=True)
-    assert any(f"resuming after epoch {epochs} epochs" in line for line in resumed.lines)
+    assert any(f"resuming after epoch {epochs}" in line for line in resumed.lines)
     final, straight = read_checkpoint(tmp_path, 2), read_checkpoint(undisturbed.output, 2)
     assert_close(straight, final)
     with pytest.raises(AssertionError):
@@ -337,7 +337,7 @@ def test_resume_with_another_dilation_is_refused(quick, tmp_path):
     path = checkpoints.save(plain, tmp_path, 1)
     dilated, _ = fcn(3, "mobilenet_v2", output_stride=16)
     compile_model(dilated, quick, 3)
-    with pytest.raises(UserError, match="it is of fcn32s_os32_mobilenet_v2, not fcn16s_os16"):
+    with pytest.raises(UserError, match="it is for fcn32s_os32_mobilenet_v2, not fcn16s_os16"):
         checkpoints.restore(dilated, path)
 
 

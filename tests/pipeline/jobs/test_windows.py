@@ -376,7 +376,7 @@ OTHER_FAULTS = [
     (OSError(errno.EROFS, "Read-only file system", "/o/masks/b.png"), "make the disk writable"),
     (OSError(errno.EIO, "Input/output error", "/o/masks/b.png"), "check the disk or store"),
     (PermissionError(errno.EACCES, "Permission denied", "/o/masks/b.png"), "the permissions"),
-    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/o"), "put it back"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/o"), "restore it"),
     (Unavailable("s3://b/o/masks/b.png: the store does not answer"), "check the network"),
     (Unauthenticated("s3://b/o/masks/b.png: not accepted"), "renew the credentials"),
 ]

@@ -138,7 +138,7 @@ def test_a_description_of_another_network_is_told_with_the_uri(remote, scratch):
     content = json.loads(FILES.read(where))
     content["labels"], content["palette"] = content["labels"][:-1], content["palette"][:-1]
     FILES.write(where, json.dumps(content).encode())
-    assert damaged(remote, scratch).startswith(f"{where}: names 20 labels, but the network has 21")
+    assert damaged(remote, scratch).startswith(f"{where}: has 20 labels, but the network has 21")
 
 
 def test_an_unknown_scheme_is_the_users_error():
