@@ -243,7 +243,7 @@ def test_a_model_of_an_earlier_version_is_refused(saved, toy_labels):
         ({"backbone_name": ""}, "backbone_name is ''"),
         ({"backbone_name": "x" * 10**6}, "backbone_name is 'xxx"),
         ({"backbone_name": ["tiny"]}, "backbone_name is ['tiny']"),
-        ({"width": 3}, "'width' is not known"),
+        ({"width": 3}, "'width' is unknown"),
     ],
 )
 def test_an_architecture_of_nonsense_is_refused(saved, toy_labels, change, cause):

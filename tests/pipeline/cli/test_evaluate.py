@@ -267,7 +267,7 @@ def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path
         (["--masks", "."], "did you mean ./predicted?"),
         (["--masks", "gss://bucket/masks"], "unknown scheme gss://; did you mean gs?"),
         (["--masks", "memory://bucket/masks"], "memory://bucket/masks: no such folder"),
-        (["--data", "memory://bucket/data", "--masks", "predicted"], "has neither the folders in"),
+        (["--data", "memory://bucket/data", "--masks", "predicted"], "has neither the folders im"),
         (
             ["--masks", "predicted", "--storage-option", "x.y=1"],
             "--storage-option x.y: must be one of",
