@@ -12,6 +12,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def compressed(class_map: np.ndarray, size: tuple[int, int]) -> bytes:
 
 def _joined(lines: np.ndarray, counts: np.ndarray) -> bytes:
     """A zlib stream of filtered lines, of which each is followed by ``count - 1`` repeated ones."""
-    deflate = zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS)
+    deflate = _deflate()
     repeated = functools.cache(functools.partial(_repeated, lines.shape[1]))
     pieces, checksum = [b"\x78\x5e"], 1  # the head of a zlib stream: window of 32 KB, fast
     for line, count in zip(lines, counts.tolist(), strict=True):
@@ -96,13 +97,18 @@ def _joined(lines: np.ndarray, counts: np.ndarray) -> bytes:
     return b"".join([*pieces, deflate.flush(), struct.pack(">I", checksum)])
 
 
+def _deflate() -> Any:
+    """Compresses runs of equal bytes, which is what such lines are, and looks for nothing else."""
+    return zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS, strategy=zlib.Z_RLE)
+
+
 def _repeated(length: int, count: int) -> tuple[bytes, int]:
     """Deflated lines that repeat the one above, and their checksum.
 
     After a full flush nothing refers to what stands before: the piece serves anywhere.
     """
     lines = (b"\2" + bytes(length - 1)) * count
-    deflate = zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS)
+    deflate = _deflate()
     return deflate.compress(lines) + deflate.flush(zlib.Z_FULL_FLUSH), zlib.adler32(lines)
 
 
