@@ -321,7 +321,7 @@ def test_another_root_is_refused_unless_the_archive_has_moved(ask, claim, tmp_pa
     shutil.copytree(tmp_path / "photos", tmp_path / "elsewhere")
     with pytest.raises(UserError) as refused:
         plan(ask(tmp_path / "elsewhere"))
-    assert f"below {tmp_path}/photos, not {tmp_path}/elsewhere" in str(refused.value)
+    assert f"in {tmp_path}/photos, not {tmp_path}/elsewhere" in str(refused.value)
     assert "add --moved" in str(refused.value)
     with pytest.raises(UserError, match="add --moved"):
         plan(ask(tmp_path / "elsewhere", overwrite=True))

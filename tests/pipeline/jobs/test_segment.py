@@ -122,7 +122,7 @@ def test_mask_equals_the_argmax_of_the_keras_model(go, tiny_model, tmp_path):
     source = tmp_path / "exact"
     source.mkdir()
     Image.fromarray(pixels).save(source / "photo.png")
-    _, out = go(source)
+    _, out = go(source, precision="float32")
     model = keras.models.load_model(f"{tiny_model}/model.keras")
     expected = np.argmax(model.predict(pixels[None], verbose=0)[0], axis=-1)
     with Image.open(out / "masks/photo.png") as mask:
