@@ -295,8 +295,8 @@ def fail_in_our_code(where, name):
     ("where", "name", "streams"),
     [
         ("pipeline.jobs.tasks", "assign_mask_names", "2"),
-        ("pipeline.jobs.windows", "enlarge", "1"),
-        ("pipeline.jobs.windows", "enlarge", "2"),
+        ("pipeline.jobs.windows", "encode_mask", "1"),
+        ("pipeline.jobs.windows", "encode_mask", "2"),
         ("pipeline.outputs.ending", "leftovers", "2"),
     ],
 )
@@ -367,7 +367,7 @@ def test_the_first_traceback_of_each_cause_is_shown_at_level_info_alone(start, t
 
 
 def test_what_ends_a_job_is_shown_with_its_traceback_at_level_info(start):
-    fail = functools.partial(fail_in_our_code, "pipeline.jobs.windows", "enlarge")
+    fail = functools.partial(fail_in_our_code, "pipeline.jobs.windows", "encode_mask")
     failed = start(fail, options=["--log-level", "info"])
     assert failed.wait() == 1
     assert "Traceback" in failed.errors

@@ -46,7 +46,8 @@ def stored(out):
 
 def by_segment(inputs, out, tiny_model, **options):
     """The masks, overlays and rows of the whole job."""
-    segment(Request([str(inputs)], str(out), tiny_model, **options))
+    # SegmentImages computes in float32, as the CPUs of its workers are not known.
+    segment(Request([str(inputs)], str(out), tiny_model, precision="float32", **options))
     made = stored(out)
     (rows,) = (data for name, data in made.items() if name.startswith("histograms-"))
     pictures = {name: data for name, data in made.items() if name.startswith(("masks", "overlays"))}
