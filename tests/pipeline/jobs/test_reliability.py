@@ -354,7 +354,10 @@ def test_overwriting_again_with_the_same_model_goes_on(stub_job, stub_model, arc
     assert versions(out) == before
 
 
-@pytest.mark.parametrize("noted", [{"model": "tiny", "since": 1700000000.0}, None])
+BEFORE = {"options": {"model": "tiny", "since": 1700000000.0}, "started": 1700000000.0}
+
+
+@pytest.mark.parametrize("noted", [BEFORE, None])
 def test_an_output_folder_of_the_version_before_is_refused_and_not_misread(
     stub_job, archive, out, noted
 ):
