@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from PIL import Image
 from model_build.data.labels import LabelSet, label2image
 from pipeline.images.png import END, SIGNATURE, compressed, image_data, palette_png
 from pipeline.images.sizes import enlarge, nearest
+from pipeline.records import hash_of
 
 KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
 
@@ -54,13 +54,9 @@ def encode_mask(
     idat = compressed(class_map, size)
     text = b""
     if origin is not None:
-        told = origin._replace(idat=_hash(idat))._asdict()
+        told = origin._replace(idat=hash_of(idat))._asdict()
         text = KEYWORD.encode() + b"\0" + json.dumps(told).encode()
     return palette_png(idat, size, labels.palette, text)
-
-
-def _hash(idat: bytes) -> str:
-    return hashlib.sha256(idat).hexdigest()
 
 
 def decode_mask(data: bytes, labels: LabelSet) -> Mask:
@@ -87,7 +83,7 @@ def decode_mask(data: bytes, labels: LabelSet) -> Mask:
     for i in ids:
         if palette[3 * i : 3 * i + 3] != labels.palette[3 * i : 3 * i + 3]:
             raise ForeignMask(f"has a different colour than the model's labels for class id {i}")
-    return Mask(class_map, origin, origin is None or origin.idat != _hash(image_data(data)))
+    return Mask(class_map, origin, origin is None or origin.idat != hash_of(image_data(data)))
 
 
 class Mask(NamedTuple):

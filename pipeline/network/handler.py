@@ -14,7 +14,6 @@ from model_build.errors import JobError, UserError
 from pipeline.images.sizes import bucket, crop, pad
 from pipeline.network import ENGINES
 from pipeline.network import precision as precisions
-from pipeline.network.precision import FLOAT32
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
 
@@ -35,7 +34,7 @@ class EngineOptions:
     model: str
     engine: str
     batch_size: int
-    precision: str = FLOAT32
+    precision: str = precisions.FLOAT32
 
 
 def resolve(
