@@ -74,10 +74,8 @@ def list_source(
             yield PassedOver(printable(path), written)
         elif printable(path) != path:
             yield Reject(printable(path), "list", "NameError", "its name is not UTF-8; rename it")
-        elif not {"", ".", ".."}.isdisjoint(name.split("/")):
-            yield Reject(
-                path, "list", "NameError", "its name is not a path below a folder; rename it"
-            )
+        elif reject := misnamed(path, name):
+            yield reject
         else:
             # Nobody has asked yet for what a list names.
             asked = file.size is not None or file.version is not None
@@ -171,6 +169,13 @@ def name_below(path: str, root: str) -> str:
     if path.startswith(prefix):
         return path[len(prefix) :]
     return path.replace("://", "/", 1).removeprefix("/")
+
+
+def misnamed(path: str, name: str) -> Reject | None:
+    """The reject of an image that no mask can be named after, as its name leads elsewhere."""
+    if {"", ".", ".."}.isdisjoint(name.split("/")):
+        return None
+    return Reject(path, "list", "NameError", "its name is not a path below a folder; rename it")
 
 
 def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:

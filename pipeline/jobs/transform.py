@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
-from pipeline.inputs.listing import name_below
+from pipeline.inputs.listing import misnamed, name_below
 from pipeline.jobs.plan import as_text, check_counts, network_side, recipe_of
 from pipeline.jobs.tasks import PlanTasks, identify
 from pipeline.jobs.windows import Segmented, SegmentWindows, Windowed, WriteOptions
@@ -89,9 +89,7 @@ def named(uri: str, root: str) -> ImageRef | Reject:
     """The reference of an image given by its path or URI."""
     path = absolute(uri)
     name = name_below(path, root.removesuffix("/"))
-    if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        return Reject(path, "list", "NameError", "its name is not a path below a folder; rename it")
-    return ImageRef(path, name)
+    return misnamed(path, name) or ImageRef(path, name)
 
 
 class _Name(beam.DoFn):
