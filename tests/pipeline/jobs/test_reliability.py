@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -307,14 +308,18 @@ def test_a_limit_narrowed_and_widened_again_makes_nothing_twice(stub_job, archiv
 # Models that were changed
 
 
-def die_at_mask(number):
-    masks_written = Countdown(number, reliability.die)
+def die_after_mask(number):
+    """Kills the process when just so many masks stand; threads write them one by one meanwhile."""
+    masks_written, one_by_one = Countdown(number, reliability.die), threading.Lock()
     write = OutputFolder.write
 
     def count(self, name, data):
-        if name.startswith("masks/"):
+        if not name.startswith("masks/"):
+            return write(self, name, data)
+        with one_by_one:
+            stamp = write(self, name, data)
             masks_written.hit()
-        return write(self, name, data)
+        return stamp
 
     OutputFolder.write = count
 
@@ -331,11 +336,11 @@ def test_a_model_tried_half_way_and_given_up_leaves_every_mask_the_first_ones(
     assert "model 111111111111, not 222222222222" in refused.errors
     assert "--overwrite" in refused.errors
     assert masks(out) == expected
-    prepare = [stub_network, functools.partial(die_at_mask, COUNT // 2)]
+    prepare = [stub_network, functools.partial(die_after_mask, COUNT // 2)]
     killed = Job([*command, "--overwrite"], tmp_path / "log", prepare)
     assert killed.wait() == -signal.SIGKILL
     mixed = masks(out)
-    assert 0 < sum(mixed[name] != expected[name] for name in expected) < COUNT
+    assert sum(mixed[name] != expected[name] for name in expected) == COUNT // 2
     with pytest.raises(UserError, match=r"model 222222222222, not 111111111111.*--overwrite"):
         stub_job(archive, out, model=one)
     assert masks(out) == mixed
