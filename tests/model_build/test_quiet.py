@@ -1,0 +1,39 @@
+"""TensorFlow is imported without Keras, which is there for who asks later."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from model_build.quiet import _WithoutKeras
+
+LATER = """
+import sys
+from model_build.quiet import import_tensorflow
+import_tensorflow()
+assert "_WithoutKeras" not in {type(finder).__name__ for finder in sys.meta_path}
+assert "keras" not in sys.modules
+import tensorflow as tf
+tf.saved_model.load
+tf.keras.layers.Dense(1)
+import keras
+assert keras.layers.Dense is tf.keras.layers.Dense
+"""
+
+
+def test_keras_is_left_until_something_asks_for_it():
+    subprocess.run([sys.executable, "-c", LATER], check=True)
+
+
+def test_only_the_importing_thread_misses_it():
+    finder = _WithoutKeras()
+    with pytest.raises(ModuleNotFoundError) as raised:
+        finder.find_spec("keras.src", None)
+    assert raised.value.name == "keras.src"
+    assert finder.find_spec("keras", None) is None
+    found = []
+    other = threading.Thread(target=lambda: found.append(finder.find_spec("keras.src", None)))
+    other.start()
+    other.join()
+    assert found == [None]
