@@ -94,11 +94,6 @@ def _scales(
     help="Extra weight for rare classes: 0 none, 1 in full proportion.",
 )
 @click.option(
-    "--average",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Validate and save a moving average of the weights of this momentum a step.",
-)
-@click.option(
     "--backbone",
     "backbone_name",
     help="Train a new network on this backbone: resnet50, mobilenet_v2, …  [default: resnet50]",

@@ -100,7 +100,6 @@ def fit(
     keeper = checkpoints.Keeper(output, epochs.start, patience)
     if not epochs or not keeper.worthwhile():
         return
-    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] * model.optimizer.use_ema
     try:
         model.fit(
             batches,
@@ -110,7 +109,6 @@ def fit(
             # Each replica scores the same image: Keras needs as many, all of one shape.
             validation_data=validation.map(lambda *pair: [tf.repeat(x, replicas, 0) for x in pair]),
             callbacks=[
-                *averaging,
                 keeper,
                 keras.callbacks.TensorBoard(output / "tensorboard", write_graph=False),
             ],

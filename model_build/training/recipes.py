@@ -32,8 +32,6 @@ class Recipe:
         flip: mirror half of the crops.
         class_balance: 0 to 1; a pixel counts in the loss by its class' share of the training
             pixels to the power of minus this, so rare classes are not drowned by the background.
-        average: momentum a step of a moving average of the weights, which is what is validated and
-            saved; 0: the weights themselves.
     """
 
     optimizer: str
@@ -48,7 +46,6 @@ class Recipe:
     scales: tuple[float, float]
     flip: bool
     class_balance: float
-    average: float = 0.0
 
 
 RECIPES = {
@@ -176,8 +173,6 @@ def optimizer(recipe: Recipe, steps: int, slow: tuple[str, ...]) -> keras.optimi
         "learning_rate": learning_rate(recipe, steps),
         "weight_decay": recipe.weight_decay,
         "gradient_accumulation_steps": recipe.accumulate if recipe.accumulate > 1 else None,
-        "use_ema": recipe.average > 0,
-        "ema_momentum": recipe.average or None,
     }
     if recipe.optimizer == "sgd":
         if recipe.backbone_rate != 1:
