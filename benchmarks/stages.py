@@ -1,0 +1,119 @@
+"""What a photo costs beside the network: the job with a null network, and with a null sink as well.
+
+    python benchmarks/stages.py photos/ [--limit 1000] [--rounds 3]
+
+The null network gives each photo the class map that the real one gave it before, so that its mask
+costs what it does in a real job. The null sink writes no masks. Each is run on all photos and on
+some, in one process and in turns: what all take more than some, divided by how many more they are,
+is free of what a run costs once. Core-milliseconds a photo are printed, medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from model_build.artifact import DEFAULT_MODEL
+from model_build.quiet import import_tensorflow
+
+SOME = 10  # a so-many-th of the photos
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, file_okay=False))
+@click.option("--model", default=DEFAULT_MODEL)
+@click.option("--limit", type=int, help="Only the first so many photos.")
+@click.option("--rounds", default=3, show_default=True)
+def main(photos: str, model: str, limit: int | None, rounds: int) -> None:
+    """Measure the job's stages on PHOTOS, a folder of JPEGs."""
+    logging.disable(logging.WARNING)  # Beam's, of each run
+    import_tensorflow()
+    from pipeline.network import segmenter
+    from pipeline.network.threads import set_threads
+    from pipeline.outputs.folder import OutputFolder
+
+    set_threads()
+    count = len(list(Path(photos).glob("*.jpg"))[:limit])
+    few = count // SOME
+    network, write = segmenter.Segmenter, OutputFolder.write
+    recording, replaying = recorders(network)
+    job = functools.partial(cost, photos, model)
+    segmenter.Segmenter = recording  # type: ignore[misc]
+    job(count)
+    variants: dict[str, tuple[Any, Any]] = {
+        "the whole job": (network, write),
+        "null network": (replaying, write),
+        "null network and sink": (replaying, sink_of(write)),
+    }
+    costs = defaultdict(list)
+    for _ in range(rounds):
+        for name, (net, put) in variants.items():
+            segmenter.Segmenter = net
+            OutputFolder.write = put  # type: ignore[method-assign]
+            costs[name].append((job(count) - job(few)) / (count - few))
+    click.echo(
+        f"{count} photos, {os.cpu_count()} CPUs ({platform.machine()}), medians of {rounds} "
+        "rounds, core-ms a photo"
+    )
+    for name, values in costs.items():
+        low, high = (f"{1000 * value:.1f}" for value in (min(values), max(values)))
+        click.echo(f"{name:<24}{1000 * statistics.median(values):6.1f} (from {low} to {high})")
+
+
+def cost(photos: str, model: str, count: int) -> float:
+    """Core-seconds of a job on the first so many photos."""
+    import pipeline
+
+    with tempfile.TemporaryDirectory() as scratch:
+        start = time.process_time()
+        summary = pipeline.segment(photos, f"{scratch}/out", model=model, limit=count)
+        spent = time.process_time() - start
+    assert summary.masks == count, f"{summary.masks} masks of {count} photos"
+    return spent
+
+
+def recorders(network: Any) -> tuple[Any, Any]:
+    """A segmenter that keeps what it gives each photo, and one that gives that again."""
+    known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+
+    def key(images: np.ndarray) -> bytes:
+        return str(images.shape).encode() + images[:, ::37, ::41].tobytes()
+
+    class Recording(network):
+        def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            known[key(images)] = found = super().__call__(images)
+            return found
+
+    class Replaying:
+        def __init__(self, network: Any, engine: str, batch_size: int, precision: str):
+            self.stride, self.batch_size = network.description.stride, batch_size
+
+        def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return known[key(images)]
+
+    return Recording, Replaying
+
+
+def sink_of(write: Any) -> Any:
+    """A ``write`` of an output folder that writes all but masks."""
+    from pipeline.records import Stamp
+
+    def put(self: Any, name: str, data: bytes) -> Any:
+        return Stamp(len(data), "") if name.startswith("masks/") else write(self, name, data)
+
+    return put
+
+
+if __name__ == "__main__":
+    main()
