@@ -1,10 +1,12 @@
-"""Cost and memory of the whole job at several numbers of images: both should stay flat.
+"""Cost and memory of the whole job at several numbers and sizes of images.
 
-    python benchmarks/scale.py [--count 1000 --count 10000 --count 100000] [--side 64]
+    python benchmarks/scale.py [--count 1000 --count 10000 --count 100000]
+    python benchmarks/scale.py --photos photos/ --side 6000 --count 200
 
-The images are made here: small ones, so that what grows with their number shows beside the network.
-Each job is a process of its own. Core-milliseconds an image are free of what a job costs once,
-which is that of a job of ten images.
+The images are made here. Small ones of random colours: what grows with their number shows beside
+the network, and should stay flat. Or photos that are enlarged to what cameras make. Each job is a
+process of its own. Core-milliseconds an image are free of what a job costs once, which is that of a
+job of one image.
 """
 
 from __future__ import annotations
@@ -23,36 +25,42 @@ import numpy as np
 from PIL import Image
 
 FOLDER = 1000  # images a folder
-ONCE = 10  # images of the job whose cost is that of any
 
 
 @click.command()
 @click.option("--count", "counts", multiple=True, type=int, default=(1000, 10_000, 100_000))
-@click.option("--side", default=64, show_default=True, help="Of the images, in pixels.")
-def main(counts: tuple[int, ...], side: int) -> None:
+@click.option("--side", default=64, show_default=True, help="The longer one, in pixels.")
+@click.option("--photos", type=click.Path(exists=True, file_okay=False), help="A folder of JPEGs.")
+def main(counts: tuple[int, ...], side: int, photos: str | None) -> None:
     """Measure jobs of several sizes."""
-    click.echo(f"images of {side}×{side}, {os.cpu_count()} CPUs ({platform.machine()})")
+    what = f"{photos} at" if photos else "images of"
+    click.echo(f"{what} {side} pixels, {os.cpu_count()} CPUs ({platform.machine()})")
     with tempfile.TemporaryDirectory() as scratch:
-        photos = Path(scratch, "photos")
-        make(photos, max(counts), side)
-        once = run(photos, Path(scratch, "once"), ONCE)
+        archive = Path(scratch, "photos")
+        make(archive, max(counts), side, sorted(Path(photos).glob("*.jpg")) if photos else [])
+        once = run(archive, Path(scratch, "once"), 1)
         for count in counts:
-            found = run(photos, Path(scratch, str(count)), count)
-            each = (found.core_seconds - once.core_seconds) / (count - ONCE)
+            found = run(archive, Path(scratch, str(count)), count)
+            each = (found.core_seconds - once.core_seconds) / (count - 1)
             click.echo(
                 f"{count:>9,} images: {1000 * each:.2f} core-ms an image, "
                 f"{count / found.seconds:.0f} images/s, peak memory {found.peak / 2**30:.2f} GiB"
             )
 
 
-def make(photos: Path, count: int, side: int) -> None:
-    """Writes so many JPEGs, each of other colours, in folders of a thousand."""
+def make(archive: Path, count: int, side: int, photos: list[Path]) -> None:
+    """Writes so many JPEGs in folders of a thousand: of photos, or each of other colours."""
     rng = np.random.default_rng(0)
     for index in range(count):
-        path = photos / f"{index // FOLDER:06d}" / f"{index:09d}.jpg"
+        path = archive / f"{index // FOLDER:06d}" / f"{index:09d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cells = rng.integers(0, 256, (4, 4, 3), np.uint8)
-        Image.fromarray(cells).resize((side, side), Image.Resampling.BILINEAR).save(path)
+        if photos:
+            image = Image.open(photos[index % len(photos)])
+        else:
+            image = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        scale = side / max(image.size)
+        size = round(image.width * scale), round(image.height * scale)
+        image.resize(size, Image.Resampling.BICUBIC).save(path)
 
 
 class Run(NamedTuple):

@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 
 PROC = Path("/proc")
-INTERVAL = 0.5  # seconds between two looks, each of which costs some milliseconds
+INTERVAL = 2.0  # seconds between two looks: each takes time from what is measured
 PATIENCE = 10.0  # seconds for what a command leaves behind to end by itself
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
