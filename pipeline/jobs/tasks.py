@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import assign_mask_names, group_key
-from pipeline.jobs.progress import COUNTS
+from pipeline.jobs.progress import count
 from pipeline.jobs.standing import KeepOptions, keep_masks, matching
 from pipeline.outputs.folder import MASKS, OutputFolder, unholdable
 from pipeline.outputs.journal import Journal, read_rows
@@ -19,7 +19,7 @@ from pipeline.storage import File, Files, ends_the_job
 
 def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
     """The image under its :func:`pipeline.inputs.names.group_key`; counted for the progress."""
-    COUNTS.add(listed=1)
+    count(listed=1)
     return group_key(image.name), image
 
 
@@ -187,10 +187,10 @@ class KeepMasks(beam.DoFn):
             if isinstance(found, Task):
                 to_do.append(found)
             elif isinstance(found, Reject):
-                COUNTS.add(rejects=1)
+                count(rejects=1)
                 yield beam.pvalue.TaggedOutput("rejected", found)
             else:
-                COUNTS.add(kept=1)
+                count(kept=1)
                 if found != task.row:
                     self.journal.add([found])
                 yield beam.pvalue.TaggedOutput("rows", found)

@@ -4,6 +4,8 @@ import uuid
 
 import pytest
 
+from deploy.flink import cluster
+from tests.servers import flink as flinks
 from tests.servers import stores
 
 
@@ -70,3 +72,26 @@ def folder(request, tmp_path):
         request.getfixturevalue("memory")
         return "memory://bucket/folder"
     return f"{request.getfixturevalue(request.param)}/folder"
+
+
+def _needs_flink():
+    if reason := cluster.missing():
+        if stores.required():
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def flink(tmp_path_factory):
+    """A Flink cluster that starts a job again when a task manager is lost."""
+    _needs_flink()
+    with flinks.running(tmp_path_factory.mktemp("flink")) as running:
+        yield running
+
+
+@pytest.fixture
+def fragile_flink(tmp_path):
+    """A Flink cluster of one test, in which such a job fails."""
+    _needs_flink()
+    with flinks.running(tmp_path / "flink", restarts=0) as running:
+        yield running
