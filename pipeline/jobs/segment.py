@@ -93,11 +93,12 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     try:
         with claims.writing(out.path):
             lock.take()
+            since = lock.taken()
         # Another job may have ended here since the plan was made.
         ours = replace(plan, out=out, noted=claims.look(out), job=job)
         ours.check_output()
         claims.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
-        yield replace(ours, claimed=Claimed(lock.number, lock.dead))
+        yield replace(ours, claimed=Claimed(lock.number, lock.dead, since))
     except BaseException:
         gate.stop(out.run)
         with contextlib.suppress(OSError):  # what ended the job is told, not what came of it

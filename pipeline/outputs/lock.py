@@ -148,6 +148,15 @@ class Lock:
         _under_way.discard(self._out.run)
         self._close()
 
+    def taken(self) -> float | None:
+        """When it was taken, by the clock of OUT's disk or store, in seconds since 1970.
+
+        Raises:
+            OSError: OUT cannot be listed.
+        """
+        mark = _mark(self._out, self._out.run)
+        return next((file.written for file in self._out.files.starting_with(mark)), None)
+
     # The files
 
     def _path(self, number: int) -> str:

@@ -152,7 +152,7 @@ def test_a_job_may_be_left_to_the_cluster(flink, start, stub_job, archive, out, 
     (running,) = flink.running_jobs()
     assert running in job.output
     assert lock_of(out)["job"]["name"] in job.output
-    with pytest.raises(UserError, match="another job is writing there .fcn-beam-.* on http://"):
+    with pytest.raises(UserError, match=r"another job is writing there .fcn-beam-.* on http://"):
         stub_job(archive, out)
     hold.unlink()
     wait_until(lambda: os.path.exists(f"{out}/summary.json"), "done")
