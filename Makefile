@@ -48,10 +48,14 @@ flink-down: ## End it
 test: $(DEV_INSTALLED) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-servers: $(BIN)/fake-gcs-server ## Install the server that tests of gs:// use; needs Go
+servers: $(BIN)/fake-gcs-server $(BIN)/prism ## Install what tests of gs:// and of Prism use; needs Go
 
 $(BIN)/fake-gcs-server: | $(DEV_INSTALLED)
 	GOBIN="$(abspath $(BIN))" go install github.com/fsouza/fake-gcs-server@v1.56.1
+
+# Of the version of apache-beam in requirements.txt.
+$(BIN)/prism: | $(DEV_INSTALLED)
+	GOBIN="$(abspath $(BIN))" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
 lint: $(DEV_INSTALLED) ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
+from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
 from apache_beam.runners.runner import PipelineResult, create_runner
 from apache_beam.runners.worker import sdk_worker
 
@@ -99,7 +105,7 @@ def run(
             return result
     except KeyboardInterrupt as interrupt:
         if journalled is not None:
-            interrupt.args = (_cancel(result, job),)
+            interrupt.args = (_cancel(pipeline.options, result, job),)
         raise
     except Exception as error:
         raise _failed(error) from error
@@ -116,7 +122,7 @@ def submit(pipeline: beam.Pipeline, job: RemoteJob) -> None:
             pipeline.run()
             job.wait_until_listed()
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (_cancel(None, job),)
+        interrupt.args = (_cancel(pipeline.options, None, job),)
         raise
     except JobError:
         raise
@@ -130,7 +136,7 @@ def _failed(error: Exception) -> JobError:
     return JobError(explain(f"{type(error).__name__}: {error}"))
 
 
-def _cancel(result: PipelineResult | None, job: RemoteJob | None) -> str:
+def _cancel(options: PipelineOptions, result: PipelineResult | None, job: RemoteJob | None) -> str:
     """Cancels a job elsewhere, and tells what has become of it."""
     named = job or "the job"
     try:
@@ -141,6 +147,9 @@ def _cancel(result: PipelineResult | None, job: RemoteJob | None) -> str:
     except KeyboardInterrupt:
         return f"{named} may still run: cancel it there"
     except Exception as error:
+        of_beam = isinstance(result, PortableResult)
+        if of_beam and not options.view_as(PortableOptions).job_endpoint and job is None:
+            return f"{named} has ended with its job server"  # which Beam has started for it
         return f"{named} could not be cancelled ({first_line(error)}): cancel it there"
     return f"{named} has been cancelled"
 
