@@ -8,7 +8,7 @@ CLOUD_INSTALLED := $(VENV)/.cloud-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run-local run-dataflow test servers lint lock bench bench-peers clean
+.PHONY: help run-local run-dataflow run-flink flink-up flink-down test servers lint lock bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,13 +29,33 @@ run-dataflow: $(if $(DRY),,$(CLOUD_INSTALLED)) ## Segment on Dataflow: INPUT=gs:
 	@case "$(OUTPUT)" in gs://*) ;; *) echo "make run-dataflow: OUTPUT must be gs://…" >&2; exit 2;; esac
 	$(if $(DRY),@echo '$(DATAFLOW)',$(DATAFLOW))
 
+# On the cluster of `make flink-up`, or on your own: its workers then are what ARGS say, as in
+# ARGS="--environment_type DOCKER --environment_config IMAGE".
+LOCAL_FLINK = --flink_master localhost:8081 --flink_job_server_jar .flink/job-server.jar --shared-disk \
+	--environment_type PROCESS --environment_config '{"command": "$(abspath $(BIN))/fcn-beam-worker"}'
+
+run-flink: $(INSTALLED) ## Segment on Flink: INPUT=dir/ [OUTPUT=out/] [FLINK_MASTER=host:8081] [MODEL=dir/] [ARGS=…]
+	@test -n "$(INPUT)" || { echo "make run-flink: name the photos, as in INPUT=examples/" >&2; exit 2; }
+	@$(BIN)/fcn-beam segment "$(INPUT)" --output "$(OUTPUT)" $(if $(MODEL),--model "$(MODEL)") \
+	  --runner FlinkRunner $(if $(FLINK_MASTER),--flink_master "$(FLINK_MASTER)",$(LOCAL_FLINK)) $(ARGS)
+
+flink-up: $(INSTALLED) ## Start a small Flink on this machine; needs Java and Maven
+	@$(BIN)/python deploy/flink/cluster.py up
+
+flink-down: ## End it
+	@$(PYTHON) deploy/flink/cluster.py down
+
 test: $(DEV_INSTALLED) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-servers: $(BIN)/fake-gcs-server ## Install the server that tests of gs:// use; needs Go
+servers: $(BIN)/fake-gcs-server $(BIN)/prism ## Install what tests of gs:// and of Prism use; needs Go
 
 $(BIN)/fake-gcs-server: | $(DEV_INSTALLED)
 	GOBIN="$(abspath $(BIN))" go install github.com/fsouza/fake-gcs-server@v1.56.1
+
+# Of the version of apache-beam in requirements.txt.
+$(BIN)/prism: | $(DEV_INSTALLED)
+	GOBIN="$(abspath $(BIN))" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
 lint: $(DEV_INSTALLED) ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -64,8 +84,8 @@ lock: $(DEV_INSTALLED) ## Resolve the pinned requirements anew
 	$(COMPILE) --extra train -c requirements-dev.txt -o requirements.txt
 	$(COMPILE) --extra gcp --extra aws --extra azure -c requirements-dev.txt -o requirements-cloud.txt
 
-clean: ## Remove what this Makefile has made
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: flink-down ## Remove what this Makefile has made
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .flink .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \

@@ -65,10 +65,12 @@ class MaskRef(NamedTuple):
     Attributes:
         name: its path below ``OUT/masks``.
         stamp: as the listing has it.
+        written: when, by the clock of its disk or store, in seconds since 1970.
     """
 
     name: str
     stamp: Stamp
+    written: float | None = None
 
 
 class PassedOver(NamedTuple):
@@ -94,6 +96,7 @@ class Task(NamedTuple):
         overlaid: an overlay of that name stands.
         hashes: where none of the rows of a mask of that name tells of it as it stands, the hashes
             of the sources that they name.
+        ours: the mask has been written since the run began, by a worker that was lost.
     """
 
     image: ImageRef
@@ -102,6 +105,7 @@ class Task(NamedTuple):
     row: Row | None = None
     overlaid: bool = False
     hashes: frozenset[str] = frozenset()
+    ours: bool = False
 
 
 class Photo(NamedTuple):

@@ -181,7 +181,7 @@ def test_the_pipeline_takes_nothing_of_model_build_that_trains():
 
 
 def test_storage_alone_knows_its_libraries():
-    for library in ("fsspec", "gcsfs", "s3fs", "adlfs", "botocore", "google"):
+    for library in ("fsspec", "gcsfs", "s3fs", "adlfs", "botocore", "google.auth"):
         assert [room for room, row in ROOMS["pipeline"].items() if library in row.libraries] == [
             "storage"
         ]

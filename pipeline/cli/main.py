@@ -72,8 +72,14 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def told_interrupt(interrupt: BaseException) -> tuple[str, int]:
-    """What an interrupt is called, and the status to exit with: 128 and the signal's number."""
-    return ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+    """What an interrupt is called, with what has become of its job, and the status to exit with.
+
+    That is 128 and the signal's number.
+    """
+    what, status = (
+        ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+    )
+    return f"{what}; {interrupt}" if interrupt.args else what, status
 
 
 def say(text: str) -> None:

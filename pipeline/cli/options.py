@@ -10,6 +10,9 @@ import click
 
 from pipeline.network import ENGINES, PRECISIONS
 
+# What Beam warns of where it starts and ends a job server, which is no cause for worry.
+_OF_JOB_SERVERS = ("Really starting service", "Waiting for grpc channel", "Really destroying")
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -121,6 +124,6 @@ def set_up_logging(level: str) -> None:
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
     # Beam says so where optional packages of its own are missing; nothing here needs them.
-    noise = ("Resource module is not available", "apitools not found")
+    noise = ("Resource module is not available", "apitools not found", *_OF_JOB_SERVERS)
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: not str(record.msg).startswith(noise))

@@ -63,6 +63,11 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
     is_flag=True,
     help="With --runner: all workers see this machine's disk, at the same paths.",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="With --runner FlinkRunner: hand the job to the cluster, and do not wait for it.",
+)
 @of_models
 @workers
 @storage_options
@@ -72,6 +77,7 @@ def segment(
     context: click.Context,
     arguments: tuple[str, ...],
     dry_run: bool,
+    detach: bool,
     max_rejected: str | None,
     log_level: str,
     **options: Any,
@@ -93,6 +99,10 @@ def segment(
         preview.dry_run(plan.plan(request), say)
         return 0
     try:
+        if detach:
+            job = segment.submit(request)
+            say(f"{job} goes on there: {job.page()}\n{request.output}/summary.json ends it")
+            return 0
         summary = segment.segment(request)
     except KeyboardInterrupt as interrupt:
         what, status = told_interrupt(interrupt)

@@ -73,7 +73,9 @@ def main() -> None:
         answer: dict[str, Any] = {"result": asdict(_run(told["function"], told["request"]))}
     except tuple(ERRORS.values()) as error:
         answer = {"error": type(error).__name__, "message": str(error)}
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:  # what has become of a job elsewhere
+            print(f"fcn-beam: {interrupt}", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(answer))
 

@@ -39,18 +39,21 @@ class SegmentArchive(beam.PTransform):
     def expand(self, sources):
         plan, out = self.plan, self.plan.out
         images, passed_over, unlisted = sources | "List" >> ListImages(plan.listing, out.files)
-        planned = images | "Plan" >> PlanTasks(out, plan.noted.rows(out))
+        since = plan.claimed and plan.claimed.since
+        planned = images | "Plan" >> PlanTasks(out, plan.noted.rows(out), since)
         kept = (
             planned.tasks
             | "Window" >> Windowed()
             | "Identify" >> beam.Map(identify, out.files)
             | "Keep"
-            >> beam.ParDo(KeepMasks(plan.keep, out)).with_outputs("rows", "rejected", main="tasks")
+            >> beam.ParDo(KeepMasks(plan.keep, out)).with_outputs(
+                "rows", "ours", "rejected", main="tasks"
+            )
         )
         made = kept.tasks | "Segment" >> SegmentWindows(plan.decode, plan.engine, plan.write)
         found = Found(
             listed=images | "Listed" >> beam.Map(lambda image: image.path),
-            rows=(kept.rows, made.rows) | "Rows" >> beam.Flatten(),
+            rows=(kept.rows, kept.ours, made.rows) | "Rows" >> beam.Flatten(),
             kept=kept.rows,
             rejects=(planned.rejected, kept.rejected, made.rejected) | "Rejects" >> beam.Flatten(),
             unlisted=unlisted,

@@ -16,6 +16,7 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import ListOptions
 from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.jobs import preview, runners
+from pipeline.jobs.remote import RemoteJob
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, threads
@@ -63,6 +64,7 @@ class Plan:
         claimed: what the run has claimed; None before it has.
         started: when the run began, in seconds since 1970.
         local: the job runs in this process.
+        job: what a cluster will know it by, once it has claimed; None if none can be asked for it.
         overwrite, moved, verify, workers, shared_disk: see :func:`pipeline.segment`.
     """
 
@@ -83,6 +85,7 @@ class Plan:
     workers: int | None
     shared_disk: bool
     claimed: Claimed | None = None
+    job: RemoteJob | None = None
 
     @property
     def keep(self) -> KeepOptions:

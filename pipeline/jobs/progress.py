@@ -1,23 +1,27 @@
-"""What a run tells while it works: stage times (any runner) and live counts (local runs).
+"""What a run tells while it works: stage times and live counts.
 
-Stage times are Beam metrics, so they come back from remote workers too. The live counts are plain
-variables of this process: local runs execute their DoFns in it.
+Both are Beam metrics, so they come back from workers elsewhere, too: some runners tell them as a
+job goes, some at the end of each step. Meanwhile the journal tells how many images are done. A
+local run counts in plain variables as well, as it executes its DoFns in this process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from apache_beam.metrics import Metrics
-from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.metrics.metric import MetricResults, MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
 from model_build.bar import bar
 from pipeline.network.handler import METRICS
+
+_LOGGER = logging.getLogger(__name__)
 
 TIMED_STAGES = ("read", "decode", "infer", "write")
 INFER = "inference_batch_latency_micro_secs"  # measured by RunInference
@@ -43,7 +47,7 @@ def stage_seconds(result: PipelineResult) -> dict[str, float]:
 
 
 class Counts:
-    """Thread-safe counts of this process's run."""
+    """Thread-safe counts of a run."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,6 +55,12 @@ class Counts:
 
     def reset(self) -> None:
         self.listed = self.masks = self.kept = self.rejects = 0
+
+    def put(self, **counts: int) -> None:
+        """Puts others in their place."""
+        with self._lock:
+            for name, value in counts.items():
+                setattr(self, name, value)
 
     def add(self, **changes: int) -> None:
         with self._lock:
@@ -63,6 +73,72 @@ class Counts:
 
 
 COUNTS = Counts()
+COUNTED = ("listed", "masks", "kept", "rejects")
+_counters = {name: Metrics.counter(METRICS, name) for name in COUNTED}
+_followed = threading.Event()  # a run elsewhere, whose counts are put by what follows it
+
+
+def count(**changes: int) -> None:
+    """Counts images; for use inside a DoFn."""
+    if not _followed.is_set():
+        COUNTS.add(**changes)
+    for name, change in changes.items():
+        _counters[name].inc(change)
+
+
+def metric_counts(metrics: MetricResults) -> dict[str, int]:
+    """The counts of all workers, of a runner that tells them."""
+    found = metrics.query(MetricsFilter().with_namespace(METRICS))["counters"]
+    counts = dict.fromkeys(COUNTED, 0)
+    for metric in found:
+        if metric.key.metric.name in counts:
+            counts[metric.key.metric.name] += metric.result or 0
+    return counts
+
+
+@contextlib.contextmanager
+def following(
+    metrics: Callable[[], MetricResults],
+    journalled: Callable[[], tuple[int, int]],
+    interval: float = 5.0,
+) -> Iterator[None]:
+    """Lets :data:`COUNTS` follow a run elsewhere while its block runs.
+
+    Args:
+        metrics: asks its runner for them.
+        journalled: numbers of images that have got a mask and a reject by now. Each is there once,
+            however often a worker was lost.
+        interval: seconds between two looks.
+    """
+    finished = threading.Event()
+
+    def look() -> None:
+        try:
+            counts = metric_counts(metrics())
+        except Exception as error:  # some runners have none before the end; the job's own end tells
+            _LOGGER.debug("no metrics: %s", error)
+            counts = dict.fromkeys(COUNTED, 0)
+        try:
+            masks, rejects = journalled()
+        except OSError as error:
+            _LOGGER.debug("no journal: %s", error)
+            return
+        kept, listed = counts["kept"], counts["listed"]
+        COUNTS.put(listed=max(listed, masks + rejects), masks=masks, rejects=rejects, kept=kept)
+
+    def follow() -> None:
+        while not finished.wait(interval):
+            look()
+
+    _followed.set()
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+        _followed.clear()
 
 
 @contextlib.contextmanager

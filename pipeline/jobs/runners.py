@@ -7,16 +7,23 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
+from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
 from apache_beam.runners.runner import PipelineResult, create_runner
 from apache_beam.runners.worker import sdk_worker
 
-from model_build.errors import JobError, Terminated, UserError, require
+from model_build.errors import JobError, Terminated, UserError, first_line, require
 from pipeline.jobs import progress
+from pipeline.jobs.remote import RemoteJob
 from pipeline.network import threads
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,26 +71,87 @@ def run_here(options: PipelineOptions, workers: int | None) -> None:
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
 
 
-def run(pipeline: beam.Pipeline, listed: int = 0) -> PipelineResult:
+def run(
+    pipeline: beam.Pipeline,
+    listed: int = 0,
+    job: RemoteJob | None = None,
+    journalled: Callable[[], tuple[int, int]] | None = None,
+) -> PipelineResult:
     """Runs a pipeline and waits for it, with its progress shown.
 
     Args:
         listed: number of images, where it is known before.
+        job: what a cluster knows it by.
+        journalled: see :func:`pipeline.jobs.progress.following`; None where the pipeline runs in
+            this process.
 
     Raises:
         JobError: what ended the job, in one line.
-        KeyboardInterrupt: on Ctrl-C; Terminated, a kind of it, on SIGTERM.
+        KeyboardInterrupt: on Ctrl-C; Terminated, a kind of it, on SIGTERM. A job elsewhere has been
+            cancelled then; its text says so, or why not.
     """
+    result = None
     try:
         with _telling_interrupts(), progress.shown():
             progress.COUNTS.add(listed=listed)
             result = pipeline.run()
-            result.wait_until_finish()
+            if journalled is None:
+                result.wait_until_finish()
+                return result
+            metrics = result.metrics if job is None else job.metrics
+            with progress.following(metrics, journalled):
+                result.wait_until_finish()
+            progress.COUNTS.put(**progress.metric_counts(result.metrics()))
             return result
+    except KeyboardInterrupt as interrupt:
+        if journalled is not None:
+            interrupt.args = (_cancel(pipeline.options, result, job),)
+        raise
     except Exception as error:
-        _LOGGER.info("the job failed", exc_info=error)
-        # What one stream raises comes as it is, without its class in its text.
-        raise JobError(explain(f"{type(error).__name__}: {error}")) from error
+        raise _failed(error) from error
+
+
+def submit(pipeline: beam.Pipeline, job: RemoteJob) -> None:
+    """Hands a pipeline to a cluster and waits until it has it.
+
+    Raises:
+        JobError, KeyboardInterrupt: as :func:`run` does.
+    """
+    try:
+        with _telling_interrupts():
+            pipeline.run()
+            job.wait_until_listed()
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (_cancel(pipeline.options, None, job),)
+        raise
+    except JobError:
+        raise
+    except Exception as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> JobError:
+    _LOGGER.info("the job failed", exc_info=error)
+    # What one stream raises comes as it is, without its class in its text.
+    return JobError(explain(f"{type(error).__name__}: {error}"))
+
+
+def _cancel(options: PipelineOptions, result: PipelineResult | None, job: RemoteJob | None) -> str:
+    """Cancels a job elsewhere, and tells what has become of it."""
+    named = job or "the job"
+    try:
+        if job is not None:
+            job.cancel()
+        elif result is not None:
+            result.cancel()
+    except KeyboardInterrupt:
+        return f"{named} may still run: cancel it there"
+    except Exception as error:
+        of_beam = isinstance(result, PortableResult)
+        if of_beam and not options.view_as(PortableOptions).job_endpoint and job is None:
+            return f"{named} has ended with its job server"  # which Beam has started for it
+        return f"{named} could not be cancelled ({first_line(error)}): cancel it there"
+    return f"{named} has been cancelled"
 
 
 # Beam passes on what a worker raised as text: its traceback, which ends by the class and message.

@@ -25,7 +25,7 @@ from model_build.scores import confusion_matrix
 from pipeline.images.sizes import enlarge
 from pipeline.jobs import runners
 from pipeline.jobs.predictions import Example, Fault, Prediction, decode_ids
-from pipeline.jobs.progress import COUNTS
+from pipeline.jobs.progress import count
 from pipeline.jobs.windows import Windowed
 from pipeline.storage import Files
 
@@ -100,9 +100,9 @@ class CountWindow(beam.DoFn):
                 faulty.add(found.name)
                 yield beam.pvalue.TaggedOutput("faults", found)
             else:
-                COUNTS.add(masks=1)
+                count(masks=1)
                 yield found
-        COUNTS.add(rejects=len(faulty))
+        count(rejects=len(faulty))
 
 
 class ConfusionMatrixFn(beam.CombineFn):

@@ -11,13 +11,15 @@ import apache_beam as beam
 
 from model_build.errors import JobError, UserError, first_line
 from model_build.quiet import import_tensorflow
-from pipeline.jobs import progress, runners
+from pipeline.jobs import progress, remote, runners
 from pipeline.jobs.graph import SegmentArchive
 from pipeline.jobs.plan import Plan, Request, plan
+from pipeline.jobs.remote import RemoteJob
 from pipeline.network import models, threads
 from pipeline.outputs import claims, gate
 from pipeline.outputs.ending import Claimed
 from pipeline.outputs.folder import SUMMARY, OutputFolder
+from pipeline.outputs.journal import Journalled
 from pipeline.outputs.lock import Lock, new_run
 from pipeline.outputs.summary import Summary, allowed_rejects, versions
 from pipeline.storage import is_remote, told
@@ -37,6 +39,25 @@ def segment(request: Request) -> Summary:
         return run(stage(ours))
 
 
+def submit(request: Request) -> RemoteJob:
+    """Hands the job to a cluster, which goes on with it alone.
+
+    Raises:
+        UserError, JobError, KeyboardInterrupt: as :func:`segment` does; no cluster can be asked for
+            such a job.
+    """
+    planned = plan(request)
+    if remote.cluster(planned.beam_options) is None:
+        raise UserError(
+            "--detach: needs --runner FlinkRunner with --flink_master; any other job would end "
+            "with this command"
+        )
+    with claimed(planned, leave=True) as ours:
+        assert ours.job is not None
+        runners.submit(_graph(stage(ours)), ours.job)
+        return ours.job
+
+
 def load(plan: Plan) -> None:
     """Gets the network of a local run into this process, with its threads set.
 
@@ -52,8 +73,11 @@ def load(plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def claimed(plan: Plan) -> Iterator[Plan]:
+def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     """Makes OUT this run's, while its block runs.
+
+    Args:
+        leave: a cluster goes on with the run when the block has ended.
 
     Yields:
         The plan, with what it has claimed.
@@ -64,22 +88,30 @@ def claimed(plan: Plan) -> Iterator[Plan]:
     """
     claims.prepare(plan.out.path, plan.out.files)
     out = replace(plan.out, run=new_run())
-    lock = Lock(out)
+    job = None if plan.local else remote.name_job(plan.beam_options, out.run)
+    lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.lives)
     try:
         with claims.writing(out.path):
             lock.take()
+            since = lock.taken()
         # Another job may have ended here since the plan was made.
-        ours = replace(plan, out=out, noted=claims.look(out))
+        ours = replace(plan, out=out, noted=claims.look(out), job=job)
         ours.check_output()
         claims.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
-        yield replace(ours, claimed=Claimed(lock.number, lock.dead))
+        yield replace(ours, claimed=Claimed(lock.number, lock.dead, since))
     except BaseException:
         gate.stop(out.run)
         with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
-            lock.abandon()
+            if job is not None and remote.lives(job.to_json()) is not False:
+                lock.leave()  # it could not be cancelled
+            else:
+                lock.abandon()
         raise
     with contextlib.suppress(OSError):  # the job is done; the next one finds its lock dead
-        lock.release()
+        if leave:
+            lock.leave()
+        else:
+            lock.release()
 
 
 def stage(plan: Plan) -> Plan:
@@ -124,10 +156,9 @@ def run(plan: Plan) -> Summary:
     """
     if plan.local:
         runners.run_here(plan.beam_options, plan.workers)
-    pipeline = beam.Pipeline(options=plan.beam_options)
-    pipeline | "Sources" >> beam.Create(plan.sources) | "SegmentArchive" >> SegmentArchive(plan)
     try:
-        result = runners.run(pipeline)
+        journalled = None if plan.local else Journalled(plan.out)
+        result = runners.run(_graph(plan), job=plan.job, journalled=journalled)
     except JobError as error:
         raise JobError(f"{error}; {_so_far()}") from error
     stages = progress.stage_seconds(result)
@@ -138,8 +169,14 @@ def run(plan: Plan) -> Summary:
     return Summary.from_json(plan.out.path, content, stages)
 
 
+def _graph(plan: Plan) -> beam.Pipeline:
+    pipeline = beam.Pipeline(options=plan.beam_options)
+    pipeline | "Sources" >> beam.Create(plan.sources) | "SegmentArchive" >> SegmentArchive(plan)
+    return pipeline
+
+
 def _so_far() -> str:
-    """How far a local run has come, and how it goes on."""
+    """How far a run has come, and how it goes on."""
     counts = progress.COUNTS
     done = f"{counts.done} of {counts.listed} images are done; " if counts.listed else ""
     return f"{done}run the same command again to continue"

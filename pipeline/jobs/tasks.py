@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import assign_mask_names, group_key
-from pipeline.jobs.progress import COUNTS
+from pipeline.jobs.progress import count
 from pipeline.jobs.standing import KeepOptions, keep_masks, matching
 from pipeline.outputs.folder import MASKS, OutputFolder, unholdable
 from pipeline.outputs.journal import Journal, read_rows
@@ -19,7 +19,7 @@ from pipeline.storage import File, Files, ends_the_job
 
 def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
     """The image under its :func:`pipeline.inputs.names.group_key`; counted for the progress."""
-    COUNTS.add(listed=1)
+    count(listed=1)
     return group_key(image.name), image
 
 
@@ -54,13 +54,15 @@ def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
 
 
 def plan_group(
-    found: Mapping[str, Iterable], out: OutputFolder
+    found: Mapping[str, Iterable], out: OutputFolder, since: float | None = None
 ) -> Iterator[Task | Reject | MaskRef]:
     """The tasks of one group of names whose masks may clash.
 
     Args:
         found: its ``images`` (:class:`ImageRef`), ``masks`` (:class:`MaskRef`) and ``rows``
             (:class:`Row`), and names of masks under ``overlays``.
+        since: when the run began, by the clock of OUT's disk or store. The run itself may find
+            masks of its own, where a worker was lost and its work is done again.
 
     Yields:
         A task for each image; a reject where OUT can hold no mask of its name, or another image
@@ -87,7 +89,9 @@ def plan_group(
         row = matching(of_mask, image.path, stamp, image.stamp)
         in_doubt = mask is not None and row is None
         hashes = frozenset(one.hash for one in of_mask if one.hash) if in_doubt else frozenset()
-        yield Task(image, mask_name, stamp, row, mask_name in overlaid, hashes)
+        written = None if mask is None else mask.written
+        ours = since is not None and written is not None and written >= since
+        yield Task(image, mask_name, stamp, row, mask_name in overlaid, hashes, ours)
     yield from masks.values()
 
 
@@ -114,11 +118,14 @@ class PlanTasks(beam.PTransform):
     Args:
         rows: names below OUT of the files that hold rows; None: whatever stands there is not looked
             at.
+        since: see :func:`plan_group`.
     """
 
-    def __init__(self, out: OutputFolder, rows: Sequence[str] | None = None):
+    def __init__(
+        self, out: OutputFolder, rows: Sequence[str] | None = None, since: float | None = None
+    ):
         super().__init__()
-        self.out, self.rows = out, rows
+        self.out, self.rows, self.since = out, rows, since
 
     def expand(self, images):
         start = images.pipeline
@@ -133,18 +140,20 @@ class PlanTasks(beam.PTransform):
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
             | "PlanGroup"
-            >> beam.ParDo(_PlanGroup(self.out)).with_outputs("rejected", "outside", main="tasks")
+            >> beam.ParDo(_PlanGroup(self.out, self.since)).with_outputs(
+                "rejected", "outside", main="tasks"
+            )
         )
         return Planned(planned.tasks, planned.rejected, planned.outside)
 
 
 class _PlanGroup(beam.DoFn):
-    def __init__(self, out: OutputFolder):
-        self.out = out
+    def __init__(self, out: OutputFolder, since: float | None):
+        self.out, self.since = out, since
 
     def process(self, group):
         _, found = group
-        for planned in plan_group(found, self.out):
+        for planned in plan_group(found, self.out, self.since):
             if isinstance(planned, Task):
                 yield planned
             else:
@@ -172,7 +181,8 @@ def identify(tasks: Sequence[Task], files: Files) -> list[Task]:
 class KeepMasks(beam.DoFn):
     """Lists of tasks → those of them that are to do; rows of masks that hold; and rejects.
 
-    Rows that were renewed are journalled.
+    Rows of masks that this run has written itself are apart, as ``ours``. Rows that were renewed
+    are journalled.
     """
 
     def __init__(self, options: KeepOptions, out: OutputFolder):
@@ -187,13 +197,13 @@ class KeepMasks(beam.DoFn):
             if isinstance(found, Task):
                 to_do.append(found)
             elif isinstance(found, Reject):
-                COUNTS.add(rejects=1)
+                count(rejects=1)
                 yield beam.pvalue.TaggedOutput("rejected", found)
             else:
-                COUNTS.add(kept=1)
+                count(**{"masks" if task.ours else "kept": 1})
                 if found != task.row:
                     self.journal.add([found])
-                yield beam.pvalue.TaggedOutput("rows", found)
+                yield beam.pvalue.TaggedOutput("ours" if task.ours else "rows", found)
         if to_do:
             yield to_do
 

@@ -23,7 +23,7 @@ from apache_beam.ml.inference.base import RunInference
 from model_build.data.labels import LabelSet
 from pipeline.images.decode import DecodeOptions, decode, decoded_bytes
 from pipeline.images.masks import Origin, encode_mask, encode_overlay, histogram
-from pipeline.jobs.progress import COUNTS, stage_timer
+from pipeline.jobs.progress import count, stage_timer
 from pipeline.network.handler import EngineOptions, SegmentationHandler
 from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file
 from pipeline.outputs.journal import Journal
@@ -228,10 +228,10 @@ class WriteWindow(beam.DoFn):
             outcomes = write_window(window, self.options, self.journal)
         for outcome in outcomes:
             if isinstance(outcome, Reject):
-                COUNTS.add(rejects=1)
+                count(rejects=1)
                 yield beam.pvalue.TaggedOutput("rejected", outcome)
             else:
-                COUNTS.add(masks=1)
+                count(masks=1)
                 yield outcome
 
     def finish_bundle(self):

@@ -18,10 +18,12 @@ class Claimed(NamedTuple):
     Attributes:
         lock: number of its lock.
         dead: names of runs that have ended without removing what they left.
+        since: when, by the clock of OUT's disk or store, in seconds since 1970; None: not known.
     """
 
     lock: int
     dead: tuple[str, ...]
+    since: float | None = None
 
 
 def finish(

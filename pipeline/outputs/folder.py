@@ -102,7 +102,7 @@ class OutputFolder:
         """The masks that stand in OUT; a name that is not UTF-8, as no image's is, is escaped."""
         for name, file in self._below(MASKS):
             if name.endswith(".png"):
-                yield MaskRef(name, Stamp(file.size, file.version))
+                yield MaskRef(name, Stamp(file.size, file.version), file.written)
 
     def overlaid(self) -> Iterator[str]:
         """Names of the masks that have an overlay."""

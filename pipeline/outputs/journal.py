@@ -59,6 +59,34 @@ def journals(out: OutputFolder) -> Iterator[str]:
             yield name
 
 
+class Journalled:
+    """How many images a run has journalled; each file is read once.
+
+    An image that two workers have journalled, as one of them was lost, is one.
+    """
+
+    def __init__(self, out: OutputFolder):
+        self._out = out
+        self._seen: set[str] = set()
+        self._done: tuple[set[int], set[int]] = set(), set()  # hashes, as names would be many MB
+
+    def __call__(self) -> tuple[int, int]:
+        """Numbers of images with a mask, and of those with a reject.
+
+        Raises:
+            OSError: the journal cannot be read.
+        """
+        for name in journals(self._out):
+            if name in self._seen or run_of(name) != self._out.run:
+                continue
+            for line in self._out.files.read(f"{self._out.path}/{name}").splitlines():
+                record = parse_json(line)
+                self._done["mask" not in record].add(hash(record["image"]))
+            self._seen.add(name)
+        masks, rejects = self._done
+        return len(masks), len(rejects - masks)
+
+
 def run_of(name: str) -> str:
     """The run that a journal's file is of."""
     return name.removeprefix(f"{JOURNAL}/").partition(".")[0]

@@ -9,6 +9,9 @@ Elsewhere the file is written anew every few seconds, and is dead once it has no
 minute by the observer's own clock; or at once, where its machine is this one and its process is
 gone. A run that has failed says so in its lock.
 
+A job on a cluster may outlive the process that submitted it. Its lock names it, and its cluster is
+asked whether it still runs.
+
 Beside its lock a run has a mark among its unfinished files, before anything else of it is in OUT.
 It tells whether the run lives, even if the lock is taken away by force.
 """
@@ -29,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from model_build.errors import JobError, UserError
-from pipeline.outputs.folder import LOCK, UNFINISHED, OutputFolder, parse_json, utf8
+from pipeline.outputs.folder import LOCK, SUMMARY, UNFINISHED, OutputFolder, parse_json, utf8
 from pipeline.storage import ends_the_job, is_remote
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ DEAD_AFTER = 60.0  # seconds without a change
 LOOK = 2.0  # seconds between two looks of an observer
 
 _RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")  # see new_run
+
+Lives = Callable[[Any], bool | None]  # whether a job runs, by its note; None: cannot be asked
 
 _under_way: set[str] = set()  # runs of this process
 
@@ -51,6 +56,11 @@ def new_run() -> str:
 class Lock:
     """The claim of one run on its output folder.
 
+    Args:
+        wait: for so many seconds, between two looks at another run's lock.
+        job: what a cluster knows the run by; plain values, None for a run of this process.
+        lives: asks a cluster for such a job.
+
     Attributes:
         number: N of its file; 0 as long as there is none.
         dead: names of the runs whose locks were found dead: what they have left may be removed.
@@ -59,8 +69,14 @@ class Lock:
     number: int = 0
     dead: tuple[str, ...] = ()
 
-    def __init__(self, out: OutputFolder, wait: Callable[[float], None] = time.sleep):
-        self._out, self._wait = out, wait
+    def __init__(
+        self,
+        out: OutputFolder,
+        wait: Callable[[float], None] = time.sleep,
+        job: dict[str, str] | None = None,
+        lives: Lives = lambda job: None,
+    ):
+        self._out, self._wait, self._lives = out, wait, lives
         self._handles: list[int] = []
         self._content = {
             "run": out.run,
@@ -70,6 +86,8 @@ class Lock:
             "beat": 0,
             "ended": False,
         }
+        if job is not None:
+            self._content["job"] = job
         self._stop = threading.Event()
         self._beating: threading.Thread | None = None
 
@@ -124,6 +142,21 @@ class Lock:
         finally:
             self._let_go()
 
+    def leave(self) -> None:
+        """Leaves a run to its cluster: its lock stays, and holds as long as the job runs there."""
+        self._end_beat()
+        _under_way.discard(self._out.run)
+        self._close()
+
+    def taken(self) -> float | None:
+        """When it was taken, by the clock of OUT's disk or store, in seconds since 1970.
+
+        Raises:
+            OSError: OUT cannot be listed.
+        """
+        mark = _mark(self._out, self._out.run)
+        return next((file.written for file in self._out.files.starting_with(mark)), None)
+
     # The files
 
     def _path(self, number: int) -> str:
@@ -167,9 +200,12 @@ class Lock:
 
     def _let_go(self) -> None:
         _under_way.discard(self._out.run)
+        self._close()
+        self._out.clean_up([self._out.run])  # its mark, too
+
+    def _close(self) -> None:
         while self._handles:
             os.close(self._handles.pop())
-        self._out.clean_up([self._out.run])  # its mark, too
 
     # Alive or dead
 
@@ -191,7 +227,7 @@ class Lock:
 
     def _check_dead(self, number: int, content: dict[str, Any]) -> None:
         """Returns once a lock is dead or gone; raises UserError if its run lives."""
-        alive = _is_alive(self._out, self._path(number), content)
+        alive = _is_alive(self._out, self._path(number), content, self._lives)
         if alive:
             raise self._refusal(content)
         if alive is False:
@@ -212,8 +248,10 @@ class Lock:
                 raise self._refusal(now)
 
     def _refusal(self, content: dict[str, Any]) -> UserError:
+        job = content.get("job")
+        of_job = f"{job.get('name')} on {job.get('at')}, " if isinstance(job, dict) else ""
         return UserError(
-            f"{self._out.path}: another job is writing there (process "
+            f"{self._out.path}: another job is writing there ({of_job}process "
             f"{content.get('process', '?')} on {content.get('host', '?')}, since "
             f"{content.get('started', '?')}); wait for it, or choose another --output"
         )
@@ -286,15 +324,35 @@ def _this_process() -> dict[str, Any]:
     }
 
 
-def _is_alive(out: OutputFolder, path: str, content: dict[str, Any]) -> bool | None:
+def _is_alive(
+    out: OutputFolder,
+    path: str,
+    content: dict[str, Any],
+    lives: Lives = lambda job: None,
+) -> bool | None:
     """Whether the run of a lock or a mark lives; None where nobody can tell without waiting."""
     if content.get("ended"):
         return False
     held = out.files.is_held(path)
+    if isinstance(content.get("job"), dict):
+        return held or _job_lives(out, content, lives)
     # One that cannot be understood is of a disk that knows locks, as files are written whole.
     if held or (held is False and content.get("held", True)):
         return held
     return _process_lives(content)
+
+
+def _job_lives(out: OutputFolder, content: dict[str, Any], lives: Lives) -> bool | None:
+    """Whether a job on a cluster runs, or the process that has submitted it."""
+    submitter = _process_lives(content)
+    if submitter:
+        return True
+    summary = out.read_json(SUMMARY)
+    if isinstance(summary, dict) and summary.get("run") == content.get("run"):
+        return False  # it is done, and its cluster may be gone by now
+    running = lives(content["job"])
+    # What the cluster does not know may be about to be submitted, unless that process is gone.
+    return submitter if running is False else running
 
 
 def _process_lives(content: dict[str, Any]) -> bool | None:

@@ -228,7 +228,8 @@ class Files:
         with _as_oserror(uri):
             for item in paging.objects(scheme_of(uri), client, bucket, prefix):
                 if not item.key.endswith("/"):  # some tools mark a folder by an empty object
-                    yield File(root + item.key, item.size, item.version)
+                    path = root + item.key
+                    yield File(path, item.size, item.version, written=item.written)
 
     def glob(self, pattern: str) -> Iterator[File | Unlisted]:
         """The files that a pattern matches: the one place where a pattern is a pattern."""

@@ -14,12 +14,14 @@ class File(NamedTuple):
         version: differs whenever the file has been written: a store's generation or ETag, else the
             time of writing, on local disk in nanoseconds since 1970; None where there is none.
         regular: False for a pipe or device, which reading might never end.
+        written: when, by the clock of the disk or store, in seconds since 1970; in listings alone.
     """
 
     path: str
     size: int | None = None
     version: str | None = None
     regular: bool = True
+    written: float | None = None
 
 
 class Unlisted(NamedTuple):

@@ -316,5 +316,5 @@ def look(path: str) -> File:
         found = os.stat(path)
     except OSError:
         return File(path)
-    version = str(found.st_mtime_ns)
-    return File(path, found.st_size, version, regular=stat.S_ISREG(found.st_mode))
+    regular = stat.S_ISREG(found.st_mode)
+    return File(path, found.st_size, str(found.st_mtime_ns), regular, found.st_mtime)

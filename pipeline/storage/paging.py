@@ -8,6 +8,7 @@ module that knows them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from pipeline.storage.retries import with_retries
@@ -16,11 +17,12 @@ PAGE = 1000  # objects, the most that stores give at once
 
 
 class Object(NamedTuple):
-    """An object of a store: its key in the bucket, bytes, and version, see :class:`File`."""
+    """An object of a store: its key in the bucket, bytes, and the rest of :class:`File`."""
 
     key: str
     size: int
     version: str
+    written: float
 
 
 def objects(scheme: str, client: Any, bucket: str, prefix: str) -> Iterator[Object]:
@@ -50,11 +52,12 @@ def _google(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
             prefix=prefix,
             maxResults=PAGE,
             pageToken=token,
-            fields="nextPageToken,items(name,size,generation)",
+            fields="nextPageToken,items(name,size,generation,updated)",
             json_out=True,
         )
         for item in page.get("items", ()):
-            yield Object(item["name"], int(item["size"]), str(item["generation"]))
+            written = datetime.fromisoformat(item["updated"].replace("Z", "+00:00")).timestamp()
+            yield Object(item["name"], int(item["size"]), str(item["generation"]), written)
         token = page.get("nextPageToken")
         if not token:
             return
@@ -66,7 +69,8 @@ def _amazon(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
     while True:
         page = _call(client.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
         for item in page.get("Contents", ()):
-            yield Object(item["Key"], item["Size"], item["ETag"].strip('"'))
+            written = item["LastModified"].timestamp()
+            yield Object(item["Key"], item["Size"], item["ETag"].strip('"'), written)
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -84,7 +88,10 @@ def _azure(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
             page = await pages.__anext__()
         except StopAsyncIteration:
             return None
-        return [Object(blob.name, blob.size, blob.etag.strip('"')) async for blob in page]
+        return [
+            Object(blob.name, blob.size, blob.etag.strip('"'), blob.last_modified.timestamp())
+            async for blob in page
+        ]
 
     while (page := sync(client.loop, next_page)) is not None:
         yield from page
@@ -95,7 +102,8 @@ def _memory(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
     for path in sorted(client.store):
         if path.startswith(start + prefix):
             info = client.info(path)
-            yield Object(path[len(start) :], info["size"], info["created"].isoformat())
+            key, created = path[len(start) :], info["created"]
+            yield Object(key, info["size"], created.isoformat(), created.timestamp())
 
 
 def _call(function: Callable, *arguments: Any, **options: Any) -> Any:

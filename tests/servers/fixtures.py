@@ -4,7 +4,18 @@ import uuid
 
 import pytest
 
+from deploy.flink import cluster
+from tests.servers import flink as flinks
 from tests.servers import stores
+from tests.servers.process import program
+
+
+def _needs(reason):
+    """Skips a test for a reason, if there is one; where servers are required it fails."""
+    if reason and stores.required():
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +27,7 @@ def moto_address(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fake_gcs_address(tmp_path_factory):
     program = stores.fake_gcs_program()
-    if program is None:
-        if stores.required():
-            pytest.fail(stores.NO_FAKE_GCS)
-        pytest.skip(stores.NO_FAKE_GCS)
+    _needs(stores.NO_FAKE_GCS if program is None else "")
     with stores.fake_gcs(tmp_path_factory.mktemp("gcs"), program) as address:
         yield address
 
@@ -70,3 +78,27 @@ def folder(request, tmp_path):
         request.getfixturevalue("memory")
         return "memory://bucket/folder"
     return f"{request.getfixturevalue(request.param)}/folder"
+
+
+@pytest.fixture(scope="session")
+def flink(tmp_path_factory):
+    """A Flink cluster that starts a job again when a task manager is lost."""
+    _needs(cluster.missing())
+    with flinks.running(tmp_path_factory.mktemp("flink")) as running:
+        yield running
+
+
+@pytest.fixture
+def fragile_flink(tmp_path):
+    """A Flink cluster of one test, in which such a job fails."""
+    _needs(cluster.missing())
+    with flinks.running(tmp_path / "flink", restarts=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def prism():
+    """The program of Beam's runner Prism."""
+    found = program("prism")
+    _needs("no prism: `make servers` installs it, which needs Go" if found is None else "")
+    return found

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers.process import free_port, running
+from tests.servers.process import free_port, program, running
 
 FAKE_GCS = "fake-gcs-server"
 NO_FAKE_GCS = f"no {FAKE_GCS}: `make servers` installs it, which needs Go"
@@ -44,9 +43,8 @@ def make_moto_bucket(address: str, bucket: str) -> None:
 
 
 def fake_gcs_program() -> str | None:
-    """The server's program, beside this Python or on the path; None where there is none."""
-    beside = Path(sys.executable).parent / FAKE_GCS
-    return str(beside) if beside.exists() else shutil.which(FAKE_GCS)
+    """The server's program; None where there is none."""
+    return program(FAKE_GCS)
 
 
 @contextlib.contextmanager

@@ -547,3 +547,76 @@ def test_a_crafted_lock_names_no_run_whose_files_would_be_removed(out, name):
     lock = Lock(out).take()
     assert lock.dead == ()
     lock.release()
+
+
+# Jobs on a cluster
+
+JOB = {"at": "http://cluster:8081", "name": "fcn-beam-r1"}
+GONE = {"process": 1, "began": "never"}  # of this machine
+
+
+def submitted(out, leave=True):
+    """A run whose job a cluster goes on with; its process is gone, with or without a word."""
+    lock = Lock(out, job=JOB).take()
+    lock._content |= GONE
+    for path in (f"{out.path}/lock/{lock.number}", module._mark(out, out.run)):
+        lock._write(path)
+    lock.leave()
+    return lock
+
+
+def of_run(out, run, lives, wait=None):
+    other = OutputFolder(out.path, FILES, run=run)
+    return Lock(other, wait or (lambda seconds: None), lives=lives)
+
+
+def test_a_lock_holds_as_long_as_its_job_runs_on_the_cluster(out):
+    submitted(out)
+    asked = []
+    with pytest.raises(UserError, match=r"\(fcn-beam-r1 on http://cluster:8081, process 1 "):
+        of_run(out, "r2", lambda job: asked.append(job) or True).take()
+    assert asked == [JOB]
+    second = of_run(out, "r2", lambda job: False).take()
+    assert second.dead == ("r1",)
+    second.release()
+
+
+def test_the_job_of_a_process_that_lives_need_not_be_known_to_the_cluster(out):
+    first = Lock(out, job=JOB).take()
+    with pytest.raises(UserError, match="another job is writing there"):
+        of_run(out, "r2", lambda job: False).take()
+    first.release()
+    of_run(out, "r2", lambda job: False).take().release()
+
+
+def test_a_job_that_says_it_is_done_is_dead_though_its_cluster_is_gone(out):
+    submitted(out)
+    out.write_json("summary.json", {"run": "r1"})
+    second = of_run(out, "r2", lambda job: None).take()
+    assert second.dead == ("r1",)
+    second.release()
+
+
+def test_the_lock_of_a_job_whose_cluster_is_gone_is_dead_after_a_while(out, observer):
+    submitted(out)
+    lock, clock = observer(OutputFolder(out.path, FILES, run="r2"))
+    lock.take()
+    assert clock.now - 100 >= module.DEAD_AFTER
+    lock.release()
+
+
+def test_what_a_job_on_a_cluster_needs_is_left_alone_by_others(out):
+    """A worker of another run cannot ask the cluster, and does not take the process for the job."""
+    run = new_run()
+    submitted(OutputFolder(out.path, FILES, run=run))
+    assert not module.is_gone(out, run)
+    out.write_json("summary.json", {"run": run})
+    assert module.is_gone(out, run)
+
+
+def test_when_a_lock_was_taken_its_disk_or_store_tells(out):
+    lock = Lock(out).take()
+    out.write("masks/a.png", b"1")
+    (mask,) = out.masks()
+    assert lock.taken() <= mask.written
+    lock.release()

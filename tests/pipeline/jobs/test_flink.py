@@ -1,0 +1,185 @@
+"""Whole jobs on a Flink cluster of this machine: one job manager, two task managers."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from model_build.errors import UserError
+from pipeline.jobs import plan, segment
+from tests.pipeline.jobs import reliability
+from tests.pipeline.jobs.reliability import Job, small_steps, stub_network
+from tests.servers.flink import wait_until, worker
+
+COUNT = 40
+
+
+@pytest.fixture
+def archive(tmp_path):
+    reliability.pictures(tmp_path / "photos", COUNT)
+    return str(tmp_path / "photos")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return str(tmp_path / "out")
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """While this file stands, each worker stops after a window."""
+    path = tmp_path / "worker" / "hold"
+    path.parent.mkdir()
+    path.touch()
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def start(tmp_path, stub_model):
+    """Starts a job on a cluster, with the stub in the network's place."""
+    jobs, model = [], stub_model()
+
+    def run(cluster, where, out, *options, environment=None):
+        arguments = ["segment", where, "--output", out, "--model", model, *options]
+        arguments += cluster.options(worker(tmp_path / "worker"), environment)
+        jobs.append(Job(arguments, tmp_path / "logs", [stub_network, small_steps]))
+        return jobs[-1]
+
+    yield run
+    for job in jobs:
+        job.send(signal.SIGKILL)
+
+
+@pytest.fixture
+def expected(stub_job, archive, tmp_path):
+    """The masks of a local run."""
+    stub_job(archive, tmp_path / "expected")
+    return reliability.masks(str(tmp_path / "expected"))
+
+
+def some_masks(out):
+    return os.path.isdir(f"{out}/masks") and reliability.masks(out)
+
+
+def lock_of(out):
+    (path,) = Path(out, "lock").iterdir()
+    return json.loads(path.read_text())
+
+
+def test_masks_and_rows_are_those_of_a_local_run(flink, photos, tiny_model, tmp_path):
+    options = {"model": tiny_model, "precision": "float32"}
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    pipeline.segment(photos, here, **options)
+    command = Path(sys.executable).with_name("fcn-beam-worker")
+    arguments = [
+        argument for argument in flink.options(str(command)) if argument != "--shared-disk"
+    ]
+    request = plan.Request(
+        inputs=[str(photos)], output=there, beam_options=arguments, shared_disk=True, **options
+    )
+    summary = segment.segment(request)
+    assert reliability.masks(there) == reliability.masks(here)
+    assert (summary.images, summary.masks, summary.rejected) == (5, 5, 0)
+    assert summary.stages["infer"] > 0
+    of_both = [
+        [{key: row[key] for key in row if key != "versions"} for row in reliability.rows(out)]
+        for out in (here, there)
+    ]
+    assert of_both[0] == of_both[1]
+
+
+def test_a_job_goes_on_when_a_task_manager_is_killed(
+    flink, start, archive, out, hold, expected, tmp_path
+):
+    job = start(flink, archive, out)
+    wait_until(lambda: some_masks(out), "a mask")
+    (running,) = flink.running_jobs()
+    os.kill(flink.task_managers[0], signal.SIGKILL)
+    wait_until(lambda: flink.restarts(running), "started again")
+    flink.heal()
+    hold.unlink()
+    assert job.wait() == 0, job.errors
+    reliability.assert_complete(out, expected)
+    assert reliability.summary(out)["kept"] == 0, "an attempt's masks are this run's"
+    loaded = (tmp_path / "worker/loaded").read_text().split()
+    assert len(loaded) == len(set(loaded)), "a worker has loaded the model twice"
+
+
+def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
+    fragile_flink, start, stub_job, archive, out, hold, expected
+):
+    job = start(fragile_flink, archive, out)
+    wait_until(lambda: some_masks(out), "a mask")
+    os.kill(fragile_flink.task_managers[0], signal.SIGKILL)
+    assert job.wait() == 1
+    (line,) = [line for line in job.errors.splitlines() if line.startswith("fcn-beam: ")]
+    assert "run the same command again to continue" in line
+    hold.unlink()
+    stub_job(archive, out)
+    reliability.assert_complete(out, expected)
+    assert reliability.summary(out)["kept"] > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_cancels_the_job_on_the_cluster(
+    flink, start, stub_job, archive, out, hold, number, status, word
+):
+    job = start(flink, archive, out)
+    wait_until(lambda: some_masks(out), "a mask")
+    (running,) = flink.running_jobs()
+    job.send(number)
+    wait_until(lambda: not flink.running_jobs(), "cancelled")
+    hold.unlink()
+    assert job.wait() == status
+    assert flink.jobs()[running] == "CANCELED"
+    assert f"fcn-beam: {word}; the job fcn-beam-" in job.errors
+    assert "has been cancelled; run the same command again to continue" in job.errors
+    assert lock_of(out)["ended"]
+    assert stub_job(archive, out).images == COUNT
+
+
+def test_a_job_may_be_left_to_the_cluster(flink, start, stub_job, archive, out, hold, expected):
+    job = start(flink, archive, out, "--detach")
+    assert job.wait() == 0, job.errors
+    (running,) = flink.running_jobs()
+    assert running in job.output
+    assert lock_of(out)["job"]["name"] in job.output
+    with pytest.raises(UserError, match=r"another job is writing there .fcn-beam-.* on http://"):
+        stub_job(archive, out)
+    hold.unlink()
+    wait_until(lambda: os.path.exists(f"{out}/summary.json"), "done")
+    wait_until(lambda: not flink.running_jobs(), "ended")
+    assert stub_job(archive, out).kept == COUNT
+    reliability.assert_complete(out, expected)
+
+
+def test_the_output_folder_is_taken_for_as_long_as_the_job_of_a_killed_client_runs(
+    flink, start, stub_job, archive, out, hold, expected
+):
+    job = start(flink, archive, out)
+    wait_until(lambda: some_masks(out), "a mask")
+    job.send(signal.SIGKILL)
+    job.wait()
+    with pytest.raises(UserError, match="another job is writing there"):
+        stub_job(archive, out)
+    hold.unlink()
+    wait_until(lambda: not flink.running_jobs(), "ended")
+    assert stub_job(archive, out).kept == COUNT
+    reliability.assert_complete(out, expected)
+
+
+def test_photos_and_results_may_be_in_a_store(flink, start, bucket, archive, expected):
+    reliability.upload(Path(archive), f"{bucket}/photos")
+    variables = {k: v for k, v in os.environ.items() if k.startswith(reliability.STORE_VARIABLES)}
+    job = start(flink, f"{bucket}/photos", f"{bucket}/out", environment=variables)
+    assert job.wait() == 0, job.errors
+    assert reliability.masks(f"{bucket}/out") == expected
+    assert reliability.summary(f"{bucket}/out")["masks"] == COUNT
