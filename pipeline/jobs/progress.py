@@ -120,7 +120,7 @@ def following(
             counts = dict.fromkeys(COUNTED, 0)
         try:
             masks, rejects = journalled()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             _LOGGER.debug("no journal: %s", error)
             return
         kept, listed = counts["kept"], counts["listed"]

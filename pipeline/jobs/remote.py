@@ -24,7 +24,7 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableMetrics
 from google.protobuf import json_format
 
-from model_build.errors import JobError
+from model_build.errors import JobError, UserError, first_line
 
 METRICS = "__metricscontainers"
 FLINK = "flinkrunner"
@@ -50,6 +50,19 @@ class RemoteJob:
     def to_json(self) -> dict[str, str]:
         """As a lock notes it."""
         return asdict(self)
+
+    def check_cluster(self) -> None:
+        """Asks the cluster for anything.
+
+        Raises:
+            UserError: it does not answer.
+        """
+        try:
+            self.ids()
+        except OSError as error:
+            raise UserError(
+                f"--flink_master {self.at}: no Flink answers there ({first_line(error)})"
+            ) from None
 
     def ids(self) -> list[str]:
         """Flink's ids of the jobs of this name that have not ended.

@@ -83,12 +83,16 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
         The plan, with what it has claimed.
 
     Raises:
-        UserError: another job is writing to OUT, or it cannot be an output folder.
+        UserError: another job is writing to OUT, or it cannot be an output folder; or the cluster
+            does not answer.
         JobError: it cannot be written just now.
     """
     claims.prepare(plan.out.path, plan.out.files)
     out = replace(plan.out, run=new_run())
     job = None if plan.local else remote.name_job(plan.beam_options, out.run)
+    if job is not None:
+        job.check_cluster()
+    handed_over = False
     lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.lives)
     try:
         with claims.writing(out.path):
@@ -98,11 +102,12 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
         ours = replace(plan, out=out, noted=claims.look(out), job=job)
         ours.check_output()
         claims.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
+        handed_over = True
         yield replace(ours, claimed=Claimed(lock.number, lock.dead, since))
     except BaseException:
         gate.stop(out.run)
         with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
-            if job is not None and remote.lives(job.to_json()) is not False:
+            if job and handed_over and remote.lives(job.to_json()) is not False:
                 lock.leave()  # it could not be cancelled
             else:
                 lock.abandon()

@@ -70,6 +70,57 @@ def test_stage_times_come_back_as_metrics():
     assert seconds["infer"] == seconds["write"] == 0.0
 
 
+def _count_images(number):
+    progress.count(masks=number)
+    progress.count(listed=1)
+    return number
+
+
+def counted():
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    pipeline | beam.Create([1, 2]) | beam.Map(_count_images)
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result.metrics
+
+
+def test_counts_come_back_as_metrics():
+    counts = progress.metric_counts(counted()())
+    assert counts == {"listed": 2, "masks": 3, "kept": 0, "rejects": 0}
+    assert (COUNTS.listed, COUNTS.masks) == (2, 3), "this process has counted, too"
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_elsewhere_is_followed_by_its_metrics_and_its_journal():
+    metrics, journal = counted(), [(0, 0)]
+    COUNTS.reset()
+    with progress.following(metrics, lambda: journal[0], interval=0.01):
+        wait_until(lambda: COUNTS.listed == 2)
+        assert COUNTS.done == 0, "masks are told by the journal"
+        journal[0] = (1, 1)
+        wait_until(lambda: COUNTS.done == 2)
+        assert (COUNTS.masks, COUNTS.rejects) == (1, 1)
+        progress.count(masks=5)  # of a worker in this process, whose metrics come back
+        wait_until(lambda: COUNTS.masks == 1)
+    progress.count(masks=1)
+    assert COUNTS.masks == 2, "a later run in this process counts here"
+
+
+def test_a_runner_without_metrics_is_followed_by_the_journal_alone():
+    def none_yet():
+        raise RuntimeError("not implemented")
+
+    with progress.following(none_yet, lambda: (3, 1), interval=0.01):
+        wait_until(lambda: COUNTS.done == 4)
+    assert COUNTS.listed == 4
+
+
 def wait_for(pattern, read):
     """Waits until the text that ``read`` gives holds the pattern."""
     deadline = time.monotonic() + 5

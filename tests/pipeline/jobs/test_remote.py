@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from model_build.errors import JobError
+from model_build.errors import JobError, UserError
 from pipeline.jobs import progress, remote
 from pipeline.jobs.remote import RemoteJob, cluster, lives, name_job
 
@@ -115,6 +115,12 @@ def test_a_job_that_the_cluster_does_not_know_does_not_live(flink):
 )
 def test_where_no_cluster_answers_nobody_knows(noted):
     assert lives(noted) is None
+
+
+def test_a_cluster_that_does_not_answer_is_the_users_error(flink):
+    RemoteJob(flink.address, "ours").check_cluster()
+    with pytest.raises(UserError, match=r"--flink_master http://127.0.0.1:1: no Flink answers"):
+        RemoteJob("http://127.0.0.1:1", "ours").check_cluster()
 
 
 def test_cancelling_waits_for_the_end(flink):

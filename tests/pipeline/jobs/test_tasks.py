@@ -113,6 +113,17 @@ def test_a_row_without_its_mask_is_not_taken():
     assert plan([image("a.jpg")], [], [row("a.jpg", "a.png")]) == [Task(image("a.jpg"), "a.png")]
 
 
+@pytest.mark.parametrize(
+    ("since", "written", "ours"),
+    [(5.0, 4.9, False), (5.0, 5.0, True), (5.0, 6.0, True), (5.0, None, False), (None, 6.0, False)],
+)
+def test_a_mask_that_was_written_since_the_run_began_is_its_own(since, written, ours):
+    standing = mask("a.png")._replace(written=written)
+    found = {"images": [image("a.jpg")], "masks": [standing], "rows": [], "overlays": []}
+    (task,) = plan_group(found, OutputFolder("/out", FILES), since)
+    assert task.ours is ours
+
+
 def test_an_image_listed_twice_is_one_task():
     assert len(plan([image("a.jpg"), image("a.jpg", None)])) == 1
 
@@ -380,6 +391,16 @@ def test_what_holds_what_is_to_do_and_what_is_somebody_elses(out):
     # Only what earlier runs have not noted goes into the journal.
     assert journalled(out) == [rows[1]]
     assert rows[1].recipe is None
+
+
+def test_a_mask_that_a_lost_worker_of_this_run_has_made_is_not_kept_from_an_earlier_one(out):
+    COUNTS.reset()
+    done = Task(image("a.jpg"), "a.png", MASK, row("a.jpg", "a.png"), ours=True)
+    step = KeepMasks(KeepOptions("r", VOC), out)
+    step.start_bundle()
+    (yielded,) = step.process([done])
+    assert (yielded.tag, yielded.value) == ("ours", done.row)
+    assert (COUNTS.kept, COUNTS.masks) == (0, 1)
 
 
 def test_a_reject_of_what_stands_is_counted(out):

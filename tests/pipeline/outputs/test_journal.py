@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model_build.errors import JobError
 from pipeline.outputs import journal as module
 from pipeline.outputs.folder import OutputFolder
-from pipeline.outputs.journal import Journal, journals, read_rows, run_of
+from pipeline.outputs.journal import Journal, Journalled, journals, read_rows, run_of
 from pipeline.outputs.shards import line_of
 from pipeline.records import Reject, Row, Stamp
 from pipeline.storage import Files
@@ -187,3 +187,28 @@ def test_a_line_that_lacks_a_field_is_passed_over(one):
     for name in one.to_json():
         line = {key: value for key, value in one.to_json().items() if key != name}
         assert list(read_rows(json.dumps(line).encode())) == []
+
+
+def test_an_image_that_two_workers_have_journalled_is_one(tmp_path):
+    out = OutputFolder(str(tmp_path), Files(), run="r1")
+    other = Journal(OutputFolder(str(tmp_path), Files(), run="r2"))
+    other.add([row(9)])
+    other.flush()
+    first, second, journalled = Journal(out), Journal(out), Journalled(out)
+    assert journalled() == (0, 0)
+    first.add([row(1), row(2), REJECT])
+    first.flush()
+    assert journalled() == (2, 1)
+    second.add([row(2), row(3), REJECT, Reject("/photos/1.jpg", "read", "OSError", "just now")])
+    second.flush()
+    assert journalled() == (3, 1)
+
+
+def test_a_file_of_the_journal_is_read_once(tmp_path, monkeypatch):
+    out = OutputFolder(str(tmp_path), Files(), run="r1")
+    journal, journalled = Journal(out), Journalled(out)
+    journal.add([row(1)])
+    journal.flush()
+    assert journalled() == (1, 0)
+    monkeypatch.setattr(Files, "read", lambda *arguments: pytest.fail("read again"))
+    assert journalled() == (1, 0)
