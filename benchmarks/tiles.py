@@ -3,9 +3,9 @@
     python benchmarks/tiles.py PHOTOS [--photos 20] [--megapixels 100] [--tile N]
 
 First the share of pixels that get the same class in tiles as in one piece, at native resolution: of
-photos enlarged two and three times, which is where a seam would be seen, and of mosaics of nine.
-Then `fcn-beam segment --tile` as a process of its own on a mosaic of so many megapixels, as JPEG and
-as TIFF: seconds, and the peak memory of the process.
+photos enlarged three and four times, and of mosaics of photos.
+Then `fcn-beam segment --tile` as a process of its own on a mosaic of so many megapixels, as JPEG
+and as TIFF: seconds, and the peak memory of the process.
 """
 
 from __future__ import annotations

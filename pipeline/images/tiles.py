@@ -1,6 +1,6 @@
 """A large image as overlapping tiles: where they lie, and how their shares fade into each other.
 
-Both axes are cut alike and apart from each other, so a tile is a span of rows and a span of columns.
+Both axes are cut alike, each by itself: a tile is a span of rows and a span of columns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def spans(length: int, side: int, overlap: int, multiple: int = 1) -> list[Span]
         multiple: all starts and ends are multiples of it, as ``side`` and ``overlap`` must be.
 
     Returns:
-        Spans in their order. No pixel is in three of them, where ``overlap`` is at most half of
+        Spans in their order. No pixel is in three of them where ``overlap`` is at most a third of
         ``side``.
     """
     if length <= side:

@@ -130,7 +130,8 @@ def evaluate(
         masks: score the masks in this folder.
         split: of the data.
         skip_missing: score what is there.
-        long_side, tile, max_pixels, engine, precision, batch_size: with ``model``; see :func:`segment`.
+        long_side, tile, max_pixels, engine, precision, batch_size: with ``model``; see
+            :func:`segment`.
         workers, storage_options, beam_options: see :func:`segment`.
 
     Returns:

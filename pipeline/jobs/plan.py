@@ -209,11 +209,11 @@ def _engine(request: Request, tile: int | None, noted: Noted, local: bool) -> En
 
 
 def network_side(long_side: int | str | None, model: Description, tile: bool) -> int | None:
-    """What ``--long-side`` means: the longest side in pixels that images are scaled to, None for any.
+    """What ``--long-side`` means: the longest side in pixels that a model sees, None for any.
 
     Args:
-        long_side: the option: pixels, ``"native"``, or None: the side that the model was trained at,
-            or native in tiles.
+        long_side: the option: pixels, ``"native"``, or None for the side it was trained at.
+        tile: whether it sees images in tiles, where None is native.
 
     Raises:
         UserError: it is none of these.
@@ -228,12 +228,12 @@ def network_side(long_side: int | str | None, model: Description, tile: bool) ->
 
 
 def tile_side(model: Description) -> int:
-    """The longest side in pixels of a model's tiles: about twice that of the images it learnt from.
+    """The longest side in pixels of a model's tiles: about thrice that of the images it learnt from.
 
     Smaller ones agree less with the whole, larger ones take more memory (``benchmarks/tiles.py``).
     """
     step = 4 * model.stride  # so that a quarter of it is a multiple of the stride
-    return -(-2 * model.long_side // step) * step
+    return -(-3 * model.long_side // step) * step
 
 
 def check_counts(**counts: int | None) -> None:

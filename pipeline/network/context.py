@@ -1,21 +1,20 @@
 """What a network averages over a whole image, apart from the rest of it.
 
 Features averaged over all places tell a network what an image shows at large. Of a tile they tell
-something else than of its image, so its scores do not go with those of its neighbours. Here they are
-cut off: one function gives what is averaged, the other takes the averages of the whole image.
+something else than of its image, so its scores would not go with those of its neighbours. Here a
+network is cut in two: one function gives what is averaged, the other takes the averages of the
+whole image.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from pipeline.network.graphs import Graph
 
 
 def split(function: Any) -> tuple[Any, Any]:
-    """Splits a frozen function at what it averages over the places of its images.
+    """Cuts a frozen function in two at what it averages over the places of its images.
 
     Args:
         function: a concrete function of images ``[n, h, w, c]``, without variables.
@@ -30,15 +29,16 @@ def split(function: Any) -> tuple[Any, Any]:
         features, rest = Graph(function), Graph(function)
     except ValueError:
         return None, function
-    averaged = means(rest)
-    if not averaged:
+    averages = means(rest)
+    if not averages:
         return None, function
-    features.outputs = [rest.nodes[name].input[0] for name in averaged]
+    features.outputs = [rest.nodes[name].input[0] for name in averages]
     features.prune()
     shapes = rest.shapes(features.outputs)
-    for name, tensor, shape in zip(averaged, features.outputs, shapes, strict=True):
-        assert shape is not None  # of these means it is known
+    for name, tensor, shape in zip(averages, features.outputs, shapes, strict=True):
+        assert shape is not None  # or it would not be known what is averaged
         given = [shape[0], 1, 1, shape[3]]
+        # The mean of one place is that place, so what shape the mean has is left to it.
         rest.nodes[name].input[0] = rest.add_input(f"{name}/given", given, rest.dtype(tensor))
     rest.prune()
     return features.function(), rest.function()
@@ -49,8 +49,7 @@ def means(graph: Graph) -> list[str]:
     found = [
         node
         for node in graph.nodes.values()
-        if node.op == "Mean"
-        and sorted(_listed(graph.constant(node.input[1]))) in ([1, 2], [-3, -2])
+        if node.op == "Mean" and _axes(graph, node) in ([1, 2], [-3, -2])
     ]
     shapes = graph.shapes([node.input[0] for node in found])
     return [
@@ -58,5 +57,6 @@ def means(graph: Graph) -> list[str]:
     ]
 
 
-def _listed(axes: np.ndarray | None) -> list[int]:
-    return [] if axes is None else axes.ravel().tolist()
+def _axes(graph: Graph, mean: Any) -> list[int]:
+    axes = graph.constant(mean.input[1])
+    return [] if axes is None else sorted(axes.ravel().tolist())

@@ -71,7 +71,7 @@ class Segmenter:
             self._tiling = Tiling(
                 None if average is None else self._filled(ready(average, precision)),
                 self._filled(ready(score, precision)),
-                lambda scores, head=self._filled(ready(head, FLOAT32)): head(scores)[0],
+                self._filled(ready(head, FLOAT32)),
                 tile,
                 self.stride,
                 batch_size,

@@ -28,7 +28,7 @@ class Tiling:
             nothing.
         score: images, and the averages ``[n, 1, 1, c]``, → float32 scores ``[n, h/s, w/s, c]``, and
             bool ``[n]``: whether they are finite.
-        classify: scores → uint8 class ids ``[n, h, w]``.
+        classify: scores → uint8 class ids ``[n, h, w]``, alone.
         side: the longest side of a tile, in pixels.
         stride: of the network: ``side`` and the sides of tiles are multiples of it.
         batch_size: the most tiles that a call gets.
@@ -38,7 +38,7 @@ class Tiling:
         self,
         average: Callable[[np.ndarray], Sequence[np.ndarray]] | None,
         score: Callable[..., Sequence[np.ndarray]],
-        classify: Callable[[np.ndarray], np.ndarray],
+        classify: Callable[[np.ndarray], Sequence[np.ndarray]],
         side: int,
         stride: int,
         batch_size: int,
@@ -56,7 +56,7 @@ class Tiling:
             uint8 class ids ``[h, w]``, and whether the scores of all tiles are finite; where they
             are not, the class ids mean nothing.
         """
-        overlap = int(self.side / OVERLAP) // self.stride * self.stride
+        overlap = self.side // OVERLAP // self.stride * self.stride
         rows, columns = (
             spans(length, self.side, overlap, self.stride) for length in bucket(pixels, self.stride)
         )
@@ -72,8 +72,9 @@ class Tiling:
                     return class_map, False
                 scores += list(found)
             cell = (row.end - row.start) // len(scores[0])
-            for (left, right), (one, other) in zip(pairwise(scores), pairwise(columns)):
-                blend(left, right, (one.end - other.start) // cell, axis=1)
+            for place, (left, right) in enumerate(pairwise(scores)):
+                shared = (columns[place].end - columns[place + 1].start) // cell
+                blend(left, right, shared, axis=1)
             if above:
                 shared = (rows[index - 1].end - row.start) // cell
                 for upper, lower in zip(above, scores, strict=True):
@@ -116,7 +117,7 @@ class Tiling:
         """Puts the classes of a row of tiles into a class map, each tile's where it decides."""
         for start in range(0, len(columns), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            found = self._classify(np.stack(scores[batch]))
+            (found,) = self._classify(np.stack(scores[batch]))
             for column, classes in zip(columns[batch], found, strict=True):
                 # What is padded is cut off.
                 part = class_map[row.first : row.last, column.first : column.last]

@@ -58,7 +58,8 @@ class Recipe:
         except TypeError as error:
             raise ValueError(f"no recipe: {error}") from None
         texts = (recipe.model, recipe.engine, recipe.precision)
-        numbers = (recipe.batch_size, recipe.pixels, recipe.long_side or 0, recipe.tile or 0)
+        sides = (side for side in (recipe.long_side, recipe.tile) if side is not None)
+        numbers = (recipe.batch_size, recipe.pixels, *sides)
         if all(isinstance(text, str) for text in texts) and all(
             isinstance(number, int) and number >= 0 for number in numbers
         ):
