@@ -228,7 +228,7 @@ def network_side(long_side: int | str | None, model: Description, tile: bool) ->
 
 
 def tile_side(model: Description) -> int:
-    """The longest side in pixels of a model's tiles: about thrice that of the images it learnt from.
+    """The longest side in pixels of a model's tiles: about three times what it was trained at.
 
     Smaller ones agree less with the whole, larger ones take more memory (``benchmarks/tiles.py``).
     """
