@@ -50,6 +50,13 @@ _OF_MODELS = (
         "what the model was trained at]",
     ),
     click.option(
+        "--tile",
+        is_flag=True,
+        default=None,
+        help="Do not scale large images down, unless --long-side says so; take them in overlapping "
+        "tiles.",
+    ),
+    click.option(
         "--max-pixels",
         type=click.IntRange(1),
         metavar="N",

@@ -17,6 +17,7 @@ MAX_PIXELS = 178_000_000  # by default; twice what Pillow warns of
 # Formats that are only data: no EPS (runs a PostScript interpreter), no PDF. The MPO that phones
 # write, a JPEG with a second picture behind the first, counts as JPEG.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
+BAND = 512  # rows that are converted at a time
 
 # The limit is checked below, per call, against the caller's number.
 Image.MAX_IMAGE_PIXELS = None
@@ -26,15 +27,9 @@ libtiff.silence()
 # safe among threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# Steps through the rows and columns of what is upright, by orientation; from 5 on rows and columns
+# are exchanged first (EXIF 2.32, "Orientation").
+_FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 
 
 class TooManyPixels(ValueError):
@@ -79,14 +74,38 @@ def decode(data: bytes, options: DecodeOptions) -> Photo:
         orientation = _orientation(image)
         inner = fit(height, width, options.long_side)
         image.draft(None, inner[::-1])
-        picture = to_rgb(image)
-        if picture.size != inner[::-1]:
-            picture = picture.resize(inner[::-1], Image.Resampling.BILINEAR)
-        if orientation in _TURNS:
-            picture = picture.transpose(_TURNS[orientation])
-            if orientation >= 5:
-                height, width = width, height
-        return Photo(np.asarray(picture), height, width)
+        if image.size == inner[::-1]:
+            pixels = rgb_pixels(image)
+        else:
+            picture = to_rgb(image).resize(inner[::-1], Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture)
+        if orientation >= 5:
+            height, width = width, height
+        return Photo(turned(pixels, orientation), height, width)
+
+
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """An image of any mode as uint8 RGB ``[h, w, 3]``.
+
+    By bands of rows, as Pillow holds four bytes a pixel, and whole images would be held in several
+    modes at once.
+    """
+    if image.mode == "F":  # whose unit is told by all of its values
+        return np.asarray(to_rgb(image))
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for start in range(0, image.height, BAND):
+        end = min(start + BAND, image.height)
+        pixels[start:end] = to_rgb(image.crop((0, start, image.width, end)))
+    return pixels
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels turned upright, by an EXIF orientation from 1 to 8; nothing is copied."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = _FLIPS.get(orientation, (1, 1))
+    return pixels[::rows, ::columns]
 
 
 def upright_size(data: bytes) -> tuple[int, int]:

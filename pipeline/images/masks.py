@@ -14,6 +14,7 @@ from pipeline.images.png import END, SIGNATURE, compressed, image_data, palette_
 from pipeline.images.sizes import enlarge, nearest
 from pipeline.records import hash_of
 
+BAND = 256  # rows of a large image that are worked on at a time
 KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
 
 
@@ -122,15 +123,18 @@ def histogram(
         class_map: uint8 ``[h, w]``.
         size: count the class map as it is enlarged to that (height, width).
     """
-    weights = None
-    if size is not None and size != class_map.shape:
+    if size is None or size == class_map.shape:
+        # By bands, as NumPy counts in numbers of eight bytes.
+        bands = (class_map[start : start + BAND] for start in range(0, len(class_map), BAND))
+        counts = sum(np.bincount(band.ravel(), minlength=len(labels)) for band in bands)
+    else:
         # How often each row and each column stands in the enlarged map.
         rows, columns = (
             np.bincount(nearest(*lengths), minlength=lengths[0])
             for lengths in zip(class_map.shape, size, strict=True)
         )
         weights = np.outer(rows, columns).ravel()  # exact: below 2**53
-    counts = np.bincount(class_map.ravel(), weights, minlength=len(labels))
+        counts = np.bincount(class_map.ravel(), weights, minlength=len(labels))
     return {name: int(count) for name, count in zip(labels.names, counts, strict=True) if count}
 
 
@@ -141,9 +145,14 @@ def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) 
         pixels: uint8 RGB ``[h, w, 3]``.
         class_map: uint8, of the same or another size; it is scaled to the photo's.
     """
-    colors = label2image(enlarge(class_map, pixels.shape[:2]), labels)
-    blended = ((pixels.astype(np.uint16) + colors) // 2).astype(np.uint8)
-    painted = colors.any(axis=-1, keepdims=True)
+    class_map = enlarge(class_map, pixels.shape[:2])
+    picture = Image.new("RGB", pixels.shape[1::-1])
+    for start in range(0, len(pixels), BAND):  # whole, it would be held several times over
+        band = pixels[start : start + BAND]
+        colors = label2image(class_map[start : start + BAND], labels)
+        blended = ((band.astype(np.uint16) + colors) // 2).astype(np.uint8)
+        painted = colors.any(axis=-1, keepdims=True)
+        picture.paste(Image.fromarray(np.where(painted, blended, band)), (0, start))
     buffer = io.BytesIO()
-    Image.fromarray(np.where(painted, blended, pixels)).save(buffer, "JPEG", quality=90)
+    picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -23,6 +23,7 @@ END = b"IEND\xaeB`\x82"  # the last chunk, which is always the same
 # Level 9 takes four times as long for masks that are 10 % smaller.
 LEVEL = 3
 SPARSE = 3  # enlarged by less, a map compresses better as a whole, and as fast
+BAND = 256  # rows that are enlarged at a time
 ADLER = 65521  # the modulus of the checksum (RFC 1950, section 8.2)
 
 
@@ -73,7 +74,8 @@ def compressed(class_map: np.ndarray, size: tuple[int, int]) -> bytes:
     rows, columns = nearest(class_map.shape[0], height), nearest(class_map.shape[1], width)
     if height < SPARSE * class_map.shape[0]:
         lines = np.zeros((height, 1 + width), np.uint8)  # each begins with its filter: none
-        lines[:, 1:] = class_map[rows][:, columns]
+        for start in range(0, height, BAND):
+            lines[start : start + BAND, 1:] = class_map[rows[start : start + BAND]][:, columns]
         return zlib.compress(lines.data, LEVEL)
     wide = class_map[:, columns]
     lines = np.full((len(wide), 1 + width), 2, np.uint8)  # each begins with its filter: up

@@ -26,6 +26,7 @@ def segment(
     model: Path = DEFAULT_MODEL,
     overlays: bool = False,
     long_side: int | str | None = None,
+    tile: bool = False,
     all_files: bool = False,
     limit: int | None = None,
     overwrite: bool = False,
@@ -52,6 +53,8 @@ def segment(
         overlays: also write photo and mask blended.
         long_side: scale larger images down to so many pixels; ``"native"`` does not; None takes
             what the model was trained at.
+        tile: take what is larger than a tile of the network's in overlapping tiles, which bound the
+            memory it needs; at native resolution, or at that of ``long_side`` where it is given.
         all_files: try files without a known image extension, too.
         limit: only the first so many images by name.
         overwrite: do again what was made with other options.
@@ -81,6 +84,7 @@ def segment(
         model=as_text("model", model),
         overlays=overlays,
         long_side=long_side,
+        tile=tile,
         all_files=all_files,
         limit=limit,
         overwrite=overwrite,
@@ -108,6 +112,7 @@ def evaluate(
     split: str = "val",
     skip_missing: bool = False,
     long_side: int | str | None = None,
+    tile: bool = False,
     max_pixels: int | None = None,
     engine: str | None = None,
     precision: str | None = None,
@@ -125,7 +130,8 @@ def evaluate(
         masks: score the masks in this folder.
         split: of the data.
         skip_missing: score what is there.
-        long_side, max_pixels, engine, precision, batch_size: with ``model``; see :func:`segment`.
+        long_side, tile, max_pixels, engine, precision, batch_size: with ``model``; see
+            :func:`segment`.
         workers, storage_options, beam_options: see :func:`segment`.
 
     Returns:
@@ -144,6 +150,7 @@ def evaluate(
         split=split,
         skip_missing=skip_missing,
         long_side=long_side,
+        tile=tile or None,
         max_pixels=max_pixels,
         engine=engine,
         precision=precision,

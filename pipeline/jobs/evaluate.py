@@ -16,14 +16,14 @@ from model_build.errors import UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.jobs import runners, scorecard, scoring
-from pipeline.jobs.plan import check_counts, network_side
+from pipeline.jobs.plan import check_counts, network_side, tile_side
 from pipeline.jobs.predictions import Example, PredictMasks, ReadMasks, check_folder
 from pipeline.network import models, threads
 from pipeline.network.handler import resolve
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.storage import File, Files, absolute, folder_of, parse_options
 
-OF_MODELS = ("long_side", "max_pixels", "engine", "precision", "batch_size")
+OF_MODELS = ("long_side", "tile", "max_pixels", "engine", "precision", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Request:
     split: str = "val"
     skip_missing: bool = False
     long_side: int | str | None = None
+    tile: bool | None = None
     max_pixels: int | None = None
     engine: str | None = None
     precision: str | None = None
@@ -157,7 +158,8 @@ def _by_model(
     threads.set_threads()
     models.load(model, files)
     decode = DecodeOptions(
-        network_side(request.long_side, description), request.max_pixels or MAX_PIXELS
+        network_side(request.long_side, description, bool(request.tile)),
+        request.max_pixels or MAX_PIXELS,
     )
     engine = resolve(
         model,
@@ -166,11 +168,13 @@ def _by_model(
         request.batch_size,
         threads.has_accelerator,
         local=True,
+        tile=tile_side(description) if request.tile else None,
     )
     return PredictMasks(decode, engine, files), {
         "model": model,
         "fingerprint": description.fingerprint,
         "long_side": decode.long_side or "native",
+        "tile": engine.tile,
         "engine": engine.engine,
         "precision": engine.precision,
         "batch_size": engine.batch_size,

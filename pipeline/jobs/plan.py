@@ -39,6 +39,7 @@ class Request:
     model: str = DEFAULT_MODEL
     overlays: bool = False
     long_side: int | str | None = None
+    tile: bool = False
     all_files: bool = False
     limit: int | None = None
     overwrite: bool = False
@@ -160,8 +161,8 @@ def plan(request: Request) -> Plan:
         _check_remote(request, sources, out)
     preview.check_input(sources, listing, files)
     noted = claims.look(out)
-    decode = DecodeOptions(network_side(request.long_side, model), request.max_pixels)
-    engine = _engine(request, noted, local)
+    decode = DecodeOptions(network_side(request.long_side, model, request.tile), request.max_pixels)
+    engine = _engine(request, tile_side(model) if request.tile else None, noted, local)
     planned = Plan(
         sources=sources,
         listing=listing,
@@ -192,10 +193,11 @@ def recipe_of(model: Description, decode: DecodeOptions, engine: EngineOptions) 
         engine=engine.engine,
         precision=engine.precision,
         batch_size=engine.batch_size,
+        tile=engine.tile,
     )
 
 
-def _engine(request: Request, noted: Noted, local: bool) -> EngineOptions:
+def _engine(request: Request, tile: int | None, noted: Noted, local: bool) -> EngineOptions:
     """The engine that is asked for; what is left open is as OUT's masks were made."""
     engine, precision, batch_size = request.engine, request.precision, request.batch_size
     if noted.recipe is not None:
@@ -206,25 +208,35 @@ def _engine(request: Request, noted: Noted, local: bool) -> EngineOptions:
         batch_size = batch_size or noted.recipe.batch_size
     # What workers elsewhere have is not known here.
     accelerator = threads.has_accelerator if local else lambda: False
-    return resolve(request.model, engine, precision, batch_size, accelerator, local)
+    return resolve(request.model, engine, precision, batch_size, accelerator, local, tile)
 
 
-def network_side(long_side: int | str | None, model: Description) -> int | None:
+def network_side(long_side: int | str | None, model: Description, tile: bool) -> int | None:
     """What ``--long-side`` means: the longest side in pixels that a model sees, None for any.
 
     Args:
         long_side: the option: pixels, ``"native"``, or None for the side it was trained at.
+        tile: whether it sees images in tiles, where None is native.
 
     Raises:
         UserError: it is none of these.
     """
     if long_side is None:
-        return model.long_side
+        return None if tile else model.long_side
     if long_side == "native":
         return None
     if str(long_side).isdecimal() and int(long_side) > 0:
         return int(long_side)
     raise UserError(f"long_side={long_side!r}: must be a number of pixels or 'native'")
+
+
+def tile_side(model: Description) -> int:
+    """The longest side in pixels of a model's tiles: about three times what it was trained at.
+
+    Smaller ones agree less with the whole, larger ones take more memory (``benchmarks/tiles.py``).
+    """
+    step = 4 * model.stride  # so that a quarter of it is a multiple of the stride
+    return -(-3 * model.long_side // step) * step
 
 
 def check_counts(**counts: int | None) -> None:

@@ -10,7 +10,7 @@ import apache_beam as beam
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import misnamed, name_below
-from pipeline.jobs.plan import as_text, check_counts, network_side, recipe_of
+from pipeline.jobs.plan import as_text, check_counts, network_side, recipe_of, tile_side
 from pipeline.jobs.tasks import PlanTasks, identify
 from pipeline.jobs.windows import Segmented, SegmentWindows, Windowed, WriteOptions
 from pipeline.network import models, threads
@@ -33,7 +33,7 @@ class SegmentImages(beam.PTransform):
         root: names of masks are the paths below this folder; by default they are whole paths.
         engine, batch_size: by default as this machine's devices have it, not the workers'.
         precision: ``"float32"`` by default, as nobody knows the CPUs of the workers.
-        overlays, long_side, max_pixels, storage_options: see :func:`pipeline.segment`.
+        overlays, long_side, tile, max_pixels, storage_options: see :func:`pipeline.segment`.
 
     Raises:
         UserError: the model, the output or an option cannot serve.
@@ -47,6 +47,7 @@ class SegmentImages(beam.PTransform):
         root: str | os.PathLike[str] = "",
         overlays: bool = False,
         long_side: int | str | None = None,
+        tile: bool = False,
         max_pixels: int = MAX_PIXELS,
         engine: str = "auto",
         precision: str = "auto",
@@ -59,9 +60,15 @@ class SegmentImages(beam.PTransform):
         files = Files(parse_options(storage_options or {}))
         description = models.describe(model, files)
         self.root = absolute(root) if root else ""
-        self.decode = DecodeOptions(network_side(long_side, description), max_pixels)
+        self.decode = DecodeOptions(network_side(long_side, description, tile), max_pixels)
         self.engine = resolve(
-            model, engine, precision, batch_size, threads.has_accelerator, local=False
+            model,
+            engine,
+            precision,
+            batch_size,
+            threads.has_accelerator,
+            local=False,
+            tile=tile_side(description) if tile else None,
         )
         recipe = recipe_of(description, self.decode, self.engine)
         out = OutputFolder(parse_output(as_text("output", output), files), files, overlays)

@@ -88,6 +88,17 @@ class Graph:
         """Adds a constant, in the place of a node that had this name."""
         return self.add("Const", name, [], value=value, dtype=value.dtype)
 
+    def add_input(self, name: str, shape: Sequence[int | None], dtype: Any) -> str:
+        """Adds a placeholder, as the last of the inputs.
+
+        Returns:
+            Its name.
+        """
+        self.add("Placeholder", name, [], dtype=np.dtype(dtype.as_numpy_dtype))
+        self.nodes[name].attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
+        self.inputs.append(name)
+        return name
+
     def replace(self, tensor: str, other: str) -> None:
         """Gives all that takes one tensor the other in its place."""
         for node in self.nodes.values():

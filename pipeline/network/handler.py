@@ -29,12 +29,14 @@ class EngineOptions:
         engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"`` or ``"graph"``.
         batch_size: likewise.
         precision: likewise; ``"float32"`` or ``"bfloat16"``.
+        tile: likewise; None takes every image whole.
     """
 
     model: str
     engine: str
     batch_size: int
     precision: str = precisions.FLOAT32
+    tile: int | None = None
 
 
 def resolve(
@@ -44,6 +46,7 @@ def resolve(
     batch_size: int | None,
     accelerator: Callable[[], bool],
     local: bool,
+    tile: int | None = None,
 ) -> EngineOptions:
     """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
 
@@ -55,6 +58,7 @@ def resolve(
     Args:
         accelerator: whether the workers have one; asked only where it matters.
         local: this machine is the one that runs the network.
+        tile: see :class:`EngineOptions`.
 
     Raises:
         UserError: an unknown engine or precision, or one that this machine has not.
@@ -68,6 +72,7 @@ def resolve(
         engine,
         batch_size or (8 if accelerator() else 1),
         precisions.resolve(precision, engine, local),
+        tile,
     )
 
 
@@ -92,7 +97,9 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
         threads.set_threads()  # of no effect where a local run has done so
         network = models.load(self.options.model, self.files)
         options = self.options
-        return Segmenter(network, options.engine, options.batch_size, options.precision)
+        return Segmenter(
+            network, options.engine, options.batch_size, options.precision, options.tile
+        )
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": 1, "max_batch_size": 1}
@@ -123,12 +130,18 @@ def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
             class_maps[index] = photo
         else:
             photos[index] = photo
-    for batch in same_shape_batches(photos, segmenter.stride, segmenter.batch_size):
+    tiled = {index: photo for index, photo in photos.items() if _is_large(photo, segmenter.tile)}
+    whole = {index: photo for index, photo in photos.items() if index not in tiled}
+    batches = same_shape_batches(whole, segmenter.stride, segmenter.batch_size)
+    for batch in (*batches, *([index] for index in tiled)):
         size = bucket(photos[batch[0]].pixels, segmenter.stride)
         try:
-            padded, finite = segmenter(
-                np.stack([pad(photos[index].pixels, size) for index in batch])
-            )
+            if batch[0] in tiled:
+                padded, finite = zip(segmenter.tiled(photos[batch[0]].pixels), strict=True)
+            else:
+                padded, finite = segmenter(
+                    np.stack([pad(photos[index].pixels, size) for index in batch])
+                )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -146,6 +159,10 @@ def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
                 why = NonFiniteScores("the network's scores for it are not finite numbers")
                 class_maps[index] = rejected(window.tasks[index].image.path, "infer", why)
     return [class_maps[index] for index in range(len(window.photos))]
+
+
+def _is_large(photo: Photo, tile: int | None) -> bool:
+    return tile is not None and max(photo.pixels.shape[:2]) > tile
 
 
 class NonFiniteScores(ArithmeticError):

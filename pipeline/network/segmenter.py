@@ -14,8 +14,10 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from model_build.artifact import Network
+from pipeline.network.context import split
 from pipeline.network.folding import fold
 from pipeline.network.precision import FLOAT32, check, optimizer
+from pipeline.network.tiling import Tiling
 
 
 class Segmenter:
@@ -29,6 +31,8 @@ class Segmenter:
         engine: ``"xla"`` compiles the network, anew for each shape it meets; ``"graph"`` does not.
         batch_size: images a call.
         precision: of the network's features, ``"float32"`` or ``"bfloat16"``; logits are float32.
+        tile: the longest side in pixels of the tiles that :meth:`tiled` takes images in, a multiple
+            of the stride; None where it is not to be called.
 
     Raises:
         UserError: a precision that this machine, or the engine, does not have.
@@ -40,27 +44,44 @@ class Segmenter:
         engine: str = "graph",
         batch_size: int = 1,
         precision: str = FLOAT32,
+        tile: int | None = None,
     ):
         check(precision, engine)
         self.stride = network.description.stride
         self.batch_size = batch_size
+        self.tile = tile
         images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
         compiled = engine == "xla"
         body = fold(freeze(scores_of(network), images), self.stride, compiled=compiled)
         # The head has its own graph, as its sums decide between classes: they stay float32.
         head = fold(freeze(classes_of(network), _spec(body.outputs[0])), compiled=compiled)
 
-        def classify(images: Any) -> tuple[Any, Any]:
+        def whole(images: Any) -> tuple[Any, Any]:
             scores, finite = body(images)
             return head(scores)[0], finite
 
-        self._classify: Callable[[Any], tuple[Any, Any]]
-        if compiled:
+        def ready(function: Any, precision: str) -> Callable[..., Sequence[Any]]:
+            if not compiled:
+                return runner(function, precision)
             # One trace, for any height and width; XLA still compiles each shape it meets.
-            self._classify = tf.function(classify, [images], jit_compile=True)
+            signature = [_spec(tensor) for tensor in function.inputs]
+            return tf.function(function, signature, jit_compile=True)
+
+        if tile is not None:
+            average, score = split(body)
+            self._tiling = Tiling(
+                None if average is None else self._filled(ready(average, precision)),
+                self._filled(ready(score, precision)),
+                self._filled(ready(head, FLOAT32)),
+                tile,
+                self.stride,
+                batch_size,
+            )
+        if compiled:
+            self._whole = self._filled(tf.function(whole, [images], jit_compile=True))
         else:
-            body, head = runner(body, precision), runner(head, FLOAT32)
-            self._classify = classify
+            body, head = ready(body, precision), ready(head, FLOAT32)
+            self._whole = self._filled(whole)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segments a batch.
@@ -72,13 +93,24 @@ class Segmenter:
         Returns:
             uint8 class ids ``[n, h, w]``, and bool ``[n]``: whether the scores are finite.
         """
-        count = len(images)
-        if count < self.batch_size:
-            images = np.concatenate(
-                [images, np.repeat(images[:1], self.batch_size - count, axis=0)]
-            )
-        class_maps, finite = self._classify(tf.constant(images))
-        return class_maps.numpy()[:count], finite.numpy()[:count]
+        class_maps, finite = self._whole(images)
+        return class_maps, finite
+
+    def tiled(self, pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Segments an image of any size in tiles; see :class:`pipeline.network.tiling.Tiling`."""
+        return self._tiling(pixels)
+
+    def _filled(self, function: Callable[..., Sequence[Any]]) -> Callable[..., list[np.ndarray]]:
+        """What calls a function of whole batches with batches that may be smaller."""
+
+        def call(*arrays: np.ndarray) -> list[np.ndarray]:
+            count = len(arrays[0])
+            short = self.batch_size - count
+            if short:
+                arrays = tuple(np.concatenate([x, np.repeat(x[:1], short, axis=0)]) for x in arrays)
+            return [found.numpy()[:count] for found in function(*map(tf.constant, arrays))]
+
+        return call
 
 
 def scores_of(network: Network) -> Callable:

@@ -22,6 +22,7 @@ class Recipe:
         precision: of the network's numbers.
         batch_size: images a call.
         pixels: see :data:`PIXELS`.
+        tile: the longest side in pixels of the tiles of images that are larger; None for none.
     """
 
     model: str
@@ -30,11 +31,15 @@ class Recipe:
     precision: str
     batch_size: int
     pixels: int = PIXELS
+    tile: int | None = None
 
     @property
     def id(self) -> str:
         """32 hex digits, which two recipes share only if they are equal."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        value = asdict(self)
+        if self.tile is None:  # as in ids of versions that had no tiles
+            del value["tile"]
+        text = json.dumps(value, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +58,8 @@ class Recipe:
         except TypeError as error:
             raise ValueError(f"no recipe: {error}") from None
         texts = (recipe.model, recipe.engine, recipe.precision)
-        numbers = (recipe.batch_size, recipe.pixels, recipe.long_side or 0)
+        sides = (side for side in (recipe.long_side, recipe.tile) if side is not None)
+        numbers = (recipe.batch_size, recipe.pixels, *sides)
         if all(isinstance(text, str) for text in texts) and all(
             isinstance(number, int) and number >= 0 for number in numbers
         ):
@@ -63,20 +69,26 @@ class Recipe:
     def difference(self, other: Recipe) -> str:
         """What differs first, as in ``"long side 512, not 64"``; nothing where they are equal."""
         mine, others = asdict(self), asdict(other)
-        for name, value in mine.items():
-            if value != others[name]:
-                return f"{_NAMES.get(name, name)} {_shown(value)}, not {_shown(others[name])}"
+        for name, called in _NAMES.items():
+            if mine[name] != others[name]:
+                values = (_shown(name, value) for value in (mine[name], others[name]))
+                return f"{called} " + ", not ".join(values)
         return ""
 
 
+# What others follow from comes before them.
 _NAMES = {
+    "model": "model",
+    "tile": "tile",
     "long_side": "long side",
+    "engine": "engine",
+    "precision": "precision",
     "batch_size": "batch size",
     "pixels": "mask version",
 }
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if value is None:
-        return "native"
+        return "none" if name == "tile" else "native"
     return value[:12] if isinstance(value, str) else str(value)

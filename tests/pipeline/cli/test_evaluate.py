@@ -256,6 +256,7 @@ def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path
         (["--masks", "predicted", "--model", "m"], "either --model or --masks"),
         (["--masks", "predicted", "--engine", "xla"], "--engine goes with --model"),
         (["--masks", "predicted", "--long-side", "9"], "--long-side goes with --model"),
+        (["--masks", "predicted", "--tile"], "--tile goes with --model"),
         (["--masks", "predicted", "--splitt", "val"], "did you mean --split?"),
         (["--masks", "predicted", "--regoin", "x"], "did you mean --region?"),
         (["--masks", "predicted", "photos"], "unexpected argument 'photos'"),

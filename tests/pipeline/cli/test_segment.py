@@ -205,6 +205,35 @@ def test_an_output_may_be_named_like_a_pattern(segment):
     assert segment(out="o[u]t*?")[0] == 0
 
 
+def test_large_photos_go_in_tiles_and_small_ones_whole(segment, photos, tmp_path):
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 255, (20, 25, 3), np.uint8)
+    large = Image.fromarray(np.kron(coarse, np.ones((25, 25, 1), np.uint8)))  # a tile has 384
+    large.save(photos / "large.jpg")
+    large.save(photos / "large.tif", compression="tiff_lzw")
+    status, _, err, out = segment("--tile", out="tiles")
+    assert status == 0, err
+    assert json.loads((out / "summary.json").read_text())["recipe"]["tile"] == 384
+    whole = segment("--long-side", "native", out="whole")[3]
+    for path in out.glob("masks/**/*.png"):
+        found = np.asarray(Image.open(path))
+        expected = np.asarray(Image.open(whole / path.relative_to(out)))
+        share = (found == expected).mean()
+        assert share > 0.99 if "large" in path.name else share == 1, path
+    assert len(masks(out)) == 7
+
+
+def test_masks_in_tiles_do_not_mix_with_others(segment):
+    assert segment("--tile")[0] == 0
+    status, _, err, _ = segment()
+    assert status == 2
+    assert "made with tile 384, not none; add --overwrite" in err
+    status, printed, _, _ = segment("--tile")
+    assert status == 0
+    assert "nothing to do" in printed
+    assert segment("--tile", "--dry-run")[1].splitlines()[-1].startswith("5 images: 0 to do")
+
+
 @pytest.mark.parametrize("workers", ["1", "2", "3"])
 def test_masks_do_not_depend_on_workers(segment, tmp_path, workers):
     _, _, _, whole = segment(out="whole")

@@ -43,9 +43,9 @@ class StubSegmenter:
 
     stride = 32
 
-    def __init__(self, network, engine="graph", batch_size=1, precision="float32"):
+    def __init__(self, network, engine="graph", batch_size=1, precision="float32", tile=None):
         self._shift = int(network.fingerprint[0], 16)
-        self.batch_size = batch_size
+        self.batch_size, self.tile = batch_size, tile
 
     def __call__(self, images):
         class_maps = (images[..., 0] // 32 + images[..., 1] // 64 + self._shift) % 21

@@ -123,8 +123,8 @@ print(json.dumps(found))
 def test_every_argument_arrives(script, tmp_path):
     told = script(
         """
-summary = pipeline.segment(photos, out, model=model, overlays=True, long_side=64, all_files=True,
-    limit=3, max_pixels=10_000, engine="graph", batch_size=2, workers=2,
+summary = pipeline.segment(photos, out, model=model, overlays=True, long_side=64, tile=True,
+    all_files=True, limit=3, max_pixels=10_000, engine="graph", batch_size=2, workers=2,
     storage_options={"s3.anon": "true"}, beam_options=["--runner", "DirectRunner"])
 print(json.dumps(summary.options | summary.recipe))
 """,
@@ -133,6 +133,7 @@ print(json.dumps(summary.options | summary.recipe))
     expected = {
         "overlays": True,
         "long_side": 64,
+        "tile": 384,
         "all_files": True,
         "limit": 3,
         "max_pixels": 10_000,

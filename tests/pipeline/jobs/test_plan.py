@@ -9,7 +9,7 @@ import pytest
 from model_build import artifact
 from model_build.errors import JobError, UserError
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
-from pipeline.jobs.plan import Request, as_text, network_side, plan
+from pipeline.jobs.plan import Request, as_text, network_side, plan, tile_side
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, precision, threads
@@ -137,7 +137,34 @@ def test_what_summary_json_keeps_of_a_plan_can_be_written_as_json(ask, tmp_path)
 
 @pytest.mark.parametrize(("option", "side"), [(None, 96), ("native", None), (64, 64), ("64", 64)])
 def test_what_long_side_means(tiny_model, option, side):
-    assert network_side(option, models.describe(tiny_model, FILES)) == side
+    model = models.describe(tiny_model, FILES)
+    assert network_side(option, model, tile=False) == side
+    assert network_side(option, model, tile=True) == (side if option else None)
+
+
+@pytest.mark.parametrize(
+    ("long_side", "stride", "side"), [(500, 32, 1536), (96, 32, 384), (512, 8, 1536), (1, 8, 32)]
+)
+def test_tiles_are_three_times_as_large_as_what_the_model_was_trained_at(
+    tiny_model, long_side, stride, side
+):
+    model = replace(models.describe(tiny_model, FILES), long_side=long_side, stride=stride)
+    assert tile_side(model) == side
+
+
+def test_tiles_reach_engine_and_recipe(ask):
+    planned = plan(ask(tile=True))
+    assert planned.decode.long_side is planned.recipe.long_side is None
+    assert planned.engine.tile == planned.recipe.tile == 384
+    planned = plan(ask(tile=True, long_side=640))
+    assert (planned.decode.long_side, planned.recipe.tile) == (640, 384)
+
+
+def test_masks_in_tiles_are_gone_on_with_in_tiles_alone(ask, claim):
+    noted = claim(ask(tile=True))
+    assert plan(ask(tile=True)).recipe == noted
+    with pytest.raises(UserError, match="made with tile 384, not none; add --overwrite"):
+        plan(ask())
 
 
 def test_a_plan_writes_nothing(ask, claim, tmp_path):
@@ -258,6 +285,7 @@ def test_the_side_that_a_model_was_trained_at_is_the_models_and_not_run_jsons(as
     [
         ({"long_side": 64}, "long side 96, not 64"),
         ({"long_side": "native"}, "long side 96, not native"),
+        ({"tile": True}, "tile none, not 384"),
         ({"engine": "xla"}, "engine graph, not xla"),
         ({"batch_size": 2}, "batch size 1, not 2"),
     ],
@@ -309,7 +337,7 @@ def test_options_that_decide_no_mask_are_none_of_the_recipe(ask, claim):
 
 def test_every_option_either_decides_masks_or_is_known_not_to():
     """Whoever adds an option says which: a resumed run must never mix masks of two kinds."""
-    deciding = {"model", "long_side", "engine", "precision", "batch_size"}
+    deciding = {"model", "long_side", "tile", "engine", "precision", "batch_size"}
     places = {"inputs", "output", "storage_options", "beam_options", "shared_disk"}
     keeping = {"overwrite", "moved", "verify"}
     known = deciding | places | keeping | NO_RECIPE.keys()

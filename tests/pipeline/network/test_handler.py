@@ -37,7 +37,7 @@ def window(**photos):
 class Brightness:
     """Stands for the network: the class is the red channel's value; that of 255 is not finite."""
 
-    stride = 32
+    stride, tile = 32, None
 
     def __init__(self, batch_size=2, error=MemoryError):
         self.batch_size, self.error = batch_size, error
@@ -109,6 +109,36 @@ def test_the_network_sees_padded_photos_whose_edges_are_repeated():
     classify(window(a=photo(20, 33, color=9)), Spy())
     assert [images.shape for images in seen] == [(1, 32, 64, 3)]
     assert (seen[0] == 9).all()
+
+
+class Tiles(Brightness):
+    """Takes what is larger than 100 pixels in tiles: there the class is one more."""
+
+    tile = 100
+
+    def tiled(self, pixels):
+        if len(pixels) > 500:
+            raise self.error(f"no room for {pixels.shape[1]}×{pixels.shape[0]}")
+        return pixels[..., 0] + 1, bool((pixels < 255).all())
+
+
+def test_what_is_larger_than_a_tile_is_taken_in_tiles(handler):
+    model = Tiles()
+    photos = window(a=photo(100, 90), b=photo(101, 90), c=photo(9, 120), d=photo(90, 100))
+    (found,) = handler.run_inference([photos], model)
+    assert [int(one[0, 0]) for one in found.class_maps] == [7, 8, 8, 7]
+    assert [one.shape for one in found.class_maps] == [(100, 90), (101, 90), (9, 120), (90, 100)]
+    assert len(model.shapes) == 2
+
+
+@pytest.mark.parametrize(
+    ("large", "error"), [(photo(600, 9), "MemoryError"), (photo(9, 300, color=255), "NonFinite")]
+)
+def test_what_fails_in_tiles_costs_its_image_alone(handler, large, error):
+    (found,) = handler.run_inference([window(a=large, b=photo(9, 9))], Tiles(1))
+    assert found.class_maps[0].stage == "infer"
+    assert found.class_maps[0].error.startswith(error)
+    assert int(found.class_maps[1][0, 0]) == 7
 
 
 def test_a_reject_passes_through(handler):
@@ -239,10 +269,10 @@ def test_an_unknown_precision_is_told_at_once():
 
 
 def test_options_reach_the_network(tiny_model):
-    options = EngineOptions(tiny_model, "xla", 3)
+    options = EngineOptions(tiny_model, "xla", 3, tile=128)
     segmenter = SegmentationHandler(options, Files()).load_model()
     assert isinstance(segmenter, Segmenter)
-    assert (segmenter.batch_size, segmenter.stride) == (3, 32)
+    assert (segmenter.batch_size, segmenter.stride, segmenter.tile) == (3, 32, 128)
 
 
 def test_windows_go_through_beams_inference(tiny_model):

@@ -15,6 +15,7 @@ CHANGES = {
     "precision": "bfloat16",
     "batch_size": 8,
     "pixels": RECIPE.pixels + 1,
+    "tile": 1024,
 }
 
 recipes = st.builds(
@@ -25,6 +26,7 @@ recipes = st.builds(
     precision=st.text(),
     batch_size=st.integers(1),
     pixels=st.integers(1),
+    tile=st.none() | st.integers(1),
 )
 
 
@@ -64,6 +66,8 @@ def test_an_id_stays_the_same_from_version_to_version():
         ({"long_side": 64}, "long side 512, not 64"),
         ({"long_side": None}, "long side 512, not native"),
         ({"engine": "xla"}, "engine graph, not xla"),
+        ({"tile": 1024}, "tile none, not 1024"),
+        ({"tile": 64, "long_side": None}, "tile none, not 64"),
         ({"precision": "bfloat16"}, "precision float32, not bfloat16"),
         ({"batch_size": 8}, "batch size 1, not 8"),
         ({"engine": "xla", "batch_size": 8}, "engine graph, not xla"),
@@ -71,6 +75,12 @@ def test_an_id_stays_the_same_from_version_to_version():
 )
 def test_what_differs_first_is_told(change, said):
     assert RECIPE.difference(dataclasses.replace(RECIPE, **change)) == said
+
+
+def test_a_recipe_of_a_version_without_tiles_is_one_of_none():
+    value = RECIPE.to_json()
+    del value["tile"]
+    assert Recipe.from_json(value) == RECIPE
 
 
 def test_a_version_that_makes_other_pixels_is_told():
@@ -81,7 +91,7 @@ def test_a_version_that_makes_other_pixels_is_told():
 @pytest.mark.parametrize(
     "value",
     [None, 1, [], "recipe", {}, {"model": "m"}, RECIPE.to_json() | {"new": 1}]
-    + [RECIPE.to_json() | {name: []} for name in RECIPE.to_json() if name != "long_side"]
+    + [RECIPE.to_json() | {name: []} for name in RECIPE.to_json()]
     + [RECIPE.to_json() | {"long_side": "64"}, RECIPE.to_json() | {"batch_size": -1}]
     + [RECIPE.to_json() | {"engine": None}, RECIPE.to_json() | {"pixels": 1.5}],
 )

@@ -1,0 +1,164 @@
+"""An image larger than a network sees at once: in overlapping tiles, as if it were one.
+
+What the network averages over a whole image is averaged over all tiles first, and given to each.
+Their scores then fade into each other, and classes are found in what comes of that, so nothing
+jumps where one tile ends and the next begins. Two rows of tiles are held, and these as scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pipeline.images.sizes import bucket, pad
+from pipeline.images.tiles import Span, fade, spans
+
+OVERLAP = 4  # neighbours share at least this part of the longest side of a tile
+
+
+class Tiling:
+    """Runs images of any size through a network in tiles.
+
+    Args:
+        average: uint8 RGB ``[n, h, w, 3]`` → what the network averages over the places of each
+            image, float32 ``[n, h/s, w/s, c]`` each, s and c its own; None where it averages
+            nothing.
+        score: images, and the averages ``[n, 1, 1, c]``, → float32 scores ``[n, h/s, w/s, c]``, and
+            bool ``[n]``: whether they are finite.
+        classify: scores → uint8 class ids ``[n, h, w]``, alone.
+        side: the longest side of a tile, in pixels.
+        stride: of the network: ``side`` and the sides of tiles are multiples of it.
+        batch_size: the most tiles that a call gets.
+    """
+
+    def __init__(
+        self,
+        average: Callable[[np.ndarray], Sequence[np.ndarray]] | None,
+        score: Callable[..., Sequence[np.ndarray]],
+        classify: Callable[[np.ndarray], Sequence[np.ndarray]],
+        side: int,
+        stride: int,
+        batch_size: int,
+    ):
+        self._average, self._score, self._classify = average, score, classify
+        self.side, self.stride, self.batch_size = side, stride, batch_size
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Segments an image.
+
+        Args:
+            pixels: uint8 RGB ``[h, w, 3]``.
+
+        Returns:
+            uint8 class ids ``[h, w]``, and whether the scores of all tiles are finite; where they
+            are not, the class ids mean nothing.
+        """
+        overlap = self.side // OVERLAP // self.stride * self.stride
+        rows, columns = (
+            spans(length, self.side, overlap, self.stride) for length in bucket(pixels, self.stride)
+        )
+        averages = self._averages(pixels, rows, columns)
+        class_map = np.zeros(pixels.shape[:2], np.uint8)
+        above: list[np.ndarray] = []
+        for index, row in enumerate(rows):
+            scores: list[np.ndarray] = []
+            for tiles in self._batches(pixels, [row], columns):
+                given = [np.repeat(average, len(tiles), axis=0) for average in averages]
+                found, finite = self._score(tiles, *given)
+                if not finite.all():
+                    return class_map, False
+                scores += list(found)
+            cell = (row.end - row.start) // len(scores[0])
+            for place, (left, right) in enumerate(pairwise(scores)):
+                shared = (columns[place].end - columns[place + 1].start) // cell
+                blend(left, right, shared, axis=1)
+            if above:
+                shared = (rows[index - 1].end - row.start) // cell
+                for upper, lower in zip(above, scores, strict=True):
+                    blend(upper, lower, shared, axis=0)
+                self._paint(class_map, above, rows[index - 1], columns)
+            above = scores
+        self._paint(class_map, above, rows[-1], columns)
+        return class_map, True
+
+    def _averages(
+        self, pixels: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
+    ) -> list[np.ndarray]:
+        """What the network averages over the whole image, float32 ``[1, 1, 1, c]`` each."""
+        if self._average is None:
+            return []
+        sums: list[Any] = []
+        places = ((row, column) for row in rows for column in columns)
+        for tiles in self._batches(pixels, rows, columns):
+            features = self._average(tiles)
+            sums = sums or [0] * len(features)
+            for index in range(len(tiles)):
+                row, column = next(places)
+                for which, feature in enumerate(features):
+                    # Each place counts once, and where it is farthest from the border of a tile.
+                    own = feature[index][own_part(row, feature.shape[1])]
+                    own = own[:, own_part(column, feature.shape[2])]
+                    sums[which] += own.mean(axis=(0, 1), dtype=np.float64) * (
+                        (row.last - row.first) * (column.last - column.first)
+                    )
+        area = rows[-1].last * columns[-1].last
+        return [(one / area).astype(np.float32).reshape(1, 1, 1, -1) for one in sums]
+
+    def _paint(
+        self,
+        class_map: np.ndarray,
+        scores: Sequence[np.ndarray],
+        row: Span,
+        columns: Sequence[Span],
+    ) -> None:
+        """Puts the classes of a row of tiles into a class map, each tile's where it decides."""
+        for start in range(0, len(columns), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            (found,) = self._classify(np.stack(scores[batch]))
+            for column, classes in zip(columns[batch], found, strict=True):
+                # What is padded is cut off.
+                part = class_map[row.first : row.last, column.first : column.last]
+                top, left = row.first - row.start, column.first - column.start
+                part[...] = classes[top:, left:][: part.shape[0], : part.shape[1]]
+
+    def _batches(
+        self, pixels: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
+    ) -> Iterator[np.ndarray]:
+        """The tiles of rows, ``[n, h, w, 3]`` at a time; padded where they reach over the edge."""
+        places = [(row, column) for row in rows for column in columns]
+        for start in range(0, len(places), self.batch_size):
+            yield np.stack(
+                [
+                    pad(
+                        pixels[row.start : row.end, column.start : column.end],
+                        (row.end - row.start, column.end - column.start),
+                    )
+                    for row, column in places[start : start + self.batch_size]
+                ]
+            )
+
+
+def own_part(span: Span, cells: int) -> slice:
+    """The cells of a span's own part, of ``cells`` that the span has."""
+    pixels = (span.end - span.start) // cells
+    return slice((span.first - span.start) // pixels, (span.last - span.start) // pixels)
+
+
+def blend(one: np.ndarray, other: np.ndarray, shared: int, axis: int) -> None:
+    """Lets two neighbours fade into each other where both have scores; in place, in both alike.
+
+    Args:
+        one: scores ``[h, w, c]`` of the upper, or left, tile.
+        other: of the lower, or right, one.
+        shared: so many cells.
+        axis: 0 for rows, 1 for columns.
+    """
+    cut: list[slice] = [slice(None)] * 2
+    ends = one[(*cut[:axis], slice(one.shape[axis] - shared, None))]
+    begins = other[(*cut[:axis], slice(shared))]
+    share = fade(shared).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    ends += share * (begins - ends)
+    begins[...] = ends

@@ -1,0 +1,73 @@
+"""A network cut in two at what it averages over a whole image."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.network.context import means, split
+from pipeline.network.graphs import Graph
+from pipeline.network.segmenter import freeze
+
+IMAGES = tf.TensorSpec([2, None, None, 3], tf.uint8)
+
+
+def images(height=4, width=6):
+    return np.random.default_rng(0).integers(0, 255, (2, height, width, 3), np.uint8)
+
+
+def gated(keepdims):
+    """An image weighed by a gate that its mean decides, and then once more."""
+
+    def network(images):
+        features = tf.cast(images, tf.float32)
+        for _ in range(2):
+            mean = tf.reduce_mean(features, axis=[1, 2], keepdims=keepdims)
+            features = features * tf.reshape(tf.sigmoid(mean / 100), (-1, 1, 1, 3))
+        return features, tf.reduce_all(tf.math.is_finite(features), axis=[1, 2, 3])
+
+    return network
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_both_parts_together_are_the_network(keepdims):
+    whole = freeze(gated(keepdims), IMAGES)
+    averaged, rest = split(whole)
+    features = averaged(tf.constant(images()))
+    assert [feature.shape for feature in features] == [(2, 4, 6, 3)] * 2
+    given = [tf.reduce_mean(feature, axis=[1, 2], keepdims=True) for feature in features]
+    for found, expected in zip(
+        rest(tf.constant(images()), *given), whole(tf.constant(images())), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_rest_takes_the_averages_that_it_is_given():
+    _, rest = split(freeze(gated(True), IMAGES))
+    ones, hundreds = np.ones((2, 1, 1, 3), np.float32), np.full((2, 1, 1, 3), 100, np.float32)
+    low = rest(tf.constant(images()), ones, ones)[0]
+    high = rest(tf.constant(images()), hundreds, ones)[0]
+    factor = (1 / (1 + np.exp(-1))) / (1 / (1 + np.exp(-0.01)))
+    np.testing.assert_allclose(high, factor * low, rtol=1e-5)
+
+
+def test_what_averages_nothing_stays_whole():
+    plain = freeze(lambda images: tf.cast(images, tf.float32) / 2, IMAGES)
+    assert split(plain) == (None, plain)
+
+
+def test_other_means_are_none():
+    def network(images):
+        features = tf.cast(images, tf.float32)
+        features -= tf.reduce_mean(features, axis=-1, keepdims=True)
+        return features * tf.reduce_mean(features, axis=[0, 1, 2, 3])
+
+    assert means(Graph(freeze(network, IMAGES))) == []
+
+
+def test_what_cannot_be_cut_stays_whole():
+    def network(images):
+        noise = tf.random.uniform([])
+        return tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]) + noise
+
+    stateful = freeze(network, IMAGES)
+    assert split(stateful) == (None, stateful)
