@@ -18,6 +18,7 @@ from model_build.errors import JobError, SuggestingGroup, Terminated, UserError,
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {
     "segment": "pipeline.cli.segment",
+    "status": "pipeline.cli.status",
     "evaluate": "pipeline.cli.evaluate",
     "info": "pipeline.cli.info",
     "train": "model_build.cli.train",

@@ -6,6 +6,7 @@ rows.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -79,9 +80,14 @@ class Journalled:
         for name in journals(self._out):
             if name in self._seen or run_of(name) != self._out.run:
                 continue
-            for line in self._out.files.read(f"{self._out.path}/{name}").splitlines():
-                record = parse_json(line)
-                self._done["mask" not in record].add(hash(record["image"]))
+            try:
+                lines = self._out.files.read(f"{self._out.path}/{name}").splitlines()
+            except FileNotFoundError:  # the run has just ended
+                continue
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # none of ours
+                    record = parse_json(line)
+                    self._done["mask" not in record].add(hash(record["image"]))
             self._seen.add(name)
         masks, rejects = self._done
         return len(masks), len(rejects - masks)

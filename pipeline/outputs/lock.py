@@ -160,7 +160,7 @@ class Lock:
     # The files
 
     def _path(self, number: int) -> str:
-        return f"{self._out.path}/{LOCK}/{number}"
+        return _path(self._out, number)
 
     def _found(self) -> dict[int, dict[str, Any]]:
         """The content of each lock by its N; ``{}`` of one that cannot be understood."""
@@ -227,34 +227,72 @@ class Lock:
 
     def _check_dead(self, number: int, content: dict[str, Any]) -> None:
         """Returns once a lock is dead or gone; raises UserError if its run lives."""
-        alive = _is_alive(self._out, self._path(number), content, self._lives)
-        if alive:
-            raise self._refusal(content)
-        if alive is False:
-            return
-        _LOGGER.warning(
-            "%s: checking for up to %.0f s whether the job on %s is still running",
-            self._out.path,
-            DEAD_AFTER,
-            content.get("host", "another machine"),
-        )
-        end = time.monotonic() + DEAD_AFTER
-        while time.monotonic() < end:
-            self._wait(LOOK)
-            now = _content(self._out, self._path(number))
-            if now is None or now.get("ended"):
-                return
-            if now != content:
-                raise self._refusal(now)
+        living = _living(self._out, number, content, self._lives, self._wait)
+        if living is not None:
+            raise UserError(
+                f"{self._out.path}: another job is writing there ({described(living)}); wait for "
+                "it, or choose another --output"
+            )
 
-    def _refusal(self, content: dict[str, Any]) -> UserError:
-        job = content.get("job")
-        of_job = f"{job.get('name')} on {job.get('at')}, " if isinstance(job, dict) else ""
-        return UserError(
-            f"{self._out.path}: another job is writing there ({of_job}process "
-            f"{content.get('process', '?')} on {content.get('host', '?')}, since "
-            f"{content.get('started', '?')}); wait for it, or choose another --output"
-        )
+
+def holder(
+    out: OutputFolder,
+    lives: Lives = lambda job: None,
+    wait: Callable[[float], None] = time.sleep,
+) -> dict[str, Any] | None:
+    """What the lock of the run says that is writing to OUT; None where none is.
+
+    Where nobody can tell at once, the lock is watched for a minute.
+
+    Raises:
+        OSError: the locks cannot be looked at.
+    """
+    number = max(numbers(out), default=0)
+    content = _content(out, _path(out, number)) if number else None
+    return None if content is None else _living(out, number, content, lives, wait)
+
+
+def described(content: dict[str, Any]) -> str:
+    """Who holds a lock, and since when, for people."""
+    job = content.get("job")
+    of_job = f"{job.get('name')} on {job.get('at')}, " if isinstance(job, dict) else ""
+    return (
+        f"{of_job}process {content.get('process', '?')} on {content.get('host', '?')}, since "
+        f"{content.get('started', '?')}"
+    )
+
+
+def _living(
+    out: OutputFolder,
+    number: int,
+    content: dict[str, Any],
+    lives: Lives,
+    wait: Callable[[float], None],
+) -> dict[str, Any] | None:
+    """What a lock says now whose run lives; None once it is dead or gone."""
+    path = _path(out, number)
+    alive = _is_alive(out, path, content, lives)
+    if alive is not None:
+        return content if alive else None
+    _LOGGER.warning(
+        "%s: checking for up to %.0f s whether the job on %s is still running",
+        out.path,
+        DEAD_AFTER,
+        content.get("host", "another machine"),
+    )
+    end = time.monotonic() + DEAD_AFTER
+    while time.monotonic() < end:
+        wait(LOOK)
+        now = _content(out, path)
+        if now is None or now.get("ended"):
+            return None
+        if now != content:
+            return now
+    return None
+
+
+def _path(out: OutputFolder, number: int) -> str:
+    return f"{out.path}/{LOCK}/{number}"
 
 
 def numbers(out: OutputFolder) -> list[int]:

@@ -169,7 +169,7 @@ class Summary:
             ("skipped files", f"{self.skipped}"),
             *_if_any("masks outside INPUT", self.outside),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
-            ("  spent on", ", ".join(spent)),
+            *([("  spent on", ", ".join(spent))] if self.stages else []),
             ("share of pixels", ""),
         ]
         everything = sum(self.pixels.values()) or 1

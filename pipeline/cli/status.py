@@ -1,0 +1,20 @@
+"""The command ``fcn-beam status``."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline.cli.main import say
+from pipeline.cli.options import log_level, set_up_logging, storage_options
+
+
+@click.command()
+@click.argument("output", metavar="OUT")
+@storage_options
+@log_level
+def status(output: str, storage_options: dict[str, str], log_level: str) -> None:
+    """Tell how far the job that writes to OUT is, on whatever machine it runs."""
+    set_up_logging(log_level)
+    from pipeline.jobs.status import status
+
+    say(status(output, storage_options).text())
