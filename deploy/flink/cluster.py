@@ -306,7 +306,7 @@ def _is_ours(process: int) -> bool:
     """Whether a process is a living one of Flink: its number may have been given to another."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process, os.WNOHANG)  # a child that has ended stays until it is asked for
-    listed = subprocess.run(["ps", "-o", "args=", "-p", str(process)], capture_output=True)
+    listed = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(process)], capture_output=True)
     return b"org.apache.flink." in listed.stdout
 
 

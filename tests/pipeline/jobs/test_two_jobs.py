@@ -205,7 +205,11 @@ def test_a_lock_of_another_machine_that_changes_is_respected(
         elsewhere(out, beat=next(beats))
 
     take = lock.Lock.__init__
-    monkeypatch.setattr(lock.Lock, "__init__", lambda self, folder: take(self, folder, wait=beat))
+
+    def make(self, folder, **options):
+        take(self, folder, wait=beat, **options)
+
+    monkeypatch.setattr(lock.Lock, "__init__", make)
     with pytest.raises(UserError, match=r"process .* on far-away, since "):
         stub_job(archive, out)
     now = contents(out)
