@@ -91,18 +91,35 @@ def list_links(folder: str, links: Iterable[str], files: Files) -> Iterator[Foun
         yield Found("folder", one)
 
 
+def list_alone(source: Source, files: Files) -> Iterator[Found]:
+    """All that a source has, listed by one worker: what many find, in order."""
+    for share in first_shares(source, files):
+        if source.kind == "folder":
+            for file in files.list(source.where):
+                yield Found(source.kind, file)
+        else:
+            for found in list_share(share, files, to_the_end=True):
+                assert isinstance(found, Found)
+                yield found
+
+
 class ListFiles(beam.PTransform):
     """Sources → :class:`Found`.
 
     A few levels, unrolled, with a shuffle of shares between them: a graph knows no recursion. Small
     sources are through after the first; files cross no shuffle.
+
+    Args:
+        spread: let many workers list; a job in one process need not pay for the shuffles.
     """
 
-    def __init__(self, files: Files):
+    def __init__(self, files: Files, spread: bool = True):
         super().__init__()
-        self.files = files
+        self.files, self.spread = files, spread
 
     def expand(self, sources):
+        if not self.spread:
+            return sources | "ListAlone" >> beam.ParDo(_ListAlone(self.files))
         found, links = [], []
         shares = sources | "Begin" >> beam.ParDo(_Begin(self.files))
         for level in range(LEVELS + 1):
@@ -124,6 +141,15 @@ class ListFiles(beam.PTransform):
             | "ListLinks" >> beam.ParDo(_ListLinks(self.files))
         )
         return [*found, behind] | "Found" >> beam.Flatten()
+
+
+class _ListAlone(beam.DoFn):
+    def __init__(self, files: Files):
+        self.files = files
+
+    def process(self, source):
+        with ends_the_job():
+            yield from list_alone(source, self.files)
 
 
 class _Begin(beam.DoFn):

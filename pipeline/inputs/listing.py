@@ -15,12 +15,11 @@ from fnmatch import fnmatchcase
 
 import apache_beam as beam
 
-from pipeline.inputs.levels import Found, ListFiles, first_shares, list_share
+from pipeline.inputs.levels import Found, ListFiles, list_alone
 from pipeline.inputs.names import image_extension
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import (
     Files,
-    Part,
     Unlisted,
     absolute,
     folder_of,
@@ -40,6 +39,7 @@ class ListOptions:
             pattern, ``**`` for all below a folder.
         limit: only the first so many images, by name.
         overlap: there are several sources, which may list a file twice.
+        spread: many workers list, see :class:`pipeline.inputs.levels.ListFiles`.
     """
 
     root: str
@@ -47,6 +47,7 @@ class ListOptions:
     exclude: tuple[str, ...] = ()
     limit: int | None = None
     overlap: bool = False
+    spread: bool = True
 
 
 def list_source(
@@ -60,16 +61,7 @@ def list_source(
     Raises:
         OSError: the source itself cannot be listed.
     """
-    named = namer(options)
-    for share in first_shares(source, files):
-        if isinstance(share.part, Part) and not is_remote(share.part.where):
-            # Where one worker lists it all, links are followed at once.
-            for file in files.list(share.part.where):
-                yield named(Found(source.kind, file))
-        else:
-            for found in list_share(share, files, to_the_end=True):
-                assert isinstance(found, Found)
-                yield named(found)
+    return map(namer(options), list_alone(source, files))
 
 
 def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Reject]:
@@ -111,7 +103,7 @@ class ListImages(beam.PTransform):
     def expand(self, sources):
         named = (
             sources
-            | "ListFiles" >> ListFiles(self.files)
+            | "ListFiles" >> ListFiles(self.files, self.options.spread)
             | "Name"
             >> beam.ParDo(_Name(self.options)).with_outputs(
                 "passed_over", "rejected", main="images"

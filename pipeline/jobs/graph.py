@@ -39,7 +39,7 @@ class SegmentArchive(beam.PTransform):
     def expand(self, sources):
         plan, out = self.plan, self.plan.out
         images, passed_over, unlisted = sources | "List" >> ListImages(plan.listing, out.files)
-        planned = images | "Plan" >> PlanTasks(out, plan.noted.rows(out))
+        planned = images | "Plan" >> PlanTasks(out, plan.noted.rows(out), plan.listing.spread)
         kept = (
             planned.tasks
             | "Window" >> Windowed()

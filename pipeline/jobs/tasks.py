@@ -129,18 +129,19 @@ class PlanTasks(beam.PTransform):
     Args:
         rows: names below OUT of the files that hold rows; None: whatever stands there is not looked
             at.
+        spread: many workers list what stands.
     """
 
-    def __init__(self, out: OutputFolder, rows: Sequence[str] | None = None):
+    def __init__(self, out: OutputFolder, rows: Sequence[str] | None = None, spread: bool = True):
         super().__init__()
-        self.out, self.rows = out, rows
+        self.out, self.rows, self.spread = out, rows, spread
 
     def expand(self, images):
         start = images.pipeline
         folders = self.out.standing() if self.rows is not None else []
         standing = start | "OutputFolders" >> beam.Create(folders)
-        if folders:
-            standing = standing | "ListOutput" >> ListFiles(self.out.files)
+        spread = self.spread and bool(folders)
+        standing = standing | "ListOutput" >> ListFiles(self.out.files, spread)
         rows = start | "RowFiles" >> beam.Create(self.rows or [])
         planned = (
             {
