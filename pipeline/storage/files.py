@@ -228,8 +228,8 @@ class Files:
         """What lies in a part: files, and parts of it that others may list.
 
         On local disk these are the folders in a folder. A prefix of a store is listed up to some
-        10,000 objects; what is beyond is split by the next characters of its keys. (Azure's cannot
-        be listed from a key on: it is listed to its end.)
+        10,000 objects; what is beyond is split by the next characters of its keys. (One of Azure's
+        is not split: it is listed to its end.)
 
         Args:
             to_the_end: list all of it.
