@@ -15,15 +15,13 @@ from fnmatch import fnmatchcase
 
 import apache_beam as beam
 
+from pipeline.inputs.levels import Found, ListFiles, list_alone
 from pipeline.inputs.names import image_extension
-from pipeline.inputs.sources import read_list
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import (
-    File,
     Files,
     Unlisted,
     absolute,
-    ends_the_job,
     folder_of,
     is_remote,
     printable,
@@ -41,6 +39,7 @@ class ListOptions:
             pattern, ``**`` for all below a folder.
         limit: only the first so many images, by name.
         overlap: there are several sources, which may list a file twice.
+        spread: many workers list, see :class:`pipeline.inputs.levels.ListFiles`.
     """
 
     root: str
@@ -48,12 +47,13 @@ class ListOptions:
     exclude: tuple[str, ...] = ()
     limit: int | None = None
     overlap: bool = False
+    spread: bool = True
 
 
 def list_source(
     source: Source, options: ListOptions, files: Files
 ) -> Iterator[ImageRef | PassedOver | Reject]:
-    """Lists a source; never fails for one file.
+    """Lists a source, in order; never fails for one file.
 
     Yields:
         Image references, files passed over, and what could not be listed.
@@ -61,36 +61,32 @@ def list_source(
     Raises:
         OSError: the source itself cannot be listed.
     """
+    return map(namer(options), list_alone(source, files))
+
+
+def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Reject]:
+    """Tells what a file that was listed is: an image, to be passed over, or a reject."""
     is_written = _matching(options.exclude)
-    for file in _files(source, files):
+
+    def named(found: Found) -> ImageRef | PassedOver | Reject:
+        kind, file = found
         if isinstance(file, Unlisted):
-            yield Reject(printable(file.path), "list", file.error, file.detail)
-            continue
+            return Reject(printable(file.path), "list", file.error, file.detail)
         path = file.path
         name = name_below(path, options.root)
-        tried = options.all_files or source.kind in ("file", "list") or image_extension(path)
+        tried = options.all_files or kind in ("file", "list") or image_extension(path)
         written = is_written(path)
         if written or not (tried and file.regular):
-            yield PassedOver(printable(path), written)
-        elif printable(path) != path:
-            yield Reject(printable(path), "list", "NameError", "its name is not UTF-8; rename it")
-        elif reject := misnamed(path, name):
-            yield reject
-        else:
-            # Nobody has asked yet for what a list names.
-            asked = file.size is not None or file.version is not None
-            yield ImageRef(path, name, Stamp(file.size, file.version) if asked else None)
+            return PassedOver(printable(path), written)
+        if printable(path) != path:
+            return Reject(printable(path), "list", "NameError", "its name is not UTF-8; rename it")
+        if reject := misnamed(path, name):
+            return reject
+        # Nobody has asked yet for what a list names.
+        asked = file.size is not None or file.version is not None
+        return ImageRef(path, name, Stamp(file.size, file.version) if asked else None)
 
-
-def _files(source: Source, files: Files) -> Iterator[File | Unlisted]:
-    if source.kind == "file":
-        yield File(source.where)
-    elif source.kind == "list":
-        yield from map(File, read_list(source.where, files))
-    elif source.kind == "glob":
-        yield from files.glob(source.where)
-    else:
-        yield from files.list(source.where)
+    return named
 
 
 class ListImages(beam.PTransform):
@@ -105,30 +101,36 @@ class ListImages(beam.PTransform):
         self.options, self.files = options, files
 
     def expand(self, sources):
-        listed = sources | "ListSource" >> beam.ParDo(
-            _ListSource(self.options, self.files)
-        ).with_outputs("passed_over", "rejected", main="images")
-        images, passed_over = listed.images, listed.passed_over
+        named = (
+            sources
+            | "ListFiles" >> ListFiles(self.files, self.options.spread)
+            | "Name"
+            >> beam.ParDo(_Name(self.options)).with_outputs(
+                "passed_over", "rejected", main="images"
+            )
+        )
+        images, passed_over = named.images, named.passed_over
         if self.options.limit is not None:
             images = images | "Limit" >> FirstImages(self.options.limit)
         if self.options.overlap:
             passed_over = passed_over | "PassedOverOnce" >> beam.Distinct()
-        return images, passed_over, listed.rejected | "RejectedOnce" >> beam.Distinct()
+        return images, passed_over, named.rejected | "RejectedOnce" >> beam.Distinct()
 
 
-class _ListSource(beam.DoFn):
-    def __init__(self, options: ListOptions, files: Files):
-        self.options, self.files = options, files
+class _Name(beam.DoFn):
+    def __init__(self, options: ListOptions):
+        self.options = options
 
-    def process(self, source):
-        with ends_the_job():
-            for found in list_source(source, self.options, self.files):
-                if isinstance(found, ImageRef):
-                    yield found
-                elif isinstance(found, Reject):
-                    yield beam.pvalue.TaggedOutput("rejected", found)
-                else:
-                    yield beam.pvalue.TaggedOutput("passed_over", found)
+    def setup(self):
+        self.named = namer(self.options)
+
+    def process(self, found):
+        named = self.named(found)
+        if isinstance(named, ImageRef):
+            yield named
+        else:
+            tag = "rejected" if isinstance(named, Reject) else "passed_over"
+            yield beam.pvalue.TaggedOutput(tag, named)
 
 
 class FirstImages(beam.PTransform):

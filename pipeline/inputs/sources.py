@@ -6,6 +6,7 @@ import glob
 import io
 import os
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from model_build.errors import UserError
 from pipeline.records import Source
@@ -19,6 +20,9 @@ from pipeline.storage import (
     scheme_of,
     users_fault,
 )
+
+RANGE = 8 << 20  # bytes of a list that are read at once
+_MORE = 1 << 16  # bytes, more than a line has
 
 
 def parse_source(text: str, files: Files) -> Source:
@@ -91,14 +95,68 @@ def _parse_list(where: str, files: Files) -> Source:
     return Source("list", kept, folder)
 
 
+class Lines(NamedTuple):
+    """The lines of a list that begin in a range of its bytes.
+
+    Attributes:
+        start: the range's first byte.
+        end: the byte behind its last one.
+        size: of the list in bytes; None for one that is read whole.
+    """
+
+    start: int
+    end: int
+    size: int | None
+
+
+def lines_of(where: str, files: Files) -> Iterator[Lines]:
+    """A list in ranges of a few megabytes.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    # A web server need not know its size, nor how to give a range of it.
+    size = None if is_read_only(where) else files.stat(where).size
+    if size is None or size <= RANGE:
+        yield Lines(0, 0, None)
+        return
+    for start in range(0, size, RANGE):
+        yield Lines(start, min(start + RANGE, size), size)
+
+
 def read_list(where: str, files: Files) -> Iterator[str]:
     """Non-empty lines of a list; relative paths are below the current folder.
 
     Raises:
         OSError: the list cannot be read.
     """
-    data = io.BytesIO(files.read(where))
-    for line in io.TextIOWrapper(data, "utf-8-sig", errors="surrogateescape", newline="\n"):
+    for lines in lines_of(where, files):
+        yield from read_lines(where, files, lines)
+
+
+def read_lines(where: str, files: Files, lines: Lines) -> Iterator[str]:
+    """The same of a range of it."""
+    data = io.BytesIO(_read_range(where, files, lines))
+    encoding = "utf-8" if lines.start else "utf-8-sig"
+    for line in io.TextIOWrapper(data, encoding, errors="surrogateescape", newline="\n"):
         line = line.rstrip("\r\n")
         if line:
             yield absolute(line)
+
+
+def _read_range(where: str, files: Files, lines: Lines) -> bytes:
+    """The bytes of all lines that begin in a range: cut at its start, and more at its end."""
+    start, end, size = lines
+    if size is None:
+        return files.read(where)
+    before = min(start, 1)  # a line begins at the start if another one ends just before
+    data = files.read(where, end - start + before, start - before)
+    if before:
+        data = data.partition(b"\n")[2]
+    pieces = [data]
+    while end < size and pieces[-1] and b"\n" not in pieces[-1][-1:]:
+        more = files.read(where, min(_MORE, size - end), end)
+        end += len(more)
+        line, newline, _ = more.partition(b"\n")
+        pieces.append(line + newline)
+    return b"".join(pieces)

@@ -40,7 +40,9 @@ class SegmentArchive(beam.PTransform):
         plan, out = self.plan, self.plan.out
         images, passed_over, unlisted = sources | "List" >> ListImages(plan.listing, out.files)
         since = plan.claimed and plan.claimed.since
-        planned = images | "Plan" >> PlanTasks(out, plan.noted.rows(out), since)
+        planned = images | "Plan" >> PlanTasks(
+            out, plan.noted.rows(out), since, plan.listing.spread
+        )
         kept = (
             planned.tasks
             | "Window" >> Windowed()

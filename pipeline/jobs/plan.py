@@ -156,6 +156,7 @@ def plan(request: Request) -> Plan:
         exclude=out.written(),
         limit=request.limit,
         overlap=len(sources) > 1,
+        spread=not local,
     )
     if not local:
         _check_remote(request, sources, out)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
+from pipeline.inputs.levels import Found, ListFiles
 from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import assign_mask_names, group_key
 from pipeline.jobs.progress import count
@@ -34,6 +35,20 @@ def keyed_overlays(out: OutputFolder) -> Iterator[tuple[str, str]]:
     """Names of the masks that have an overlay, under the same key."""
     with ends_the_job():
         for mask_name in out.overlaid():
+            yield group_key(mask_name), mask_name
+
+
+def mask_keyed(found: Found, out: OutputFolder) -> Iterator[tuple[str, MaskRef]]:
+    """The same of one file below OUT."""
+    with ends_the_job():
+        for mask in out.mask(found.file):
+            yield group_key(mask.name), mask
+
+
+def overlay_keyed(found: Found, out: OutputFolder) -> Iterator[tuple[str, str]]:
+    """The same of one file below OUT."""
+    with ends_the_job():
+        for mask_name in out.overlay(found.file):
             yield group_key(mask_name), mask_name
 
 
@@ -119,24 +134,32 @@ class PlanTasks(beam.PTransform):
         rows: names below OUT of the files that hold rows; None: whatever stands there is not looked
             at.
         since: see :func:`plan_group`.
+        spread: many workers list what stands.
     """
 
     def __init__(
-        self, out: OutputFolder, rows: Sequence[str] | None = None, since: float | None = None
+        self,
+        out: OutputFolder,
+        rows: Sequence[str] | None = None,
+        since: float | None = None,
+        spread: bool = True,
     ):
         super().__init__()
-        self.out, self.rows, self.since = out, rows, since
+        self.out, self.rows, self.since, self.spread = out, rows, since, spread
 
     def expand(self, images):
         start = images.pipeline
-        out = start | "OutputFolder" >> beam.Create([self.out] if self.rows is not None else [])
+        folders = self.out.standing() if self.rows is not None else []
+        standing = start | "OutputFolders" >> beam.Create(folders)
+        spread = self.spread and bool(folders)
+        standing = standing | "ListOutput" >> ListFiles(self.out.files, spread)
         rows = start | "RowFiles" >> beam.Create(self.rows or [])
         planned = (
             {
                 "images": images | "KeyImages" >> beam.Map(keyed_image),
-                "masks": out | "KeyMasks" >> beam.FlatMap(keyed_masks),
+                "masks": standing | "KeyMasks" >> beam.FlatMap(mask_keyed, self.out),
                 "rows": rows | "KeyRows" >> beam.FlatMap(keyed_rows, self.out),
-                "overlays": out | "KeyOverlays" >> beam.FlatMap(keyed_overlays),
+                "overlays": standing | "KeyOverlays" >> beam.FlatMap(overlay_keyed, self.out),
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
             | "PlanGroup"

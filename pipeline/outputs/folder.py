@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import unicodedata
@@ -25,7 +26,7 @@ from typing import Any
 
 from model_build.errors import UserError
 from pipeline.outputs import gate
-from pipeline.records import MaskRef, Stamp
+from pipeline.records import MaskRef, Source, Stamp
 from pipeline.storage import File, Files, Unlisted, absolute, is_read_only, is_remote, printable
 
 RUN, SUMMARY = "run.json", "summary.json"
@@ -100,19 +101,37 @@ class OutputFolder:
 
     def masks(self) -> Iterator[MaskRef]:
         """The masks that stand in OUT; a name that is not UTF-8, as no image's is, is escaped."""
-        for name, file in self._below(MASKS):
-            if name.endswith(".png"):
-                yield MaskRef(name, Stamp(file.size, file.version), file.written)
+        return itertools.chain.from_iterable(map(self.mask, self._list(MASKS)))
+
+    def mask(self, found: File | Unlisted) -> Iterator[MaskRef]:
+        """The mask that a file below OUT is, if it is one.
+
+        Raises:
+            OSError: it is a folder that cannot be listed: what is in there is not thereby gone.
+        """
+        for name in self._named(MASKS, found):
+            if isinstance(found, File) and name.endswith(".png"):
+                yield MaskRef(name, Stamp(found.size, found.version), found.written)
 
     def overlaid(self) -> Iterator[str]:
         """Names of the masks that have an overlay."""
-        for name, _ in self._below(OVERLAYS):
+        return itertools.chain.from_iterable(map(self.overlay, self._list(OVERLAYS)))
+
+    def overlay(self, found: File | Unlisted) -> Iterator[str]:
+        """The mask whose overlay a file below OUT is, if it is one; see :meth:`mask`."""
+        for name in self._named(OVERLAYS, found):
             if name.endswith(".jpg"):
                 yield f"{name.removesuffix('.jpg')}.png"
 
+    def standing(self) -> list[Source]:
+        """The folders of masks and of overlays, to be listed by many workers."""
+        folders = [f"{self.path}/{name}" for name in (MASKS, OVERLAYS)]
+        return [Source("folder", folder, folder) for folder in folders]
+
     def holds(self, folder: str) -> bool:
         """Whether any file stands in a folder below OUT."""
-        return next(self._below(folder), None) is not None
+        named = (self._named(folder, found) for found in self._list(folder))
+        return next(itertools.chain.from_iterable(named), None) is not None
 
     def obstacles(self) -> Iterator[str]:
         """What stands on local disk where a run needs a folder, and is none."""
@@ -130,13 +149,16 @@ class OutputFolder:
         written = (*(f"{folder}/**" for folder in _FOLDERS), *names)
         return tuple(f"{self.path}/{name}" for name in written)
 
-    def _below(self, folder: str) -> Iterator[tuple[str, File]]:
-        where = f"{self.path}/{folder}"
-        for file in self.files.list(where):
-            if isinstance(file, Unlisted):  # what is in there is not thereby gone
-                raise OSError(f"{printable(file.path)}: cannot be listed: {file.detail}")
-            if file.regular:
-                yield printable(file.path[len(where) + 1 :]), file
+    def _list(self, folder: str) -> Iterator[File | Unlisted]:
+        return self.files.list(f"{self.path}/{folder}")
+
+    def _named(self, folder: str, found: File | Unlisted) -> Iterator[str]:
+        """The name of a file below a folder of OUT, if it lies there."""
+        if isinstance(found, Unlisted):
+            raise OSError(f"{printable(found.path)}: cannot be listed: {found.detail}")
+        where = f"{self.path}/{folder}/"
+        if found.regular and found.path.startswith(where):
+            yield printable(found.path[len(where) :])
 
     def clean_up(self, runs: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""

@@ -5,13 +5,14 @@ The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA
 
 from pipeline.storage.faults import ends_the_job, is_everybodys, is_names, remedy, told, users_fault
 from pipeline.storage.files import Files, glob_folder
-from pipeline.storage.listed import File, Unlisted
+from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
     absolute,
     folder_of,
     is_read_only,
     is_remote,
     join,
+    pattern_of,
     printable,
     scheme_of,
 )
@@ -20,6 +21,8 @@ from pipeline.storage.stores import parse_options, secrets
 __all__ = [
     "File",
     "Files",
+    "Link",
+    "Part",
     "Unlisted",
     "absolute",
     "ends_the_job",
@@ -31,6 +34,7 @@ __all__ = [
     "is_remote",
     "join",
     "parse_options",
+    "pattern_of",
     "printable",
     "remedy",
     "scheme_of",

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from model_build.errors import UserError
-from pipeline.storage import local, paging, puts, stores
+from pipeline.storage import folders, local, paging, puts, stores
 from pipeline.storage.faults import BadName, NotRegular, of_client
-from pipeline.storage.listed import File, Unlisted
+from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
     bucket_and_key,
     folder_of,
@@ -31,6 +31,7 @@ from pipeline.storage.retries import with_retries
 
 AT_ONCE = 16  # files under way together, a process
 AHEAD = 128 << 20  # bytes that may be read before they are asked for
+SHARE = 10_000  # objects of a prefix that one worker lists before it leaves the others to others
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,17 @@ class Files:
 
     # One file
 
-    def read(self, path: str, limit: int = -1) -> bytes:
-        """A file's bytes; at most the first ``limit`` of them, where that is not negative."""
+    def read(self, path: str, limit: int = -1, start: int = 0) -> bytes:
+        """A file's bytes from ``start`` on; at most ``limit`` of them, if that is not negative."""
         if not is_remote(path):
-            return local.read(path, limit)
+            return local.read(path, limit, start)
         if limit == 0:
             return b""
         client, key = self._client(path)
         if limit < 0:
-            return self._try(path, lambda: client.cat_file(key))
+            return self._try(path, lambda: client.cat_file(key, start=start or None))
         try:
-            return self._try(path, lambda: client.cat_file(key, start=0, end=limit))
+            return self._try(path, lambda: client.cat_file(key, start=start, end=start + limit))
         except OSError:
             # An empty file has no first byte, so some stores refuse to give a range of it.
             with contextlib.suppress(OSError):
@@ -200,33 +201,76 @@ class Files:
             OSError: the store cannot list it.
         """
         if not is_remote(folder):
-            yield from local.walk(folder)
+            yield from folders.walk(folder)
             return
+        for part in self.whole(folder):
+            for found in self._objects(part.where):
+                if isinstance(found, File):
+                    yield found
+
+    def whole(self, folder: str) -> Iterator[Part]:
+        """All that lies below a folder or prefix as a part; nothing for one that is not.
+
+        Raises:
+            OSError: it is on a web server, which cannot be listed.
+        """
         if is_read_only(folder):
             raise OSError("cannot list a web server; put its URLs into an @LIST")
-        _, key = bucket_and_key(folder)
-        prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
-        yield from self._objects(folder, prefix)
+        if is_remote(folder):
+            top = f"{scheme_of(folder)}://{bucket_and_key(folder)[0]}"
+            yield Part(f"{folder.rstrip('/')}/" if folder.rstrip("/") != top else f"{top}/")
+        elif os.path.isdir(folder):
+            yield Part(folder)
+
+    def list_part(
+        self, part: Part, to_the_end: bool = False
+    ) -> Iterator[File | Unlisted | Part | Link]:
+        """What lies in a part: files, and parts of it that others may list.
+
+        On local disk these are the folders in a folder. A prefix of a store is listed up to some
+        10,000 objects; what is beyond is split by the next characters of its keys. (One of Azure's
+        is not split: it is listed to its end.)
+
+        Args:
+            to_the_end: list all of it.
+
+        Yields:
+            Also links to folders of local disk: see :meth:`list_links`.
+        """
+        if is_remote(part.where):
+            yield from self._objects(part.where, None if to_the_end else SHARE)
+        else:
+            yield from (folders.below if to_the_end else folders.look_into)(part.where)
+
+    def list_links(self, folder: str, links: Iterable[str]) -> Iterator[File | Unlisted]:
+        """What lies behind all the links that the parts of a folder hold; each folder once."""
+        return folders.behind(folder, links)
 
     def starting_with(self, prefix: str) -> Iterator[File]:
         """The files of one folder, those below it left out, whose paths start with a prefix."""
         if is_remote(prefix):
-            for file in self._objects(prefix, bucket_and_key(prefix)[1]):
-                if "/" not in file.path[len(prefix) :]:
+            for file in self._objects(prefix):
+                if isinstance(file, File) and "/" not in file.path[len(prefix) :]:
                     yield file
             return
         folder = folder_of(prefix)
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             if (path := f"{folder}/{name}").startswith(prefix) and os.path.isfile(path):
-                yield local.look(path)
+                yield folders.look(path)
 
-    def _objects(self, uri: str, prefix: str) -> Iterator[File]:
-        """Objects of the URI's bucket whose keys start with a prefix."""
-        client, _ = self._client(uri)
-        bucket, _ = bucket_and_key(uri)
-        root = f"{scheme_of(uri)}://{bucket}/"
+    def _objects(self, uri: str, most: int | None = None) -> Iterator[File | Part]:
+        """Objects whose URIs begin with one; beyond so many of them, as parts, if that can be."""
+        scheme, (bucket, prefix) = scheme_of(uri), bucket_and_key(uri)
+        root = f"{scheme}://{bucket}/"
+        client, _ = self._client(root)
+        last = ""
         with _as_oserror(uri):
-            for item in paging.objects(scheme_of(uri), client, bucket, prefix):
+            for count, item in enumerate(paging.objects(scheme, client, bucket, prefix)):
+                if count == most and paging.can_split(scheme):
+                    for block in paging.blocks_beyond(scheme, client, bucket, prefix, last):
+                        yield Part(root + block)
+                    return
+                last = item.key
                 if not item.key.endswith("/"):  # some tools mark a folder by an empty object
                     path = root + item.key
                     yield File(path, item.size, item.version, written=item.written)
@@ -235,7 +279,7 @@ class Files:
         """The files that a pattern matches: the one place where a pattern is a pattern."""
         folder = glob_folder(pattern)
         if not is_remote(pattern):
-            yield from local.glob(pattern, folder)
+            yield from folders.glob(pattern, folder)
             return
         matches = pattern_of(pattern).fullmatch
         for file in self.list(folder):

@@ -30,3 +30,19 @@ class Unlisted(NamedTuple):
     path: str
     error: str
     detail: str
+
+
+class Part(NamedTuple):
+    """A part of what lies below a folder, which is listed by itself.
+
+    Attributes:
+        where: on local disk a folder; in a store what the URIs of all its objects begin with.
+    """
+
+    where: str
+
+
+class Link(NamedTuple):
+    """A link to a folder of local disk, which others may lead to as well."""
+
+    path: str

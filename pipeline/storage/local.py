@@ -11,13 +11,12 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.storage.faults import NotRegular
-from pipeline.storage.listed import File, Unlisted
-from pipeline.storage.names import parts_used
+from pipeline.storage.listed import File
 
 T = TypeVar("T")
 
@@ -25,13 +24,14 @@ T = TypeVar("T")
 _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK))
 
 
-def read(path: str, limit: int = -1) -> bytes:
-    """A file's first ``limit`` bytes, or all of them.
+def read(path: str, limit: int = -1, start: int = 0) -> bytes:
+    """A file's ``limit`` bytes from ``start`` on, or all of them.
 
     Raises:
         OSError: there is none, or it is no regular file.
     """
     with open(path, "rb", opener=_open_regular) as file:
+        file.seek(start)
         return file.read(limit)
 
 
@@ -263,58 +263,3 @@ def stat_file(path: str) -> File:
     found = os.stat(path)
     _check_regular(path, found.st_mode)
     return File(path, found.st_size, str(found.st_mtime_ns))
-
-
-def walk(
-    folder: str, sought: Callable[[str], Hashable] = lambda path: True
-) -> Iterator[File | Unlisted]:
-    """Every file below a folder, in order; links are followed, a folder met again is not.
-
-    Args:
-        sought: what is sought below a folder; where it is nothing, the folder is not entered. One
-            that is met again is entered where something else is sought than before.
-    """
-    if not os.path.isdir(folder):
-        return
-    problems: list[OSError] = []
-    seen = set()
-    for where, folders, files in os.walk(folder, onerror=problems.append, followlinks=True):
-        real, where = os.path.realpath(where), where.rstrip("/")
-        visit = real, sought(where)
-        if visit in seen:
-            folders.clear()
-            continue
-        seen.add(visit)
-        folders[:] = sorted(name for name in folders if sought(f"{where}/{name}"))
-        for file in sorted(files):
-            yield look(f"{where}/{file}")
-    for error in problems:
-        yield Unlisted(str(error.filename), type(error).__name__, str(error.strerror))
-
-
-def glob(pattern: str, folder: str) -> Iterator[File | Unlisted]:
-    """The files that a pattern matches, as Python's ``glob`` has it, found as by :func:`walk`.
-
-    Args:
-        folder: the deepest one that holds all of them.
-    """
-    parts = pattern[len(folder) + 1 :].split("/")
-    if parts[-1] == "**":  # of files it means any at any depth
-        parts.append("*")
-
-    def used(path: str) -> frozenset[int]:
-        return parts_used(parts, path[len(folder) + 1 :])
-
-    for file in walk(folder or "/", lambda path: used(path) - {len(parts)}):
-        if isinstance(file, Unlisted) or len(parts) in used(file.path):
-            yield file
-
-
-def look(path: str) -> File:
-    """What a listing tells of one path; a dangling link is left for reading it to tell."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return File(path)
-    regular = stat.S_ISREG(found.st_mode)
-    return File(path, found.st_size, str(found.st_mtime_ns), regular, found.st_mtime)

@@ -7,6 +7,7 @@ module that knows them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 from pipeline.storage.retries import with_retries
 
 PAGE = 1000  # objects, the most that stores give at once
+# Characters up to this one may follow in a key: no store allows one beyond.
+_LAST = "\U0010ffff"
 
 
 class Object(NamedTuple):
@@ -26,7 +29,7 @@ class Object(NamedTuple):
 
 
 def objects(scheme: str, client: Any, bucket: str, prefix: str) -> Iterator[Object]:
-    """Every object whose key starts with a prefix; at most one page of them is held.
+    """Every object whose key starts with a prefix, by key; at most one page of them is held.
 
     Args:
         client: the scheme's, from :mod:`pipeline.storage.stores`.
@@ -35,12 +38,52 @@ def objects(scheme: str, client: Any, bucket: str, prefix: str) -> Iterator[Obje
     Raises:
         Exception: the client's.
     """
-    return {"gs": _google, "s3": _amazon, "az": _azure, "memory": _memory}[scheme](
-        client, bucket, prefix
-    )
+    if scheme == "az":
+        return _azure(client, bucket, prefix)
+    return _LISTED[scheme](client, bucket, prefix, "", PAGE)
 
 
-def _google(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+def can_split(scheme: str) -> bool:
+    """Whether :func:`blocks_beyond` knows a store: it must list from a key on."""
+    return scheme in _LISTED
+
+
+def blocks_beyond(scheme: str, client: Any, bucket: str, prefix: str, last: str) -> Iterator[str]:
+    """Longer prefixes that hold the objects beyond a key; costs a request each, and one.
+
+    Args:
+        last: the key; it starts with the prefix.
+    """
+
+    def key_beyond(after: str) -> str | None:
+        found = _LISTED[scheme](client, bucket, prefix, after, 1)
+        return next((item.key for item in found), None)
+
+    return blocks(key_beyond, last)
+
+
+def blocks(key_beyond: Callable[[str], str | None], last: str) -> Iterator[str]:
+    """Prefixes that hold all keys beyond ``last``, and none other; each key has just one of them.
+
+    They grow by a character where keys differ: beyond ``a/0099`` these are ``a/01``, ``a/02`` and
+    so on, then ``a/1``, then ``b``.
+
+    Args:
+        key_beyond: the first key beyond a text, None if there is none.
+    """
+    block = after = last
+    while (key := key_beyond(after)) is not None:
+        pairs = zip(block, key, strict=False)
+        same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        if same == len(block) and after != last:  # in this block still
+            after = key
+            continue
+        block = key[: same + 1]
+        yield block
+        after = block + _LAST
+
+
+def _google(client: Any, bucket: str, prefix: str, after: str, most: int) -> Iterator[Object]:
     # https://cloud.google.com/storage/docs/json_api/v1/objects/list
     token = None
     while True:
@@ -50,24 +93,28 @@ def _google(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
             "b/{}/o",
             bucket,
             prefix=prefix,
-            maxResults=PAGE,
+            maxResults=most,
             pageToken=token,
+            startOffset=after or None,
             fields="nextPageToken,items(name,size,generation,updated)",
             json_out=True,
         )
         for item in page.get("items", ()):
-            written = datetime.fromisoformat(item["updated"].replace("Z", "+00:00")).timestamp()
-            yield Object(item["name"], int(item["size"]), str(item["generation"]), written)
+            if item["name"] != after:
+                written = datetime.fromisoformat(item["updated"].replace("Z", "+00:00"))
+                version = str(item["generation"])
+                yield Object(item["name"], int(item["size"]), version, written.timestamp())
         token = page.get("nextPageToken")
         if not token:
             return
 
 
-def _amazon(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+def _amazon(client: Any, bucket: str, prefix: str, after: str, most: int) -> Iterator[Object]:
     # https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
-    token: dict[str, str] = {}
+    where = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": most}
+    token = {"StartAfter": after} if after else {}
     while True:
-        page = _call(client.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
+        page = _call(client.call_s3, "list_objects_v2", **where, **token)
         for item in page.get("Contents", ()):
             written = item["LastModified"].timestamp()
             yield Object(item["Key"], item["Size"], item["ETag"].strip('"'), written)
@@ -97,13 +144,17 @@ def _azure(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
         yield from page
 
 
-def _memory(client: Any, bucket: str, prefix: str) -> Iterator[Object]:
+def _memory(client: Any, bucket: str, prefix: str, after: str, most: int) -> Iterator[Object]:
     start = f"/{bucket}/"
     for path in sorted(client.store):
-        if path.startswith(start + prefix):
+        if path.startswith(start + prefix) and path > start + after:
             info = client.info(path)
             key, created = path[len(start) :], info["created"]
             yield Object(key, info["size"], created.isoformat(), created.timestamp())
+
+
+# Stores that can list from a key on.
+_LISTED = {"gs": _google, "s3": _amazon, "memory": _memory}
 
 
 def _call(function: Callable, *arguments: Any, **options: Any) -> Any:

@@ -1,11 +1,13 @@
 """The servers as fixtures; a plugin of :mod:`tests.conftest`."""
 
+import contextlib
 import uuid
 
 import pytest
 
 from deploy.flink import cluster
 from tests.servers import flink as flinks
+from tests.servers import invented as invented_names
 from tests.servers import stores
 from tests.servers.process import program
 
@@ -53,6 +55,31 @@ def gs(fake_gcs_address, monkeypatch):
     stores.make_gcs_bucket(fake_gcs_address, bucket)
     _forget_clients()
     yield f"gs://{bucket}"
+    _forget_clients()
+
+
+@pytest.fixture
+def invented(tmp_path, monkeypatch):
+    """Starts a store that invents names: ``invented({folder: count}, beside=False)`` → its URI.
+
+    Of one that runs beside this process nobody knows what it has been asked; else the fixture's
+    ``asked`` tells.
+    """
+
+    with contextlib.ExitStack() as running:
+
+        def start(counts, beside=False):
+            if beside:
+                address = running.enter_context(invented_names.beside(tmp_path, counts))
+            else:
+                server = running.enter_context(invented_names.here(counts))
+                address, start.asked = f"http://127.0.0.1:{server.server_port}", server.asked
+            for name, value in stores.fake_gcs_environment(address).items():
+                monkeypatch.setenv(name, value)
+            _forget_clients()
+            return "gs://invented"
+
+        yield start
     _forget_clients()
 
 

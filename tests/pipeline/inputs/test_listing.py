@@ -529,10 +529,11 @@ def test_the_first_of_no_images_are_none():
 def test_all_files_reaches_the_workers(tmp_path, touch):
     touch(tmp_path, "a.dat", mtime=5)
     source = Source("folder", str(tmp_path), str(tmp_path))
-    do_fn = listing._ListSource(ListOptions(str(tmp_path), all_files=True), FILES)
-    assert list(do_fn.process(source)) == [
-        ImageRef(f"{tmp_path}/a.dat", "a.dat", Stamp(0, "5000000000"))
-    ]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        options = ListOptions(str(tmp_path), all_files=True)
+        found, _, _ = pipeline | beam.Create([source]) | ListImages(options, FILES)
+        image = ImageRef(f"{tmp_path}/a.dat", "a.dat", Stamp(0, "5000000000"))
+        assert_that(found, equal_to([image]))
 
 
 def test_images_of_a_bucket_have_the_versions_that_a_question_tells(bucket):

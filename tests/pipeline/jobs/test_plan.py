@@ -421,6 +421,7 @@ def test_a_remote_run_keeps_its_runner(remote):
     planned = plan(remote())
     assert not planned.local
     assert planned.beam_options.get_all_options(drop_default=True) == {"runner": "FlinkRunner"}
+    assert planned.listing.spread  # many workers list
 
 
 def test_what_workers_elsewhere_have_is_not_known_here(remote, monkeypatch):

@@ -1,0 +1,108 @@
+"""How fast INPUT is listed, and with how much memory: local disk, and a store that invents names.
+
+    python benchmarks/listing.py [--files 100000 --folders 1000] [--objects 1000000]
+
+Each way is a process of its own: one worker, as for `--dry-run`; and the first steps of the graph,
+up to the image references, which are counted: as local runs have it, and as it lets many workers
+list, both in this machine's runner. The store is a process beside them that speaks Google's list
+interface and holds no names.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+
+from pipeline.inputs.listing import ListImages, ListOptions, list_source
+from pipeline.records import Source
+from pipeline.storage import Files
+from tests.servers import invented
+from tests.servers.stores import fake_gcs_environment
+
+
+@click.command()
+@click.option("--files", default=100_000, show_default=True, help="Of local disk, empty.")
+@click.option("--folders", default=1000, show_default=True, help="That hold them.")
+@click.option("--objects", default=1_000_000, show_default=True, help="Of the store.")
+def main(files: int, folders: int, objects: int) -> None:
+    """Measure listings."""
+    click.echo(f"{os.cpu_count()} CPUs ({platform.machine()})")
+    with tempfile.TemporaryDirectory() as scratch:
+        make(Path(scratch, "photos"), files, folders)
+        report(f"{files:,} files in {folders:,} folders", f"{scratch}/photos", files)
+        with invented.beside(Path(scratch), {"photos": objects}) as address:
+            os.environ.update(fake_gcs_environment(address))
+            report(f"{objects:,} objects below one prefix", "gs://invented", objects)
+
+
+def make(where: Path, files: int, folders: int) -> None:
+    """Makes empty files, evenly in folders."""
+    for index in range(files):
+        path = where / f"{index % folders:06d}" / f"{index:09d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def report(what: str, where: str, count: int) -> None:
+    """Prints what each way takes."""
+    ways = {"one worker": alone, "a local run's graph": local, "the graph of many": spread}
+    for how, way in ways.items():
+        # A new process each, as the peak of a process never goes down.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found, seconds, peak = pool.submit(measured, way, where).result()
+        assert found == count, f"{found} of {count} were found"
+        click.echo(
+            f"{what}, {how}: {seconds:.1f} s, {count / seconds:,.0f} a second, "
+            f"peak memory {peak / 2**20:.0f} MiB"
+        )
+
+
+def measured(way: Callable[[str], int], where: str) -> tuple[int, float, int]:
+    """How many images a way finds, its seconds, and its process's peak memory in bytes."""
+    start = time.perf_counter()
+    found = way(where)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return found, time.perf_counter() - start, peak
+
+
+def alone(where: str) -> int:
+    """Lists a folder from beginning to end."""
+    return sum(1 for _ in list_source(Source("folder", where, where), ListOptions(where), Files()))
+
+
+def local(where: str) -> int:
+    """Lists a folder as the graph of a local run does."""
+    return by_the_graph(where, ListOptions(where, spread=False))
+
+
+def spread(where: str) -> int:
+    """Lists a folder as the graph does where many workers list."""
+    return by_the_graph(where, ListOptions(where))
+
+
+def by_the_graph(where: str, options: ListOptions) -> int:
+    """Runs the first steps of the graph."""
+    import apache_beam as beam
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    with tempfile.TemporaryDirectory() as scratch:
+        total = Path(scratch, "total")
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+            sources = pipeline | beam.Create([Source("folder", where, where)])
+            images, _, _ = sources | ListImages(options, Files())
+            count = images | beam.combiners.Count.Globally()
+            _ = count | beam.Map(lambda number: total.write_text(str(number)))
+        return int(total.read_text())
+
+
+if __name__ == "__main__":
+    main()
