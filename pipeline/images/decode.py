@@ -96,7 +96,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for start in range(0, image.height, BAND):
         end = min(start + BAND, image.height)
-        pixels[start:end] = to_rgb(image.crop((0, start, image.width, end)))
+        pixels[start:end] = np.asarray(to_rgb(image.crop((0, start, image.width, end))))
     return pixels
 
 

@@ -70,7 +70,7 @@ class Tiling:
                 found, finite = self._score(tiles, *given)
                 if not finite.all():
                     return class_map, False
-                scores += list(found)
+                scores += list(np.array(found))  # ours to write to
             cell = (row.end - row.start) // len(scores[0])
             for place, (left, right) in enumerate(pairwise(scores)):
                 shared = (columns[place].end - columns[place + 1].start) // cell
@@ -156,9 +156,9 @@ def blend(one: np.ndarray, other: np.ndarray, shared: int, axis: int) -> None:
         shared: so many cells.
         axis: 0 for rows, 1 for columns.
     """
-    cut: list[slice] = [slice(None)] * 2
-    ends = one[(*cut[:axis], slice(one.shape[axis] - shared, None))]
-    begins = other[(*cut[:axis], slice(shared))]
+    before = (slice(None),) * axis
+    ends = one[(*before, slice(one.shape[axis] - shared, None))]
+    begins = other[(*before, slice(shared))]
     share = fade(shared).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     ends += share * (begins - ends)
     begins[...] = ends
