@@ -157,8 +157,8 @@ def blend(one: np.ndarray, other: np.ndarray, shared: int, axis: int) -> None:
         axis: 0 for rows, 1 for columns.
     """
     before = (slice(None),) * axis
-    ends = one[(*before, slice(one.shape[axis] - shared, None))]
-    begins = other[(*before, slice(shared))]
+    last, first = before + (slice(one.shape[axis] - shared, None),), before + (slice(shared),)
+    ends, begins = one[last], other[first]
     share = fade(shared).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
     ends += share * (begins - ends)
     begins[...] = ends

@@ -67,7 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         keys, token = self.server.names.page(
             prefix, asked.get("startOffset", ""), asked.get("pageToken", ""), most
         )
-        items = [{"name": key, "size": "1", "generation": "1", "updated": "2026-01-01T00:00:00Z"} for key in keys]
+        rest = {"size": "1", "generation": "1", "updated": "2026-01-01T00:00:00Z"}
+        items = [{"name": key} | rest for key in keys]
         page = {"items": items} | ({"nextPageToken": token} if token else {})
         data = json.dumps(page).encode()
         self.send_response_only(200)
