@@ -95,10 +95,10 @@ class Cluster:
     def running_jobs(self) -> list[str]:
         return [job for job, state in self.jobs().items() if state == "RUNNING"]
 
-    def restarts(self, job: str) -> int:
-        """How often a job has been started again."""
-        (metric,) = cluster.ask(self.port, f"/jobs/{job}/metrics?get=numRestarts")
-        return int(metric["value"])
+    def failures(self, job: str) -> int:
+        """How often a part of a job has failed, and perhaps was started again."""
+        found = cluster.ask(self.port, f"/jobs/{job}/exceptions")
+        return len(found["exceptionHistory"]["entries"])
 
 
 def worker(folder: Path) -> str:
