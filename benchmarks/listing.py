@@ -1,11 +1,12 @@
 """How fast INPUT is listed, and with how much memory: local disk, and a store that invents names.
 
     python benchmarks/listing.py [--files 100000 --folders 1000] [--objects 1000000]
+    python benchmarks/listing.py --only shares --objects 10000000
 
-Each way is a process of its own: one worker, as for `--dry-run`; and the first steps of the graph,
-up to the image references, which are counted: as local runs have it, and as it lets many workers
-list, both in this machine's runner. The store is a process beside them that speaks Google's list
-interface and holds no names.
+Each way is a process of its own: one worker, as for `--dry-run`; the shares of many workers, one
+after another; and the first steps of the graph, up to the image references, which are counted: as
+local runs have it, and as it lets many workers list, both in this machine's runner. The store is a
+process beside them that speaks Google's list interface and holds no names.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.inputs.levels import LEVELS, Found, Share, first_shares, list_share
 from pipeline.inputs.listing import ListImages, ListOptions, list_source
 from pipeline.records import Source
 from pipeline.storage import Files
@@ -33,15 +35,16 @@ from tests.servers.stores import fake_gcs_environment
 @click.option("--files", default=100_000, show_default=True, help="Of local disk, empty.")
 @click.option("--folders", default=1000, show_default=True, help="That hold them.")
 @click.option("--objects", default=1_000_000, show_default=True, help="Of the store.")
-def main(files: int, folders: int, objects: int) -> None:
+@click.option("--only", type=click.Choice(["alone", "shares", "local", "spread"]), help="One way.")
+def main(files: int, folders: int, objects: int, only: str | None) -> None:
     """Measure listings."""
     click.echo(f"{os.cpu_count()} CPUs ({platform.machine()})")
     with tempfile.TemporaryDirectory() as scratch:
         make(Path(scratch, "photos"), files, folders)
-        report(f"{files:,} files in {folders:,} folders", f"{scratch}/photos", files)
+        report(f"{files:,} files in {folders:,} folders", f"{scratch}/photos", files, only)
         with invented.beside(Path(scratch), {"photos": objects}) as address:
             os.environ.update(fake_gcs_environment(address))
-            report(f"{objects:,} objects below one prefix", "gs://invented", objects)
+            report(f"{objects:,} objects below one prefix", "gs://invented", objects, only)
 
 
 def make(where: Path, files: int, folders: int) -> None:
@@ -52,16 +55,17 @@ def make(where: Path, files: int, folders: int) -> None:
         path.touch()
 
 
-def report(what: str, where: str, count: int) -> None:
+def report(what: str, where: str, count: int, only: str | None) -> None:
     """Prints what each way takes."""
-    ways = {"one worker": alone, "a local run's graph": local, "the graph of many": spread}
-    for how, way in ways.items():
+    for way in (alone, shares, local, spread):
+        if only not in (None, way.__name__):
+            continue
         # A new process each, as the peak of a process never goes down.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             found, seconds, peak = pool.submit(measured, way, where).result()
         assert found == count, f"{found} of {count} were found"
         click.echo(
-            f"{what}, {how}: {seconds:.1f} s, {count / seconds:,.0f} a second, "
+            f"{what}, {way.__name__}: {seconds:.1f} s, {count / seconds:,.0f} a second, "
             f"peak memory {peak / 2**20:.0f} MiB"
         )
 
@@ -77,6 +81,28 @@ def measured(way: Callable[[str], int], where: str) -> tuple[int, float, int]:
 def alone(where: str) -> int:
     """Lists a folder from beginning to end."""
     return sum(1 for _ in list_source(Source("folder", where, where), ListOptions(where), Files()))
+
+
+def shares(where: str) -> int:
+    """Lists a folder share by share, level by level; prints what shares there are."""
+    files, seen, number = Files(), 0, 0
+    left = list(first_shares(Source("folder", where, where), files))
+    for level in range(LEVELS + 1):
+        sizes, further = [], []
+        for share in left:
+            size = 0
+            for found in list_share(share, files, to_the_end=level == LEVELS):
+                if isinstance(found, Share):
+                    further.append(found)
+                elif isinstance(found, Found):
+                    size += 1
+                    number += int(found.file.path[-13:-4])
+            sizes.append(size)
+        if sizes:
+            click.echo(f"level {level}: {len(sizes):,} shares, the largest of {max(sizes):,}")
+        seen, left = seen + sum(sizes), further
+    assert number == seen * (seen - 1) // 2, "a file is missing, or there twice"
+    return seen
 
 
 def local(where: str) -> int:
