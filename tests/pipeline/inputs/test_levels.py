@@ -224,12 +224,32 @@ def test_a_first_look_at_a_large_folder_asks_for_one_page(invented):
     assert len(invented.asked) == 1
 
 
+def test_a_million_objects_are_listed_once_each(invented):
+    count = 1_000_000
+    bucket = invented({"photos": count}, beside=True)
+    found = total = 0
+    shares = list(first_shares(folder(bucket), FILES))
+    for level in range(LEVELS + 1):
+        left = []
+        for share in shares:
+            before = found
+            for one in list_share(share, FILES, to_the_end=level == LEVELS):
+                if isinstance(one, Share):
+                    left.append(one)
+                else:
+                    found += 1
+                    total += int(one.file.path[-13:-4])
+            assert found - before <= files.SHARE
+        shares = left
+    assert (found, total) == (count, count * (count - 1) // 2)
+
+
 def _number(image):
     return 1, int(image.name[-13:-4])
 
 
-def test_a_million_objects_are_listed_once_each(invented):
-    count = 1_000_000
+def test_the_graph_lists_each_object_once(invented):
+    count = 100_000
     bucket = invented({"photos": count}, beside=True)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         images, passed_over, rejected = (
