@@ -24,14 +24,13 @@ import logging
 import os
 import re
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from model_build.errors import JobError, UserError
+from pipeline.outputs import processes
 from pipeline.outputs.folder import LOCK, SUMMARY, UNFINISHED, OutputFolder, parse_json, utf8
 from pipeline.storage import ends_the_job, is_remote
 
@@ -81,7 +80,7 @@ class Lock:
         self._content = {
             "run": out.run,
             "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-            **_this_process(),
+            **processes.this_process(),
             "held": not is_remote(out.path),  # by the operating system
             "beat": 0,
             "ended": False,
@@ -352,16 +351,6 @@ def _is_name(run: str) -> bool:
     return bool(re.fullmatch(r"[\w-]+", run))
 
 
-def _this_process() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "boot": _read("/proc/sys/kernel/random/boot_id"),
-        "processes": _processes(),
-        "process": os.getpid(),
-        "began": _began(os.getpid()),
-    }
-
-
 def _is_alive(
     out: OutputFolder,
     path: str,
@@ -395,35 +384,8 @@ def _job_lives(out: OutputFolder, content: dict[str, Any], lives: Lives) -> bool
 
 def _process_lives(content: dict[str, Any]) -> bool | None:
     """Whether the process of a lock still runs; None where this machine cannot tell."""
-    here = _this_process()
-    if not here["boot"] or any(content.get(k) != here[k] for k in ("host", "boot", "processes")):
-        return None
-    process = content.get("process", 0)
-    began = _began(process)
-    if not began or began != content.get("began"):
-        return False
-    # A run of this very process may have failed without being able to say so in its lock.
-    return process != os.getpid() or content.get("run") in tuple(_under_way)
-
-
-def _processes() -> str:
-    """The namespace of process numbers, which differs between containers (Linux)."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _began(process: int) -> str:
-    """When a process began, in ticks since the machine's boot (proc(5)); ``""`` if it is gone."""
-    # The name, in brackets, may hold spaces; the state comes first after it, the 20th is the one.
-    fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
-    # One that has ended stays listed until its parent asks for it, which some never do.
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except (OSError, ValueError):  # the latter of a crafted lock
-        return ""
+    alive = processes.lives(content)
+    if alive and content.get("process") == os.getpid():
+        # A run of this very process may have failed without being able to say so in its lock.
+        return content.get("run") in tuple(_under_way)
+    return alive

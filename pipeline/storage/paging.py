@@ -8,6 +8,7 @@ module that knows them.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -83,6 +84,16 @@ def blocks(key_beyond: Callable[[str], str | None], last: str) -> Iterator[str]:
         after = block + _LAST
 
 
+def seconds(text: str) -> float:
+    """A time as Google writes it (RFC 3339), in seconds since 1970.
+
+    Python 3.10 reads only fractions of three or six digits.
+    """
+    fraction = re.search(r"\.\d+", text)
+    whole = text.replace(fraction[0] if fraction else "", "").replace("Z", "+00:00")
+    return datetime.fromisoformat(whole).timestamp() + float(fraction[0] if fraction else 0)
+
+
 def _google(client: Any, bucket: str, prefix: str, after: str, most: int) -> Iterator[Object]:
     # https://cloud.google.com/storage/docs/json_api/v1/objects/list
     token = None
@@ -101,9 +112,8 @@ def _google(client: Any, bucket: str, prefix: str, after: str, most: int) -> Ite
         )
         for item in page.get("items", ()):
             if item["name"] != after:
-                written = datetime.fromisoformat(item["updated"].replace("Z", "+00:00"))
-                version = str(item["generation"])
-                yield Object(item["name"], int(item["size"]), version, written.timestamp())
+                version, written = str(item["generation"]), seconds(item["updated"])
+                yield Object(item["name"], int(item["size"]), version, written)
         token = page.get("nextPageToken")
         if not token:
             return

@@ -12,6 +12,7 @@ import pytest
 
 from model_build.errors import JobError, UserError
 from pipeline.outputs import lock as module
+from pipeline.outputs import processes
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.lock import Lock, check_claim, new_run, numbers
 from pipeline.storage import Files, local
@@ -288,7 +289,7 @@ def test_a_run_that_failed_without_being_able_to_say_so_holds_no_lock(out, monke
 
 
 def test_a_process_of_the_same_number_that_began_later_holds_no_lock(out, observer):
-    here = module._this_process()
+    here = processes.this_process()
     assert here["began"]
     put(out, 1, **here | {"began": "17"})
     lock, clock = observer(out)
@@ -298,7 +299,7 @@ def test_a_process_of_the_same_number_that_began_later_holds_no_lock(out, observ
 
 
 def test_a_number_of_another_containers_process_tells_nothing(out, observer):
-    put(out, 1, **module._this_process() | {"processes": "pid:[1]", "process": 2**30})
+    put(out, 1, **processes.this_process() | {"processes": "pid:[1]", "process": 2**30})
     lock, clock = observer(out)
     lock.take()
     assert clock.looks > 1
@@ -306,7 +307,7 @@ def test_a_number_of_another_containers_process_tells_nothing(out, observer):
 
 
 def test_a_number_from_before_the_machine_was_started_again_tells_nothing(out, observer):
-    put(out, 1, **module._this_process() | {"boot": "b007"})
+    put(out, 1, **processes.this_process() | {"boot": "b007"})
     lock, clock = observer(out)
     lock.take()
     assert clock.looks > 1
@@ -376,7 +377,7 @@ def test_a_lock_that_cannot_be_understood_is_dead_on_local_disk_and_watched_else
 
 @pytest.mark.parametrize("change", [{"process": "\0"}, {"run": ["r1"]}, {"process": []}])
 def test_a_crafted_lock_of_this_machine_is_no_obstacle(out, observer, change):
-    put(out, 3, **module._this_process() | change)
+    put(out, 3, **processes.this_process() | change)
     lock, _ = observer(out)
     lock.take().release()
 
@@ -430,7 +431,7 @@ def test_a_lock_beats_where_the_disk_or_store_knows_no_locks(out, no_locks, monk
 def test_a_beating_holder_is_seen_by_an_observer_elsewhere(out, no_locks, monkeypatch):
     elsewhere = {key: foreign()[key] for key in ("host", "boot", "processes", "process", "began")}
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_this_process", lambda: elsewhere)
+        patch.setattr(processes, "this_process", lambda: elsewhere)
         holder = Lock(out)
     monkeypatch.setattr(module, "BEAT", 0.01)
     monkeypatch.setattr(module, "LOOK", 0.05)
