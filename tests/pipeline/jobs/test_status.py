@@ -18,7 +18,7 @@ from pipeline.outputs.lock import new_run
 from tests.pipeline.jobs.reliability import Job, journalled, pictures, small_steps, stub_network
 
 COUNT = 12
-DONE = 8  # two windows of four
+DONE = 7  # masks of two windows of four, of which one may hold the image that is none
 
 
 def hold_after_masks(number, gate):
@@ -42,11 +42,13 @@ def held(tmp_path):
     (tmp_path / "in/broken.jpg").write_text("no image")
     gate, out = tmp_path / "gate", str(tmp_path / "out")
     gate.touch()
-    prepare = [stub_network, small_steps, functools.partial(hold_after_masks, DONE, gate)]
+    prepare = [stub_network, small_steps, functools.partial(hold_after_masks, DONE + 1, gate)]
     options = ["--output", out, "--workers", "1"]
     job = Job(["segment", str(tmp_path / "in"), *options], tmp_path / "log", prepare)
+    deadline = time.monotonic() + 100
     while not Path(out, "journal").exists() or len(journalled(out)) < DONE:
         assert job.running, job.errors
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     yield job, gate, out
     gate.unlink(missing_ok=True)
@@ -62,7 +64,7 @@ def told(out):
 def test_a_job_runs_and_is_done(held):
     job, gate, out = held
     found = status(out, {})
-    assert (found.masks + found.rejects, found.summary) == (len(journalled(out)), None)
+    assert (found.masks, found.summary) == (len(journalled(out)), None)
     assert f"process {job.pid} on " in found.holder
     first, masks, rejected, rate = told(out)
     assert first.startswith(f"{out}: running (process {job.pid} on ")
@@ -82,7 +84,7 @@ def test_a_job_that_was_killed_has_stopped(held):
     job.wait()
     first, masks, _ = told(out)
     assert first == f"{out}: stopped; run the same command again to continue"
-    assert int(masks.split()[1]) >= DONE - 1
+    assert int(masks.split()[1]) >= DONE
 
 
 @pytest.mark.parametrize("line", [b"{}", b"no JSON", b'{"image": [1]}', b"[" * 100_000])
