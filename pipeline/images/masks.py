@@ -126,7 +126,8 @@ def histogram(
     if size is None or size == class_map.shape:
         # By bands, as NumPy counts in numbers of eight bytes.
         bands = (class_map[start : start + BAND] for start in range(0, len(class_map), BAND))
-        counts = sum(np.bincount(band.ravel(), minlength=len(labels)) for band in bands)
+        each = [np.bincount(band.ravel(), minlength=len(labels)) for band in bands]
+        counts = np.sum(each, axis=0)
     else:
         # How often each row and each column stands in the enlarged map.
         rows, columns = (
