@@ -257,6 +257,6 @@ def rejected(image: str, stage: str, error: BaseException) -> Reject:
     return Reject(image, stage, type(error).__name__, first_line(error)[:500])
 
 
-def hash_of(data: bytes) -> str:
+def hash_of(data: bytes | memoryview) -> str:
     """sha256 of a file's bytes, in hex."""
     return hashlib.sha256(data).hexdigest()

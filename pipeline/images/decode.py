@@ -21,6 +21,9 @@ BAND = 512  # rows that are converted at a time
 
 # The limit is checked below, per call, against the caller's number.
 Image.MAX_IMAGE_PIXELS = None
+# Blocks that are large enough to go back to the system when they are freed: of 16 MB, as they come,
+# glibc keeps them (https://pillow.readthedocs.io/en/stable/reference/block_allocator.html).
+Image.core.set_block_size(64 << 20)
 Image.init()  # loads the formats Pillow would otherwise load when it meets one
 libtiff.silence()
 # Odd metadata is no reason to warn: the pixels count. For the process, as `catch_warnings` is not
@@ -50,14 +53,15 @@ class DecodeOptions:
     max_pixels: int
 
 
-def decode(data: bytes, options: DecodeOptions) -> Photo:
+def decode(data: bytes | io.BytesIO, options: DecodeOptions) -> Photo:
     """Decodes the first frame of a JPEG, PNG, BMP, GIF, TIFF or WebP.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit values keep their upper byte.
     A JPEG that is to be scaled down is decoded at a fraction of its size.
 
     Args:
-        data: the file's bytes.
+        data: the file's bytes. A ``BytesIO`` is closed as soon as they are not needed any more: of
+            a large image file, pixels and Pillow's pixels are much to hold at once.
 
     Raises:
         TooManyPixels: width × height in the header exceeds ``max_pixels``.
@@ -74,6 +78,9 @@ def decode(data: bytes, options: DecodeOptions) -> Photo:
         orientation = _orientation(image)
         inner = fit(height, width, options.long_side)
         image.draft(None, inner[::-1])
+        image.load()
+        if isinstance(data, io.BytesIO):
+            data.close()
         if image.size == inner[::-1]:
             pixels = rgb_pixels(image)
         else:
@@ -92,7 +99,6 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     """
     if image.mode == "F":  # whose unit is told by all of its values
         return np.asarray(to_rgb(image))
-    image.load()
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for start in range(0, image.height, BAND):
         end = min(start + BAND, image.height)
@@ -119,7 +125,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def decoded_bytes(data: bytes, options: DecodeOptions) -> int:
+def decoded_bytes(data: bytes | io.BytesIO, options: DecodeOptions) -> int:
     """About how much memory the image takes decoded, by its header; 0 where that is damaged."""
     try:
         with _open(data) as image:
@@ -132,11 +138,12 @@ def decoded_bytes(data: bytes, options: DecodeOptions) -> int:
     return 4 * inner_height * inner_width  # three bytes of colour and one of class a pixel
 
 
-def _open(data: bytes) -> Image.Image:
-    if not data:
+def _open(data: bytes | io.BytesIO) -> Image.Image:
+    stream = io.BytesIO(data) if isinstance(data, bytes) else data
+    if not stream.getbuffer():
         raise UnidentifiedImageError("the file is empty")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:  # Pillow's own message names a buffer's address
         raise UnidentifiedImageError("not an image in a known format") from None
 
@@ -161,6 +168,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns these itself
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF must not cost the image
         return 1
+    return orientation if 1 <= orientation <= 8 else 1

@@ -232,12 +232,12 @@ def network_side(long_side: int | str | None, model: Description, tile: bool) ->
 
 
 def tile_side(model: Description) -> int:
-    """The longest side in pixels of a model's tiles: about three times what it was trained at.
+    """The longest side in pixels of a model's tiles: about twice what it was trained at.
 
     Smaller ones agree less with the whole, larger ones take more memory (``benchmarks/tiles.py``).
     """
-    step = 4 * model.stride  # so that a quarter of it is a multiple of the stride
-    return -(-3 * model.long_side // step) * step
+    step = 8 * model.stride  # so that what tiles share is a multiple of the stride
+    return -(-2 * model.long_side // step) * step
 
 
 def check_counts(**counts: int | None) -> None:

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.ml.inference.base import RunInference
 
 from model_build.data.labels import LabelSet
 from model_build.data.pairs import read_mask
 from model_build.errors import UserError, first_line
 from pipeline.images.decode import DecodeOptions
-from pipeline.jobs.windows import ReadWindows
-from pipeline.network.handler import EngineOptions, SegmentationHandler
+from pipeline.jobs.windows import ReadWindows, infer
+from pipeline.network.handler import EngineOptions
 from pipeline.records import ImageRef, Photo, Reject, Task, Window
 from pipeline.storage import File, Files, is_remote
 
@@ -149,7 +148,7 @@ class PredictMasks(beam.PTransform):
             examples
             | "Tasks" >> beam.Map(lambda window: [as_task(example) for example in window])
             | "Read" >> beam.ParDo(ReadWindows(self.decode, self.files))
-            | "Infer" >> RunInference(SegmentationHandler(self.engine, self.files))
+            | "Infer" >> infer(self.engine, self.files)
             | "Predictions" >> beam.Map(lambda window: list(as_predictions(window)))
         )
 

@@ -12,6 +12,8 @@ that Beam fuses of these steps.
 from __future__ import annotations
 
 import functools
+import io
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -49,8 +51,8 @@ def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) ->
     held = 0
     for task in tasks:
         with stage_timer("read"):
-            data = next(read)
-        size = decoded_bytes(data, options) if isinstance(data, bytes) else 0
+            data = _opened(next(read))
+        size = decoded_bytes(data, options) if isinstance(data, io.BytesIO) else 0
         if window and held + size > BYTES:
             yield _window(window)
             window, held = [], 0
@@ -66,18 +68,24 @@ def _window(window: list[tuple[Task, Photo | Reject]]) -> Window:
     return Window(tasks, photos)
 
 
-def _decode(task: Task, data: bytes | Exception, options: DecodeOptions) -> Photo | Reject:
+def _opened(data: bytes | Exception) -> io.BytesIO | Exception:
+    """A file that can be closed: bytes stay as long as anybody calls them by a name."""
+    return io.BytesIO(data) if isinstance(data, bytes) else data
+
+
+def _decode(task: Task, data: io.BytesIO | Exception, options: DecodeOptions) -> Photo | Reject:
     path = task.image.path
     if isinstance(data, Exception):
         if is_everybodys(data):
             with ends_the_job():
                 raise data
         return rejected(path, "read", data)
-    if len(data) > MAX_FILE_BYTES:
+    if data.getbuffer().nbytes > MAX_FILE_BYTES:
         too_large = ValueError(f"the file is larger than {MAX_FILE_BYTES:,} bytes")
         return rejected(path, "read", too_large)
     try:
-        return decode(data, options)._replace(hash=hash_of(data))
+        digest = hash_of(data.getbuffer())
+        return decode(data, options)._replace(hash=digest)
     except Exception as error:
         return rejected(path, "decode", error)
 
@@ -204,6 +212,30 @@ def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) ->
     return out.write(mask_file(task.mask_name), mask)
 
 
+class WindowCoder(beam.coders.Coder):
+    """Says how large a window is without encoding it.
+
+    Beam asks for the size of some elements, and would hold each once more to find out.
+    """
+
+    def encode(self, window: Window) -> bytes:
+        return pickle.dumps(window)
+
+    def decode(self, encoded: bytes) -> Window:
+        return pickle.loads(encoded)
+
+    def estimate_size(self, window: Window) -> int:
+        held = (*(getattr(photo, "pixels", photo) for photo in window.photos), *window.class_maps)
+        return sum(one.nbytes for one in held if isinstance(one, np.ndarray))
+
+    def is_deterministic(self) -> bool:
+        return False
+
+
+beam.coders.registry.register_coder(Window, WindowCoder)
+
+
+@beam.typehints.with_output_types(Window)
 class ReadWindows(beam.DoFn):
     """Lists of tasks → :class:`Window`, see :func:`read_windows`."""
 
@@ -212,6 +244,12 @@ class ReadWindows(beam.DoFn):
 
     def process(self, tasks):
         yield from read_windows(tasks, self.options, self.files)
+
+
+def infer(options: EngineOptions, files: Files) -> beam.PTransform:
+    """:class:`Window` → :class:`Window` with class maps."""
+    # Typed, or Beam would not know of their coder.
+    return RunInference(SegmentationHandler(options, files)).with_output_types(Window)
 
 
 class WriteWindow(beam.DoFn):
@@ -264,7 +302,7 @@ class SegmentWindows(beam.PTransform):
         wrote = (
             tasks
             | "Read" >> beam.ParDo(ReadWindows(self.decode, files))
-            | "Infer" >> RunInference(SegmentationHandler(self.engine, files))
+            | "Infer" >> infer(self.engine, files)
             | "Write" >> beam.ParDo(WriteWindow(self.write)).with_outputs("rejected", main="rows")
         )
         return Segmented(wrote.rows, wrote.rejected)

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.images.sizes import bucket, pad
 from pipeline.images.tiles import Span, fade, spans
 
-OVERLAP = 4  # neighbours share at least this part of the longest side of a tile
+OVERLAP = 3 / 8  # of the longest side of a tile: neighbours share at least that much
 
 
 class Tiling:
@@ -56,7 +56,7 @@ class Tiling:
             uint8 class ids ``[h, w]``, and whether the scores of all tiles are finite; where they
             are not, the class ids mean nothing.
         """
-        overlap = self.side // OVERLAP // self.stride * self.stride
+        overlap = int(OVERLAP * self.side) // self.stride * self.stride
         rows, columns = (
             spans(length, self.side, overlap, self.stride) for length in bucket(pixels, self.stride)
         )
@@ -156,9 +156,9 @@ def blend(one: np.ndarray, other: np.ndarray, shared: int, axis: int) -> None:
         shared: so many cells.
         axis: 0 for rows, 1 for columns.
     """
-    before = (slice(None),) * axis
-    last, first = before + (slice(one.shape[axis] - shared, None),), before + (slice(shared),)
-    ends, begins = one[last], other[first]
-    share = fade(shared).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    if axis == 1:
+        one, other = one.swapaxes(0, 1), other.swapaxes(0, 1)
+    ends, begins = one[len(one) - shared :], other[:shared]
+    share = fade(shared)[:, None, None]
     ends += share * (begins - ends)
     begins[...] = ends

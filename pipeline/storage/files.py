@@ -181,7 +181,9 @@ class Files:
                 held += size or 0
             future, size = ahead.popleft()
             held -= size
-            yield _outcome(future)
+            outcome = [_outcome(future)]
+            del future  # a large file is not to be held any longer than whoever gets it holds it
+            yield outcome.pop()
 
     def stat_each(self, paths: Sequence[str]) -> list[File | Exception]:
         """What is known of many files, asked at once; each failure is by itself."""

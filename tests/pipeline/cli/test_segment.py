@@ -208,12 +208,12 @@ def test_an_output_may_be_named_like_a_pattern(segment):
 def test_large_photos_go_in_tiles_and_small_ones_whole(segment, photos, tmp_path):
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 255, (20, 25, 3), np.uint8)
-    large = Image.fromarray(np.kron(coarse, np.ones((25, 25, 1), np.uint8)))  # a tile has 384
+    large = Image.fromarray(np.kron(coarse, np.ones((25, 25, 1), np.uint8)))  # a tile has 256
     large.save(photos / "large.jpg")
     large.save(photos / "large.tif", compression="tiff_lzw")
     status, _, err, out = segment("--tile", out="tiles")
     assert status == 0, err
-    assert json.loads((out / "summary.json").read_text())["recipe"]["tile"] == 384
+    assert json.loads((out / "summary.json").read_text())["recipe"]["tile"] == 256
     whole = segment("--long-side", "native", out="whole")[3]
     for path in out.glob("masks/**/*.png"):
         found = np.asarray(Image.open(path))
@@ -227,7 +227,7 @@ def test_masks_in_tiles_do_not_mix_with_others(segment):
     assert segment("--tile")[0] == 0
     status, _, err, _ = segment()
     assert status == 2
-    assert "made with tile 384, not none; add --overwrite" in err
+    assert "made with tile 256, not none; add --overwrite" in err
     status, printed, _, _ = segment("--tile")
     assert status == 0
     assert "nothing to do" in printed

@@ -133,7 +133,7 @@ print(json.dumps(summary.options | summary.recipe))
     expected = {
         "overlays": True,
         "long_side": 64,
-        "tile": 384,
+        "tile": 256,
         "all_files": True,
         "limit": 3,
         "max_pixels": 10_000,

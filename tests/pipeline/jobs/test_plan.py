@@ -143,9 +143,9 @@ def test_what_long_side_means(tiny_model, option, side):
 
 
 @pytest.mark.parametrize(
-    ("long_side", "stride", "side"), [(500, 32, 1536), (96, 32, 384), (512, 8, 1536), (1, 8, 32)]
+    ("long_side", "stride", "side"), [(500, 32, 1024), (96, 32, 256), (512, 8, 1024), (1, 8, 64)]
 )
-def test_tiles_are_three_times_as_large_as_what_the_model_was_trained_at(
+def test_tiles_are_about_twice_as_large_as_what_the_model_was_trained_at(
     tiny_model, long_side, stride, side
 ):
     model = replace(models.describe(tiny_model, FILES), long_side=long_side, stride=stride)
@@ -155,15 +155,15 @@ def test_tiles_are_three_times_as_large_as_what_the_model_was_trained_at(
 def test_tiles_reach_engine_and_recipe(ask):
     planned = plan(ask(tile=True))
     assert planned.decode.long_side is planned.recipe.long_side is None
-    assert planned.engine.tile == planned.recipe.tile == 384
+    assert planned.engine.tile == planned.recipe.tile == 256
     planned = plan(ask(tile=True, long_side=640))
-    assert (planned.decode.long_side, planned.recipe.tile) == (640, 384)
+    assert (planned.decode.long_side, planned.recipe.tile) == (640, 256)
 
 
 def test_masks_in_tiles_are_gone_on_with_in_tiles_alone(ask, claim):
     noted = claim(ask(tile=True))
     assert plan(ask(tile=True)).recipe == noted
-    with pytest.raises(UserError, match="made with tile 384, not none; add --overwrite"):
+    with pytest.raises(UserError, match="made with tile 256, not none; add --overwrite"):
         plan(ask())
 
 
@@ -285,7 +285,7 @@ def test_the_side_that_a_model_was_trained_at_is_the_models_and_not_run_jsons(as
     [
         ({"long_side": 64}, "long side 96, not 64"),
         ({"long_side": "native"}, "long side 96, not native"),
-        ({"tile": True}, "tile none, not 384"),
+        ({"tile": True}, "tile none, not 256"),
         ({"engine": "xla"}, "engine graph, not xla"),
         ({"batch_size": 2}, "batch size 1, not 2"),
     ],
