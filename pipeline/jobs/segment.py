@@ -97,7 +97,8 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     try:
         with claims.writing(out.path):
             lock.take()
-            since = lock.taken()
+            # A run in this process is never begun again, as one on a cluster may be.
+            since = None if plan.local else lock.taken()
         # Another job may have ended here since the plan was made.
         ours = replace(plan, out=out, noted=claims.look(out), job=job)
         ours.check_output()
