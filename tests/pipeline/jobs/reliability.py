@@ -28,7 +28,7 @@ from pipeline.network import models, threads
 from pipeline.outputs import journal
 from pipeline.outputs.folder import SUMMARY
 from pipeline.records import hash_of
-from pipeline.storage import File, Files, files, is_remote, local, paging
+from pipeline.storage import File, Files, files, folders, is_remote, local, paging
 
 FILES = Files()
 SEGMENTER = "pipeline.network.segmenter"
@@ -240,7 +240,8 @@ class Countdown:
             self._action()
 
 
-LOCAL = ("read", "write", "create_held", "is_held", "delete", "stat_file", "walk", "look", "prune")
+LOCAL = ("read", "write", "create_held", "is_held", "delete", "stat_file", "prune")
+FOLDERS = ("look_into", "below", "walk", "behind", "look")
 
 
 def interpose(module, names: Sequence[str], before: Callable[[], None], patch=setattr) -> None:
@@ -257,9 +258,15 @@ def interpose(module, names: Sequence[str], before: Callable[[], None], patch=se
         patch(module, name, around(getattr(module, name)))
 
 
+def interpose_locally(before: Callable[[], None], patch=setattr) -> None:
+    """Calls a function before each operation on a local disk."""
+    interpose(local, LOCAL, before, patch)
+    interpose(folders, FOLDERS, before, patch)
+
+
 def interpose_everywhere(before: Callable[[], None], patch=setattr) -> None:
     """Calls a function before each operation on a local disk or a store."""
-    interpose(local, LOCAL, before, patch)
+    interpose_locally(before, patch)
     interpose(files, ["with_retries"], before, patch)
     interpose(paging, ["with_retries"], before, patch)
 

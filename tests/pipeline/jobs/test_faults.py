@@ -223,7 +223,7 @@ def fail_at(number, kind, where, out, model, expected):
     with pytest.MonkeyPatch.context() as patch:
         countdown = Countdown(number, functools.partial(_fault, kind))
         if kind == "any":
-            interpose(local, reliability.LOCAL, countdown.hit, patch.setattr)
+            reliability.interpose_locally(countdown.hit, patch.setattr)
             interpose(MemoryFileSystem, OF_MEMORY, countdown.hit, patch.setattr)
             interpose(paging, ["objects"], countdown.hit, patch.setattr)
         else:
