@@ -65,7 +65,8 @@ def test_a_peer_that_is_not_installed_fails_with_pips_last_word(compare, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_counts_processes_below_processes(compare):
+def test_memory_counts_processes_below_processes(compare, monkeypatch):
+    monkeypatch.setattr(compare.memory, "INTERVAL", 0.1)
     hold = "import time; held = b'x' * 200_000_000; time.sleep(1.2)"
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
     command = [sys.executable, "-c", start]

@@ -58,7 +58,7 @@ def start(tmp_path, stub_model):
 @pytest.fixture
 def expected(stub_job, archive, tmp_path):
     """The masks of a local run."""
-    stub_job(archive, tmp_path / "expected")
+    stub_job(archive, tmp_path / "expected", precision="float32")  # as it is on a cluster
     return reliability.masks(str(tmp_path / "expected"))
 
 
