@@ -110,7 +110,7 @@ def worker(folder: Path) -> str:
     return str(path)
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
     """Waits for something that comes sooner or later, and returns it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -192,7 +192,7 @@ class Job:
 
     def wait(self) -> int:
         """Its exit status; a signal's number, negative, if that has ended it."""
-        self._process.join(120)
+        self._process.join(400)
         status = self._process.exitcode
         if status is None:
             self._process.kill()
