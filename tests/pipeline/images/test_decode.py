@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from pipeline.images import decode as module
-from pipeline.images.decode import DecodeOptions, TooManyPixels, decoded_bytes
+from pipeline.images.decode import BAND, DecodeOptions, TooManyPixels, decoded_bytes, to_rgb
 
 ORIENTATION = ExifTags.Base.Orientation
 
@@ -384,3 +384,23 @@ def test_a_header_is_read_without_decoding(monkeypatch, image_bytes):
 )
 def test_what_will_not_be_decoded_takes_no_memory(data):
     assert decoded_bytes(data, DecodeOptions(None, 10**7)) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16"])
+def test_bands_of_a_high_image_make_the_whole(mode):
+    """Whatever the mode, an image higher than a band is as Pillow converts it in one piece."""
+    values = np.random.default_rng(0).integers(0, 255, (2 * BAND + 7, 3, 4), np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values[..., 0].astype(np.uint16) << 8)
+    else:
+        image = Image.fromarray(values).convert(mode)
+    data = saved(image, "PNG")
+    with Image.open(io.BytesIO(data)) as whole:
+        np.testing.assert_array_equal(decode(data).pixels, np.asarray(to_rgb(whole)))
+
+
+def test_a_file_is_closed_once_its_bytes_are_not_needed():
+    stream = io.BytesIO(saved(gradient(), "PNG"))
+    pixels = decode(stream).pixels
+    assert stream.closed
+    np.testing.assert_array_equal(pixels, decode(saved(gradient(), "PNG")).pixels)

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from model_build.data.labels import VOC, LabelSet
 from pipeline.images.masks import (
+    BAND,
     KEYWORD,
     ForeignMask,
     Origin,
@@ -280,3 +281,18 @@ def test_an_overlay_of_the_brightest_pixels_does_not_overflow():
     white = LabelSet(("a", "b"), ((0, 0, 0), (255, 255, 255)))
     overlay = _overlay(np.full((8, 8, 3), 255, np.uint8), np.ones((8, 8), np.uint8), white)
     assert overlay.min() > 250
+
+
+def test_a_map_higher_than_a_band_is_counted_painted_and_encoded_whole():
+    rng = np.random.default_rng(0)
+    class_map = rng.integers(0, len(VOC), (2 * BAND + 9, 5), np.uint8)
+    counts = histogram(class_map, VOC)
+    assert sum(counts.values()) == class_map.size
+    assert list(counts.values()) == np.bincount(class_map.ravel()).tolist()
+    np.testing.assert_array_equal(
+        decode_mask(encode_mask(class_map, VOC), VOC).class_map, class_map
+    )
+    pixels = np.full((*class_map.shape, 3), 200, np.uint8)
+    with Image.open(io.BytesIO(encode_overlay(pixels, 0 * class_map, VOC))) as overlay:
+        assert overlay.size == class_map.shape[::-1]
+        assert np.ptp(np.asarray(overlay)) <= 2  # black paints nothing, in any band

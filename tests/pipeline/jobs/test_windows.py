@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.pipeline import PipelineVisitor
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 from PIL import Image
 
@@ -18,6 +20,7 @@ from pipeline.images.decode import DecodeOptions
 from pipeline.images.masks import Origin, decode_mask
 from pipeline.jobs import windows
 from pipeline.jobs.windows import Windowed, WriteOptions, read_windows, write_window
+from pipeline.network.handler import EngineOptions
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import Journal, journals
 from pipeline.records import ImageRef, Photo, Reject, Row, Stamp, Task, Window, hash_of
@@ -190,6 +193,38 @@ def test_tasks_are_windowed_by_their_number(monkeypatch):
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         assert_that(pipeline | beam.Create(tasks, reshuffle=False) | Windowed(), check)
+
+
+# On the way to the network and back
+
+
+def test_a_window_tells_its_size_and_may_be_encoded(task):
+    (window,) = read([task("a"), task("b", b"no image")])
+    window = window._replace(class_maps=(np.ones((10, 20), np.uint8), window.photos[1]))
+    coder = beam.coders.registry.get_coder(Window)
+    assert coder.estimate_size(window) == 4 * 10 * 20
+    found = coder.decode(coder.encode(window))
+    assert (found.tasks, found.photos[1]) == (window.tasks, window.photos[1])
+    np.testing.assert_array_equal(found.photos[0].pixels, window.photos[0].pixels)
+
+
+def test_no_step_of_windows_leaves_it_to_beam_how_to_find_out_their_size(out):
+    """Which would encode them: of a large image, all that is held of it once more."""
+    coders = {}
+
+    class Steps(PipelineVisitor):
+        def visit_transform(self, node):
+            for found in node.outputs.values():
+                coders[node.full_label] = str(beam.coders.registry.get_coder(found.element_type))
+
+    options = WriteOptions(VOC, RECIPE, out)
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    steps = windows.SegmentWindows(OPTIONS, EngineOptions("model", "graph", 1), options)
+    pipeline | beam.Create([[]]) | "W" >> steps
+    pipeline.visit(Steps())
+    found = [coder for label, coder in coders.items() if label.startswith(("W/Read", "W/Infer"))]
+    assert len(found) >= 3
+    assert all("WindowCoder" in coder for coder in found), coders
 
 
 # Writing
