@@ -39,18 +39,40 @@ class Graph:
         for operation in function.graph.get_operations():
             if operation.op_def.is_stateful or operation.type in _CONTROL_FLOW:
                 raise ValueError(f"{operation.type} ({operation.name}) is not a pure function")
-        definition = function.graph.as_graph_def()
-        self._rest = tf.compat.v1.GraphDef()
-        self._rest.CopyFrom(definition)
-        self._rest.ClearField("node")
+        self._take(
+            function.graph.as_graph_def(),
+            [tensor.op.name for tensor in function.inputs],
+            [_short(tensor.name) for tensor in function.outputs],
+        )
+
+    @classmethod
+    def of(cls, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        """The graph of a ``GraphDef`` that has neither state nor control flow.
+
+        Args:
+            inputs: names of its placeholders.
+            outputs: tensors.
+        """
+        graph = cls.__new__(cls)
+        graph._take(definition, inputs, outputs)
+        return graph
+
+    def _take(self, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self._rest = tf.compat.v1.GraphDef(
+            versions=definition.versions, library=definition.library
+        )
         self.nodes = {node.name: node for node in definition.node}
-        self.inputs = [tensor.op.name for tensor in function.inputs]
-        self.outputs = [_short(tensor.name) for tensor in function.outputs]
+        self.inputs, self.outputs = list(inputs), list(outputs)
         for node in self.nodes.values():
             node.input[:] = [_short(name) for name in node.input if not name.startswith("^")]
         self._pass_on()
         self.prune()
         self._work_out_constants()
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Its output, where TensorFlow traces a function: a tensor, or several as a list."""
+        found = self._within(self.outputs, dict(zip(self.inputs, inputs, strict=True)))
+        return found[0] if len(found) == 1 else found
 
     def users(self) -> Mapping[str, list[Any]]:
         """The nodes that take each tensor, once for each time they do; outputs count as None."""
