@@ -58,9 +58,7 @@ class Graph:
         return graph
 
     def _take(self, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self._rest = tf.compat.v1.GraphDef(
-            versions=definition.versions, library=definition.library
-        )
+        self._rest = tf.compat.v1.GraphDef(versions=definition.versions, library=definition.library)
         self.nodes = {node.name: node for node in definition.node}
         self.inputs, self.outputs = list(inputs), list(outputs)
         for node in self.nodes.values():
