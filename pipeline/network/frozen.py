@@ -17,6 +17,10 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
+# What outputs an operation has, and what an attribute is that a SavedModel leaves out, which itself
+# describes only the operations of its signatures.
+from tensorflow.python.framework import op_def_registry
+
 from model_build import artifact
 from model_build.artifact import Functions
 from pipeline.network.graphs import Graph, set_attribute
@@ -77,7 +81,6 @@ class _File:
         self.constants = {node.name: node for node in meta.graph_def.node}
         self.versions = meta.graph_def.versions
         self.library = {f.signature.name: f for f in meta.graph_def.library.function}
-        self.operations = {op.name: op for op in meta.meta_info_def.stripped_op_list.op}
         self.variables = variables
         self.keys = _keys(self.objects, variables)
 
@@ -98,6 +101,29 @@ class _File:
         if kind == "constant":
             return tf.make_ndarray(self.constants[saved.constant.operation].attr["value"].tensor)
         raise NotPlain(f"a function takes a {kind}")
+
+
+def _operation(name: str) -> Any:
+    """The ``OpDef`` of an operation."""
+    found = op_def_registry.get(name)
+    if found is None:
+        raise NotPlain(f"{name} is no operation of this TensorFlow's")
+    return found
+
+
+def _place(node: Any, output: str) -> int:
+    """The place of a named output's first tensor among those of a node."""
+    place = 0
+    for one in _operation(node.op).output_arg:
+        if one.name == output:
+            return place
+        if one.number_attr:
+            place += node.attr[one.number_attr].i
+        elif one.type_list_attr:
+            place += len(node.attr[one.type_list_attr].list.type)
+        else:
+            place += 1
+    raise NotPlain(f"{node.op} has no output {output}")
 
 
 def _keys(objects: Any, variables: Any) -> dict[int, str]:
@@ -179,7 +205,7 @@ class _Function:
             if ":" not in tensor:
                 return arguments[tensor]
             name, output, index = tensor.split(":")
-            number = self._place(operations[name], output) + int(index)
+            number = _place(operations[name], output) + int(index)
             return f"{prefix}{name}:{number}" if number else f"{prefix}{name}"
 
         for node in definition.node_def:
@@ -190,7 +216,7 @@ class _Function:
                 for index, tensor in enumerate(self._expand(called, inputs, f"{name}/")):
                     self._same[f"{name}:{index}" if index else name] = tensor
                 continue
-            operation = self.file.operations[node.op]
+            operation = _operation(node.op)
             if operation.is_stateful and node.op != "ReadVariableOp":
                 raise NotPlain(f"{node.op} has state")
             copy = tf.compat.v1.NodeDef(name=name, op=node.op, device=node.device, input=inputs)
@@ -204,20 +230,6 @@ class _Function:
                     copy.attr[attribute.name].CopyFrom(attribute.default_value)
             self.nodes.append(copy)
         return [here(definition.ret[output.name]) for output in definition.signature.output_arg]
-
-    def _place(self, node: Any, output: str) -> int:
-        """The place of a named output's first tensor among those of a node."""
-        place = 0
-        for one in self.file.operations[node.op].output_arg:
-            if one.name == output:
-                return place
-            if one.number_attr:
-                place += node.attr[one.number_attr].i
-            elif one.type_list_attr:
-                place += len(node.attr[one.type_list_attr].list.type)
-            else:
-                place += 1
-        raise NotPlain(f"{node.op} has no output {output}")
 
     def _resolve(self) -> None:
         """Puts values in the place of variables, and results in the place of calls."""

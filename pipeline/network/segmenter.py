@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,6 +83,9 @@ class Segmenter:
         else:
             body, head = ready(body, precision), ready(head, FLOAT32)
             self._whole = self._filled(whole)
+            # TensorFlow optimizes a graph in its first call, of whatever shape.
+            with contextlib.suppress(Exception):  # too small an image for this network
+                self(np.zeros((1, 4 * self.stride, 4 * self.stride, 3), np.uint8))
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segments a batch.
