@@ -46,7 +46,7 @@ flink-down: ## End it
 	@$(PYTHON) deploy/flink/cluster.py down
 
 test: $(DEV_INSTALLED) ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 servers: $(BIN)/fake-gcs-server $(BIN)/prism ## Install what tests of gs:// and of Prism use; needs Go
 

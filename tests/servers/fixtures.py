@@ -108,11 +108,19 @@ def folder(request, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def flink(tmp_path_factory):
-    """A Flink cluster that starts a job again when a task manager is lost."""
+def shared_flink(tmp_path_factory):
+    """A Flink cluster as the test before has left it."""
     _needs(cluster.missing())
     with flinks.running(tmp_path_factory.mktemp("flink")) as running:
         yield running
+
+
+@pytest.fixture
+def flink(shared_flink):
+    """A Flink cluster that starts a job again when a task manager is lost: whole, and idle."""
+    shared_flink.heal()
+    yield shared_flink
+    shared_flink.cancel_all()
 
 
 @pytest.fixture
