@@ -36,14 +36,14 @@ describe, write_window = models.load, windows.write_window
 
 def load(*arguments):
     with open({folder!r} + "/loaded", "a") as log:
-        log.write(f"{{os.getpid()}}\\n")
+        print(os.getpid(), file=log)
     return describe(*arguments)
 
 def write_and_hold(*arguments):
     outcomes = write_window(*arguments)
     if os.path.exists({folder!r} + "/hold"):
         with open({folder!r} + "/held", "a") as log:
-            log.write(f"{{os.getpid()}}\n")
+            print(os.getpid(), file=log)
     while os.path.exists({folder!r} + "/hold"):
         time.sleep(0.05)
     return outcomes

@@ -62,10 +62,15 @@ def expected(stub_job, archive, tmp_path):
     return reliability.masks(str(tmp_path / "expected"))
 
 
-def held_worker(hold):
+def held_worker(job, hold):
     """Waits for a worker that has written a window's masks and stops; returns its process id."""
     noted = hold.with_name("held")
-    return int(wait_until(lambda: noted.exists() and noted.read_text().split(), "held")[0])
+
+    def held():
+        assert job.running, job.errors
+        return noted.exists() and noted.read_text().split()
+
+    return int(wait_until(held, "held")[0])
 
 
 def lock_of(out):
@@ -99,7 +104,7 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
     flink, start, archive, out, hold, expected, tmp_path
 ):
     job = start(flink, archive, out)
-    held = held_worker(hold)
+    held = held_worker(job, hold)
     (running,) = flink.running_jobs()
     flink.kill_task_manager(held)
     wait_until(lambda: flink.failures(running), "missed")
@@ -116,7 +121,7 @@ def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
     fragile_flink, start, stub_job, archive, out, hold, expected
 ):
     job = start(fragile_flink, archive, out)
-    fragile_flink.kill_task_manager(held_worker(hold))
+    fragile_flink.kill_task_manager(held_worker(job, hold))
     assert job.wait() == 1
     (line,) = [line for line in job.errors.splitlines() if line.startswith("fcn-beam: ")]
     assert "run the same command again to continue" in line
@@ -134,7 +139,7 @@ def test_an_interrupt_cancels_the_job_on_the_cluster(
     flink, start, stub_job, archive, out, hold, number, status, word
 ):
     job = start(flink, archive, out)
-    held_worker(hold)
+    held_worker(job, hold)
     (running,) = flink.running_jobs()
     job.send(number)
     wait_until(lambda: not flink.running_jobs(), "cancelled")
@@ -166,7 +171,7 @@ def test_the_output_folder_is_taken_for_as_long_as_the_job_of_a_killed_client_ru
     flink, start, stub_job, archive, out, hold, expected
 ):
     job = start(flink, archive, out)
-    held_worker(hold)
+    held_worker(job, hold)
     job.send(signal.SIGKILL)
     job.wait()
     with pytest.raises(UserError, match="another job is writing there"):
