@@ -1,4 +1,4 @@
-"""Bundles that are given up at any moment and tried again, on a runner of this process that does so."""
+"""Bundles that are given up at any moment and tried again, in this process."""
 
 from pipeline.jobs import graph, windows
 from pipeline.jobs.windows import ReadWindows, WriteWindow
