@@ -85,7 +85,7 @@ lock: $(DEV_INSTALLED) ## Resolve the pinned requirements anew
 	$(COMPILE) --extra gcp --extra aws --extra azure -c requirements-dev.txt -o requirements-cloud.txt
 
 clean: flink-down ## Remove what this Makefile has made
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .flink .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .flink .spark .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \

@@ -54,10 +54,14 @@ worker.main()
 
 
 @contextlib.contextmanager
-def running(folder: Path, restarts: int = 3) -> Iterator[Cluster]:
+def running(
+    folder: Path, restarts: int = 3, task_managers: int = cluster.TASK_MANAGERS
+) -> Iterator[Cluster]:
     """A cluster, while its block runs."""
     cluster.fetch()
-    started = cluster.up(folder, free_port(), restarts, jars=cluster.FOLDER)
+    started = cluster.up(
+        folder, free_port(), restarts, jars=cluster.FOLDER, task_managers=task_managers
+    )
     try:
         yield Cluster(folder, started)
     finally:
