@@ -65,7 +65,8 @@ _OF_MODELS = (
     click.option(
         "--engine",
         type=click.Choice(ENGINES),
-        help="How to run the network.  [default: xla on a GPU, graph on a CPU]",
+        help="Compile the network (xla), its last step (xla-head) or nothing (graph).  "
+        "[default: xla on a GPU, xla-head on a CPU]",
     ),
     click.option(
         "--precision",
