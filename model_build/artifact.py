@@ -20,13 +20,13 @@ it is used; reading ``model.json`` does not need it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model_build.data.labels import LabelSet
 from model_build.errors import UserError, cause, first_line
@@ -231,12 +231,44 @@ class Network:
     head: Any
 
 
-def load(folder: str | Path, *, name: str | None = None) -> Network:
+class Functions(NamedTuple):
+    """What a SavedModel computes: body and head, and how many channels the head gives."""
+
+    body: Any
+    head: Any
+    channels: int
+
+
+def loaded(folder: str) -> Functions:
+    """The functions of a SavedModel, as TensorFlow's loader gives them.
+
+    Raises:
+        Exception: it cannot load them.
+    """
+    import tensorflow as tf
+
+    module = tf.saved_model.load(folder)
+    body, head = (
+        function.get_concrete_function(*function.input_signature)
+        for function in (module.body, module.head)
+    )
+    # The functions hold their variables only through the module.
+    body.module = head.module = module
+    return Functions(body, head, head.structured_outputs.shape[-1])
+
+
+def load(
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    functions: Callable[[str, str], Functions] = lambda folder, fingerprint: loaded(folder),
+) -> Network:
     """Loads a local saved-model folder.
 
     Args:
         folder: the saved-model folder.
         name: what messages call it, as in :func:`describe`.
+        functions: what loads its SavedModel, of this folder and fingerprint.
 
     Raises:
         UserError: no model there, a file changed or cut short since it was saved, or a number of
@@ -246,12 +278,11 @@ def load(folder: str | Path, *, name: str | None = None) -> Network:
     description = describe(folder, name=name)
     check_files(folder, description, name=name)
     try:
-        body, head = _functions(str(Path(folder) / NETWORK), description.fingerprint)
+        body, head, channels = functions(str(Path(folder) / NETWORK), description.fingerprint)
     except Exception as error:
         raise UserError(
             f"{_join(name, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
         ) from None
-    channels = head.structured_outputs.shape[-1]
     if channels != len(description.labels):
         raise UserError(
             f"{_join(name, DESCRIPTION)}: has {len(description.labels)} labels, but the "
@@ -273,24 +304,6 @@ def check_files(folder: str | Path, description: Description, *, name: str | Non
             f"(fingerprint {found[:12]}, not {description.fingerprint[:12]}): a file is truncated, "
             "changed or missing; copy or train the model again"
         )
-
-
-@functools.lru_cache(maxsize=1)
-def _functions(folder: str, fingerprint: str) -> tuple[Any, Any]:
-    """Body and head of a SavedModel; the fingerprint tells a folder that was written anew.
-
-    The last one is kept: a local run loads the network once to check it and once to use it.
-    """
-    import tensorflow as tf
-
-    module = tf.saved_model.load(folder)
-    body, head = (
-        function.get_concrete_function(*function.input_signature)
-        for function in (module.body, module.head)
-    )
-    # The functions hold their variables only through the module.
-    body.module = head.module = module
-    return body, head
 
 
 def _join(folder: str, name: str) -> str:

@@ -30,6 +30,7 @@ OPENED = {
     "cli/main.py": {"open"},  # the null device
     "jobs/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
     "jobs/segment.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
+    "network/frozen.py": {".read_bytes"},  # a SavedModel on this machine, or its local copy
     "network/models.py": {".write_bytes"},  # a remote model's local copy
     "network/precision.py": {".read_text"},  # the flags of the CPU
     "network/threads.py": {".read_text"},  # the limits of the container

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from model_build.errors import UserError
+from model_build.quiet import uncollected
 from pipeline.cli.main import complain, say
 from pipeline.cli.options import (
     given,
@@ -67,8 +68,9 @@ def evaluate(
     set_up_logging(log_level)
     if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
         raise click.UsageError(f"--json {json_file}: its folder does not exist")
-    from pipeline.cli.arguments import own_options, split_arguments
-    from pipeline.jobs import evaluate
+    with uncollected():
+        from pipeline.cli.arguments import own_options, split_arguments
+        from pipeline.jobs import evaluate
 
     unexpected, beam_options = split_arguments(arguments, own_options(context.command))
     if unexpected:

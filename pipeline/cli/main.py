@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from model_build.errors import JobError, SuggestingGroup, Terminated, UserError, cause
+from model_build.quiet import process_is_ours
 
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {
@@ -49,6 +50,7 @@ def main() -> None:
     # Libraries address these to developers: an old Python, a renamed argument.
     warnings.simplefilter("ignore", FutureWarning)
     signal.signal(signal.SIGTERM, _terminate)
+    process_is_ours()
     try:
         status = fcn_beam.main(standalone_mode=False)
     except click.ClickException as error:

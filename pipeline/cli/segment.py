@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from model_build.quiet import uncollected
 from pipeline.cli.main import complain, say, told_interrupt
 from pipeline.cli.options import (
     given,
@@ -89,8 +90,9 @@ def segment(
     again to continue where it stopped.
     """
     set_up_logging(log_level)
-    from pipeline.cli.arguments import own_options, split_arguments
-    from pipeline.jobs import plan, preview, segment
+    with uncollected():
+        from pipeline.cli.arguments import own_options, split_arguments
+        from pipeline.jobs import plan, preview, segment
 
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
     require(options, "output")  # after a look at the others, of which one may be mistyped

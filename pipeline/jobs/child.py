@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from model_build.errors import JobError, UserError
+from model_build.quiet import process_is_ours, uncollected
 
 ERRORS = {"UserError": UserError, "JobError": JobError}
 _CODE = "import sys; sys.path[:] = {path!r}; from pipeline.jobs.child import main; main()"
@@ -69,6 +70,7 @@ def main() -> None:
     """The child's side: a request on standard input, the answer as one line on standard output."""
     told = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    process_is_ours()
     try:
         answer: dict[str, Any] = {"result": asdict(_run(told["function"], told["request"]))}
     except tuple(ERRORS.values()) as error:
@@ -86,10 +88,9 @@ def _end_with_parent() -> None:
 
 
 def _run(function: str, fields: dict[str, Any]) -> Any:
+    with uncollected():
+        from pipeline.jobs import evaluate, segment
+
     if function == "segment":
-        from pipeline.jobs import segment
-
         return segment.segment(segment.Request(**fields))
-    from pipeline.jobs import evaluate
-
     return evaluate.evaluate(evaluate.Request(**fields))

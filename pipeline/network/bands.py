@@ -11,9 +11,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from pipeline.network.graphs import Graph
+from pipeline.network.graphs import Graph, traced
 
 PRODUCTS = ("BatchMatMulV2", "BatchMatMul", "MatMul")
 TRANSPOSES = ("adj_x", "adj_y", "transpose_a", "transpose_b")
@@ -45,14 +46,19 @@ def argmax_by_bands(graph: Graph) -> None:
             tf.TensorSpec([None, None], tf.float32),
             tf.TensorSpec([None, None, None], tf.float32),
             tf.TensorSpec([4], graph.dtype(reshape.input[1])),
+            tf.TensorSpec([], tf.int32),
         ]
         kind = tf.as_dtype(node.attr["output_type"].type)
-        bands = tf.function(partial(_argmax, kind), autograph=False)
-        inputs = [matrix, scores, reshape.input[1]]
-        (found,) = graph.splice(
-            bands.get_concrete_function(*signature), f"{node.name}/bands", inputs
-        )
-        graph.replace(node.name, found)
+        band = Graph(traced(partial(_argmax, kind), *signature))
+        found = []
+        for number in range(BANDS):
+            name = f"{node.name}/band{number}"
+            which = graph.add_constant(f"{name}/number", np.array(number, np.int32))
+            found += graph.splice(band, name, [matrix, scores, reshape.input[1], which])
+        axis = graph.add_constant(f"{node.name}/bands/axis", np.array(1, np.int32))
+        types = {"T": np.dtype(kind.as_numpy_dtype), "Tidx": np.dtype(np.int32)}
+        bands = graph.add("ConcatV2", f"{node.name}/bands", [*found, axis], N=BANDS, **types)
+        graph.replace(node.name, bands)
     graph.prune()
 
 
@@ -63,17 +69,14 @@ def _fits(graph: Graph, tensors: tuple[str, str, str]) -> bool:
     return ranks == [2, 3, 4] and graph.dtype(tensors[0]) == tf.float32
 
 
-def _argmax(kind: Any, matrix: Any, scores: Any, shape: Any) -> Any:
-    """Index of the largest channel, ``[n, rows, columns]``; shape is that of the logits."""
+def _argmax(kind: Any, matrix: Any, scores: Any, shape: Any, band: Any) -> Any:
+    """Index of a band's largest channel, ``[n, rows, columns]``; shape is that of all logits."""
     rows, cells = tf.shape(matrix)[0], tf.shape(matrix)[1]
     places = tf.range(cells)
-    found = []
-    for band in range(BANDS):
-        weights = matrix[rows * band // BANDS : rows * (band + 1) // BANDS]
-        used = tf.reduce_any(weights != 0, axis=0)
-        first = tf.reduce_min(tf.where(used, places, cells))
-        end = tf.reduce_max(tf.where(used, places + 1, 0))
-        logits = tf.linalg.matmul(weights[:, first:end], scores[:, first:end])
-        split = tf.concat([shape[:1], [tf.cast(tf.shape(weights)[0], shape.dtype)], shape[2:]], 0)
-        found.append(tf.argmax(tf.reshape(logits, split), axis=-1, output_type=kind))
-    return tf.concat(found, axis=1)
+    weights = matrix[rows * band // BANDS : rows * (band + 1) // BANDS]
+    used = tf.reduce_any(weights != 0, axis=0)
+    first = tf.reduce_min(tf.where(used, places, cells))
+    end = tf.reduce_max(tf.where(used, places + 1, 0))
+    logits = tf.linalg.matmul(weights[:, first:end], scores[:, first:end])
+    split = tf.concat([shape[:1], [tf.cast(tf.shape(weights)[0], shape.dtype)], shape[2:]], 0)
+    return tf.argmax(tf.reshape(logits, split), axis=-1, output_type=kind)

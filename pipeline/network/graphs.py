@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,18 +39,38 @@ class Graph:
         for operation in function.graph.get_operations():
             if operation.op_def.is_stateful or operation.type in _CONTROL_FLOW:
                 raise ValueError(f"{operation.type} ({operation.name}) is not a pure function")
-        definition = function.graph.as_graph_def()
-        self._rest = tf.compat.v1.GraphDef()
-        self._rest.CopyFrom(definition)
-        self._rest.ClearField("node")
+        self._take(
+            function.graph.as_graph_def(),
+            [tensor.op.name for tensor in function.inputs],
+            [_short(tensor.name) for tensor in function.outputs],
+        )
+
+    @classmethod
+    def of(cls, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
+        """The graph of a ``GraphDef`` that has neither state nor control flow.
+
+        Args:
+            inputs: names of its placeholders.
+            outputs: tensors.
+        """
+        graph = cls.__new__(cls)
+        graph._take(definition, inputs, outputs)
+        return graph
+
+    def _take(self, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self._rest = tf.compat.v1.GraphDef(versions=definition.versions, library=definition.library)
         self.nodes = {node.name: node for node in definition.node}
-        self.inputs = [tensor.op.name for tensor in function.inputs]
-        self.outputs = [_short(tensor.name) for tensor in function.outputs]
+        self.inputs, self.outputs = list(inputs), list(outputs)
         for node in self.nodes.values():
             node.input[:] = [_short(name) for name in node.input if not name.startswith("^")]
         self._pass_on()
         self.prune()
         self._work_out_constants()
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Its output, where TensorFlow traces a function: a tensor, or several as a list."""
+        found = self._within(self.outputs, dict(zip(self.inputs, inputs, strict=True)))
+        return found[0] if len(found) == 1 else found
 
     def users(self) -> Mapping[str, list[Any]]:
         """The nodes that take each tensor, once for each time they do; outputs count as None."""
@@ -73,7 +93,7 @@ class Graph:
         """Adds a node, in the place of one that had this name.
 
         Args:
-            attributes: of the operation: a numpy dtype, an array, text or a list of int.
+            attributes: of the operation: a numpy dtype, an array, text, an int or a list of int.
 
         Returns:
             Its name.
@@ -139,7 +159,7 @@ class Graph:
             values = {name: tf.constant(value) for name, value in given.items()}
             return self._within(tensors, values)
 
-        function = tf.function(compute, autograph=False).get_concrete_function()
+        function = traced(compute)
         types = [tensor.dtype for tensor in function.outputs]
         # What runs once is not worth optimizing, which would take longer than to run it.
         settings = tf.compat.v1.ConfigProto(allow_soft_placement=True)
@@ -185,8 +205,8 @@ class Graph:
         sizes = [node.name for node in self.nodes.values() if node.op == "Shape"]
         return all(self.nodes[name].op != "Placeholder" for name in self.above([tensor], sizes))
 
-    def splice(self, function: Any, name: str, inputs: Sequence[str]) -> list[str]:
-        """Adds the nodes of a concrete function.
+    def splice(self, other: Graph, name: str, inputs: Sequence[str]) -> list[str]:
+        """Adds the nodes of another graph.
 
         Args:
             name: goes before the names of its nodes.
@@ -195,7 +215,6 @@ class Graph:
         Returns:
             The tensors of its outputs.
         """
-        other = Graph(function)
         given = dict(zip(other.inputs, inputs, strict=True))
 
         def here(tensor: str) -> str:
@@ -203,9 +222,10 @@ class Graph:
 
         for node in other.nodes.values():
             if node.name not in given:
-                node.input[:] = [here(tensor) for tensor in node.input]
-                node.name = f"{name}/{node.name}"
-                self.nodes[node.name] = node
+                copy = tf.compat.v1.NodeDef()
+                copy.CopyFrom(node)
+                copy.name, copy.input[:] = here(node.name), map(here, node.input)
+                self.nodes[copy.name] = copy
         return [here(tensor) for tensor in other.outputs]
 
     def _within(self, tensors: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
@@ -233,7 +253,7 @@ class Graph:
         signature = [
             tf.TensorSpec(self.shape_of_input(name), self.dtype(name)) for name in self.inputs
         ]
-        return tf.function(call, autograph=False).get_concrete_function(*signature)
+        return traced(call, *signature)
 
     def definition(self, names: Iterable[str]) -> Any:
         """These nodes as a ``GraphDef``."""
@@ -301,8 +321,17 @@ class Graph:
         return list(order)
 
 
+def traced(function: Callable, *signature: Any) -> Any:
+    """A function as a concrete function, with its operations in no order but that of their data.
+
+    ``tf.function`` would also work out for each operation whether it has state, and make those that
+    have wait for each other; here none has.
+    """
+    return tf.compat.v1.wrap_function(function, signature)
+
+
 def set_attribute(node: Any, key: str, value: Any) -> None:
-    """Sets an attribute of a node: a numpy dtype, an array, text or a list of int."""
+    """Sets an attribute of a node: a numpy dtype, an array, text, an int or a list of int."""
     attribute = node.attr[key]
     attribute.Clear()
     if isinstance(value, np.ndarray):
@@ -311,6 +340,8 @@ def set_attribute(node: Any, key: str, value: Any) -> None:
         attribute.type = tf.as_dtype(value).as_datatype_enum
     elif isinstance(value, str):
         attribute.s = value.encode()
+    elif isinstance(value, int):
+        attribute.i = value
     else:
         attribute.list.i[:] = value
         attribute.list.SetInParent()

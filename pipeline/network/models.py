@@ -32,10 +32,12 @@ def load(model: str, files: Files) -> Network:
     Raises:
         UserError: as :func:`model_build.artifact.load`, or it cannot be copied here.
     """
+    from pipeline.network.frozen import functions  # TensorFlow
+
     if not is_remote(model):
-        return artifact.load(model)
+        return artifact.load(model, functions=functions)
     with tempfile.TemporaryDirectory() as scratch:
         with users_fault(model, "cannot be copied here", "check the path and your permissions"):
             Path(scratch, DESCRIPTION).write_bytes(files.read(join(model, DESCRIPTION)))
             files.copy_here(join(model, NETWORK), f"{scratch}/{NETWORK}")
-        return artifact.load(scratch, name=model)
+        return artifact.load(scratch, name=model, functions=functions)

@@ -197,6 +197,8 @@ def classes_of(network: Network) -> Callable:
 def freeze(function: Callable, *signature: Any) -> Any:
     """A function with its weights as constants, as a concrete function."""
     traced = tf.function(function, autograph=False).get_concrete_function(*signature)
+    if not traced.captured_inputs and not traced.graph.as_graph_def().library.function:
+        return traced
     definition, _ = convert_to_constants._replace_variables_by_constants(
         convert_to_constants._FunctionConverterDataInEager(
             traced, lower_control_flow=True, aggressive_inlining=False

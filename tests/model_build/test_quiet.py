@@ -1,12 +1,13 @@
-"""TensorFlow is imported without Keras, which is there for who asks later."""
+"""TensorFlow is imported without Keras, which is there for who asks later, and uncollected."""
 
+import gc
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from model_build.quiet import _WithoutKeras
+from model_build.quiet import _WithoutKeras, uncollected
 
 LATER = """
 import sys
@@ -37,3 +38,28 @@ def test_only_the_importing_thread_misses_it():
     other.start()
     other.join()
     assert found == [None]
+
+
+def test_the_collector_rests_while_a_block_runs():
+    frozen = gc.get_freeze_count()
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen  # this process is not ours
+
+
+OURS = """
+import gc
+from model_build.quiet import process_is_ours, uncollected
+process_is_ours()
+with uncollected():
+    pass
+assert not gc.get_freeze_count()
+with uncollected():
+    import decimal
+assert gc.get_freeze_count()
+"""
+
+
+def test_what_is_imported_is_set_aside_in_a_process_of_ours():
+    subprocess.run([sys.executable, "-c", OURS], check=True)
