@@ -91,7 +91,7 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     out = replace(plan.out, run=new_run())
     job = None if plan.local else remote.name_job(plan.beam_options, out.run)
     if job is not None:
-        job.check_cluster()
+        remote.spread(plan.beam_options, job.slots())
     handed_over = False
     lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.lives)
     try:
