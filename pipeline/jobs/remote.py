@@ -51,14 +51,16 @@ class RemoteJob:
         """As a lock notes it."""
         return asdict(self)
 
-    def check_cluster(self) -> None:
-        """Asks the cluster for anything.
+    def slots(self) -> int:
+        """How many slots the cluster has free, or has at all if none is; 0: it has none yet.
 
         Raises:
             UserError: it does not answer.
         """
         try:
             self.ids()
+            overview = _ask(f"{self.at}/overview")
+            return overview["slots-available"] or overview["slots-total"]
         except OSError as error:
             raise UserError(
                 f"--flink_master {self.at}: no Flink answers there ({first_line(error)})"
@@ -160,6 +162,17 @@ def cluster(options: PipelineOptions) -> str | None:
         return None
     at = master if "://" in master else f"http://{master}"
     return at.rstrip("/")
+
+
+def spread(options: PipelineOptions, slots: int) -> None:
+    """Lets a job run in so many streams, unless it was told how many.
+
+    Beam would make it one, whatever the cluster's settings say: it looks for them on the machine
+    that submits (https://beam.apache.org/documentation/runners/flink/, ``parallelism``).
+    """
+    flink = options.view_as(FlinkRunnerOptions)
+    if flink.parallelism < 1 <= slots:
+        flink.parallelism = slots
 
 
 def lives(noted: Any) -> bool | None:

@@ -18,7 +18,7 @@ from pipeline.jobs.remote import RemoteJob
 from pipeline.network import models, threads
 from pipeline.outputs import claims, gate
 from pipeline.outputs.ending import Claimed
-from pipeline.outputs.folder import SUMMARY, OutputFolder
+from pipeline.outputs.folder import STAGED, SUMMARY, OutputFolder
 from pipeline.outputs.journal import Journalled
 from pipeline.outputs.lock import Lock, new_run
 from pipeline.outputs.summary import Summary, allowed_rejects, versions
@@ -91,7 +91,7 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     out = replace(plan.out, run=new_run())
     job = None if plan.local else remote.name_job(plan.beam_options, out.run)
     if job is not None:
-        job.check_cluster()
+        remote.spread(plan.beam_options, job.slots())
     handed_over = False
     lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.lives)
     try:
@@ -128,10 +128,10 @@ def stage(plan: Plan) -> Plan:
     """
     if plan.local or plan.shared_disk:
         return plan
-    copy = f"model-{plan.model.fingerprint[:12]}"
+    copy = f"{STAGED}/model-{plan.model.fingerprint[:12]}"
     model = _copied(plan.engine.model, copy, plan.out)
     sources = tuple(
-        source._replace(where=_copied(source.where, f"input-{index}.txt", plan.out))
+        source._replace(where=_copied(source.where, f"{STAGED}/input-{index}.txt", plan.out))
         if source.kind == "list"
         else source
         for index, source in enumerate(plan.sources)

@@ -103,7 +103,13 @@ def test_masks_and_rows_are_those_of_a_local_run(flink, photos, tiny_model, tmp_
 def test_a_job_goes_on_when_a_task_manager_is_killed(
     flink, start, archive, out, hold, expected, tmp_path
 ):
+    log = tmp_path / "worker/loaded"
+
+    def loaded():
+        return log.read_text().split() if log.exists() else []
+
     job = start(flink, archive, out)
+    wait_until(lambda: len(loaded()) == 2, "work for both task managers")
     held = held_worker(job, hold)
     (running,) = flink.running_jobs()
     flink.kill_task_manager(held)
@@ -113,8 +119,7 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
     assert job.wait() == 0, job.errors
     reliability.assert_complete(out, expected)
     assert reliability.summary(out)["kept"] == 0, "an attempt's masks are this run's"
-    loaded = (tmp_path / "worker/loaded").read_text().split()
-    assert len(loaded) == len(set(loaded)), "a worker has loaded the model twice"
+    assert len(loaded()) == len(set(loaded())), "a worker has loaded the model twice"
 
 
 def test_without_restarts_a_job_fails_and_the_same_command_goes_on(

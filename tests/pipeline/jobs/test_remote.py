@@ -3,7 +3,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+)
 
 from model_build.errors import JobError, UserError
 from pipeline.jobs import progress, remote
@@ -20,8 +24,11 @@ class Flink(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.states, self.accumulators, self.cancelled = {}, {}, []
+        self.free, self.slots = 3, 4
 
     def answer(self, path):
+        if path == "/overview":
+            return {"slots-available": self.free, "slots-total": self.slots}
         if path == "/jobs/overview":
             jobs = [{"jid": i, "name": "ours", "state": s} for i, s in self.states.items()]
             return {"jobs": [*jobs, {"jid": "x", "name": "another", "state": "RUNNING"}]}
@@ -118,9 +125,25 @@ def test_where_no_cluster_answers_nobody_knows(noted):
 
 
 def test_a_cluster_that_does_not_answer_is_the_users_error(flink):
-    RemoteJob(flink.address, "ours").check_cluster()
+    RemoteJob(flink.address, "ours").slots()
     with pytest.raises(UserError, match=r"--flink_master http://127.0.0.1:1: no Flink answers"):
-        RemoteJob("http://127.0.0.1:1", "ours").check_cluster()
+        RemoteJob("http://127.0.0.1:1", "ours").slots()
+
+
+@pytest.mark.parametrize(("free", "total", "slots"), [(3, 4, 3), (0, 4, 4), (0, 0, 0)])
+def test_a_job_may_have_the_free_slots_or_wait_for_all(flink, free, total, slots):
+    flink.free, flink.slots = free, total
+    assert RemoteJob(flink.address, "ours").slots() == slots
+
+
+@pytest.mark.parametrize(
+    ("arguments", "slots", "streams"),
+    [([], 8, 8), (["--parallelism", "3"], 8, 3), ([], 0, -1)],
+)
+def test_a_job_runs_in_as_many_streams_as_there_are_slots(arguments, slots, streams):
+    options = PipelineOptions([*ON_FLINK, *arguments])
+    remote.spread(options, slots)
+    assert options.view_as(FlinkRunnerOptions).parallelism == streams
 
 
 def test_cancelling_waits_for_the_end(flink):

@@ -1,6 +1,6 @@
 """The job on Flink clusters of this machine, of one, two and four workers.
 
-    python benchmarks/flink.py photos/ [--limit 600] [--workers 1 --workers 2 --workers 4]
+    python benchmarks/clusters.py photos/ [--limit 600] [--workers 1 --workers 2 --workers 4]
 
 Each cluster has so many task managers of one slot, each with a Python process beside it, which runs
 one stream of photos. Per cluster there is a job of a few photos that does not count, one more, and
