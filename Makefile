@@ -23,11 +23,12 @@ DATAFLOW = $(BIN)/fcn-beam segment "$(INPUT)" --output "$(OUTPUT)" $(if $(MODEL)
 	--temp_location "$(OUTPUT:/=)/dataflow-tmp" --experiments no_use_multiple_sdk_containers \
 	--sdk_container_image "$(IMAGE)" --sdk_location container $(ARGS)
 
+run-dataflow: export COMMAND = $(DATAFLOW)
 run-dataflow: $(if $(DRY),,$(CLOUD_INSTALLED)) ## Segment on Dataflow: INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… IMAGE=… [DRY=1]
 	@test -n "$(INPUT)" -a -n "$(PROJECT)" -a -n "$(REGION)" -a -n "$(IMAGE)" || \
 	  { echo "make run-dataflow: needs INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… IMAGE=…; see the Dockerfile" >&2; exit 2; }
 	@case "$(OUTPUT)" in gs://*) ;; *) echo "make run-dataflow: OUTPUT must be gs://…" >&2; exit 2;; esac
-	$(if $(DRY),@echo '$(DATAFLOW)',$(DATAFLOW))
+	$(if $(DRY),@printenv COMMAND,$(DATAFLOW))
 
 # On the cluster of `make flink-up`, or on your own: its workers then are what ARGS say, as in
 # ARGS="--environment_type DOCKER --environment_config IMAGE".

@@ -131,6 +131,9 @@ def set_up_logging(level: str) -> None:
     if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
+    if level not in ("debug", "info"):  # nor by what Dataflow tells, or by each attempt to ask it
+        for name in ("runners.dataflow", "utils.retry", "internal.gcp.auth"):
+            logging.getLogger(f"apache_beam.{name}").setLevel(logging.CRITICAL)
     # Beam says so where optional packages of its own are missing; nothing here needs them.
     noise = ("Resource module is not available", "apitools not found", *_OF_JOB_SERVERS)
     for handler in logging.getLogger().handlers:

@@ -16,7 +16,7 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import ListOptions
 from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.jobs import preview, runners
-from pipeline.jobs.remote import RemoteJob
+from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, threads
@@ -144,6 +144,8 @@ def plan(request: Request) -> Plan:
     )
     beam_options = PipelineOptions(list(request.beam_options))
     local = runners.is_local(beam_options)
+    if not local:
+        runners.check_options(beam_options)
     files = Files(parse_options(request.storage_options))
     if not request.inputs:
         raise UserError("no INPUT; name a folder, a glob, an image or @LIST")

@@ -6,6 +6,7 @@ import uuid
 import pytest
 
 from deploy.flink import cluster
+from tests.servers import dataflow as dataflows
 from tests.servers import flink as flinks
 from tests.servers import invented as invented_names
 from tests.servers import stores
@@ -137,3 +138,16 @@ def prism():
     found = program("prism")
     _needs("no prism: `make servers` installs it, which needs Go" if found is None else "")
     return found
+
+
+@pytest.fixture
+def dataflow(gs, fake_gcs_address, prism, tmp_path, monkeypatch):
+    """A stub of Dataflow that runs what is submitted; its ``bucket`` is an empty one."""
+    environment = stores.fake_gcs_environment(fake_gcs_address)
+    with dataflows.serving(tmp_path, prism, environment) as server:
+        dataflows.account(tmp_path / "account.json", server.address)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+        # Google's libraries ask about any account, and no test needs the internet.
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        server.bucket = gs
+        yield server

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.flink import cluster
-from pipeline.jobs import remote
+from pipeline.jobs.flink import FlinkJob
 from tests.servers.process import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -118,8 +118,8 @@ class Cluster:
     def cancel_all(self) -> None:
         """Ends what a test has left."""
         for job in cluster.ask(self.port, "/jobs/overview")["jobs"]:
-            if job["state"] not in remote.ENDED:
-                remote.RemoteJob(f"http://127.0.0.1:{self.port}", job["name"]).cancel()
+            if job["state"] not in FlinkJob.ENDED:
+                FlinkJob(f"http://127.0.0.1:{self.port}", job["name"]).cancel()
 
     def running_jobs(self) -> list[str]:
         return [job for job, state in self.jobs().items() if state == "RUNNING"]

@@ -32,7 +32,7 @@ from pipeline.storage import File, Files, files, folders, is_remote, local, pagi
 
 FILES = Files()
 SEGMENTER = "pipeline.network.segmenter"
-STORE_VARIABLES = ("AWS_", "STORAGE_EMULATOR_HOST", "GCSFS_")
+STORE_VARIABLES = ("AWS_", "STORAGE_EMULATOR_HOST", "GCSFS_", "GOOGLE_", "HTTPS_PROXY")
 
 
 class StubSegmenter:

@@ -108,7 +108,7 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
     def loaded():
         return log.read_text().split() if log.exists() else []
 
-    job = start(flink, archive, out)
+    job = start(flink, archive, out, "--parallelism", "2")
     wait_until(lambda: len(loaded()) == 2, "work for both task managers")
     held = held_worker(job, hold)
     (running,) = flink.running_jobs()
