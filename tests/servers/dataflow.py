@@ -201,13 +201,14 @@ def metric_updates(metrics: MetricResults) -> list[dict[str, Any]]:
     found = metrics.query()
     updates = []
     for metric in (*found["counters"], *found["distributions"]):
-        if metric.attempted is None and metric.committed is None:
+        attempted, committed = metric.attempted, metric.committed
+        if attempted is None and committed is None:
             continue  # nobody has told it yet
         name = metric.key.metric
         context = {"namespace": name.namespace, "step": metric.key.step or "of no step"}
         for value, tentative in (
-            (metric.attempted or metric.committed, {"tentative": "true"}),
-            (metric.committed or metric.attempted, {}),
+            (committed if attempted is None else attempted, {"tentative": "true"}),
+            (attempted if committed is None else committed, {}),
         ):
             update = {"name": {"origin": "user", "name": name.name, "context": context | tentative}}
             if isinstance(value, int):
