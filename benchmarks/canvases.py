@@ -5,7 +5,7 @@
 
 ``invented`` runs each engine in a process of its own on random pixels of so many sizes, and prints
 how many programs XLA compiled, how many functions TensorFlow traced after the first 1,000 images,
-and the peak memory then and at the end. ``photos`` has the engines take turns on real photos and
+and the peak memory on the way. ``photos`` has the engines take turns on real photos and
 prints medians of images/s and of core-milliseconds an image; apart from these what the first round
 took more, in which XLA compiles; and the share of pixels that get the class that graph mode gives
 them. As in a job, there are as many streams as cores. ``--engine auto`` rests on it.
@@ -32,7 +32,8 @@ from model_build.artifact import DEFAULT_MODEL
 from pipeline.network import ENGINES
 from pipeline.network.threads import usable_cores
 
-WARM = 1000  # images, after which nothing should be traced, compiled or kept any more
+# So many images after which memory is looked at. From the first on nothing should be traced.
+MARKS = (1000, 3000)
 MEMORY = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss in a MiB
 # XLA tells of each program by itself, and how long it took, where this is set.
 TELL = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compilation_profiler=1"}
@@ -104,17 +105,22 @@ def _measured(model: str, engine: str, images: int, sizes: int, side: int) -> st
     )
     pixels = rng.integers(0, 255, (side, side, 3), np.uint8)
 
+    seen: dict[int, tuple[int, float]] = {}
+    start = time.perf_counter()
+
     def segment(number: int) -> None:
         height, width = mix[number]
         _class_map(segmenter, pixels[:height, :width])
+        if number + 1 in MARKS or number + 1 == images:
+            seen[number + 1] = traced(), peak()
 
-    in_streams(segment, range(min(WARM, images)))
-    functions, memory = traced(), peak()
-    seconds, _ = in_streams(segment, range(WARM, images))
+    in_streams(segment, range(images))
+    seconds = time.perf_counter() - start
+    functions = seen[images][0] - seen[min(seen)][0]
+    memory = ", ".join(f"{held:.0f} MiB after {count}" for count, (_, held) in sorted(seen.items()))
     return (
-        f"{traced() - functions} functions traced after {WARM} images; peak memory "
-        f"{memory:.0f} MiB then, {peak():.0f} MiB at the end; "
-        f"{max(0, images - WARM) / seconds:.1f} images/s"
+        f"{functions} functions traced after {min(seen)} images; peak memory {memory}; "
+        f"{images / seconds:.1f} images/s"
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
 
 METRICS = "fcn_beam"  # the namespace of Beam's metrics
-MOST_CLASSES = 64  # whose logits XLA on a CPU finds the largest of faster than graph mode does
+MOST_CLASSES = 32  # whose logits XLA on a CPU finds the largest of faster than graph mode does
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Segmenter:
         body = fold(freeze(scores_of(network), images), self.stride, compiled=engine == "xla")
         # The head has its own graph, as its sums decide between classes: they stay float32.
         head = freeze(classes_of(network), _spec(body.outputs[0]))
-        # Larger canvases gain little: their logits are too many for any cache.
+        # Beyond that the logits of a canvas, which XLA holds all at once, take much memory.
         longest = tile or 2 * network.description.long_side
         longest = min(long_side or longest, longest)
         place = partial(canvas, longest=longest, multiple=self.stride)
