@@ -23,11 +23,12 @@ DATAFLOW = $(BIN)/fcn-beam segment "$(INPUT)" --output "$(OUTPUT)" $(if $(MODEL)
 	--temp_location "$(OUTPUT:/=)/dataflow-tmp" --experiments no_use_multiple_sdk_containers \
 	--sdk_container_image "$(IMAGE)" --sdk_location container $(ARGS)
 
+run-dataflow: export COMMAND = $(DATAFLOW)
 run-dataflow: $(if $(DRY),,$(CLOUD_INSTALLED)) ## Segment on Dataflow: INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… IMAGE=… [DRY=1]
 	@test -n "$(INPUT)" -a -n "$(PROJECT)" -a -n "$(REGION)" -a -n "$(IMAGE)" || \
 	  { echo "make run-dataflow: needs INPUT=gs://… OUTPUT=gs://… PROJECT=… REGION=… IMAGE=…; see the Dockerfile" >&2; exit 2; }
 	@case "$(OUTPUT)" in gs://*) ;; *) echo "make run-dataflow: OUTPUT must be gs://…" >&2; exit 2;; esac
-	$(if $(DRY),@echo '$(DATAFLOW)',$(DATAFLOW))
+	$(if $(DRY),@printenv COMMAND,$(DATAFLOW))
 
 # On the cluster of `make flink-up`, or on your own: its workers then are what ARGS say, as in
 # ARGS="--environment_type DOCKER --environment_config IMAGE".
@@ -46,7 +47,7 @@ flink-down: ## End it
 	@$(PYTHON) deploy/flink/cluster.py down
 
 test: $(DEV_INSTALLED) ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 servers: $(BIN)/fake-gcs-server $(BIN)/prism ## Install what tests of gs:// and of Prism use; needs Go
 
@@ -85,7 +86,7 @@ lock: $(DEV_INSTALLED) ## Resolve the pinned requirements anew
 	$(COMPILE) --extra gcp --extra aws --extra azure -c requirements-dev.txt -o requirements-cloud.txt
 
 clean: flink-down ## Remove what this Makefile has made
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .flink .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .flink .spark .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \

@@ -2,11 +2,13 @@
 
     python benchmarks/listing.py [--files 100000 --folders 1000] [--objects 1000000]
     python benchmarks/listing.py --only shares --objects 10000000
+    python benchmarks/listing.py --only flink --files 1000 --objects 10000000
 
 Each way is a process of its own: one worker, as for `--dry-run`; the shares of many workers, one
 after another; and the first steps of the graph, up to the image references, which are counted: as
-local runs have it, and as it lets many workers list, both in this machine's runner. The store is a
-process beside them that speaks Google's list interface and holds no names.
+local runs have it, and as it lets many workers list, both in this machine's runner; and, only where
+it is asked for, the latter on a Flink cluster of this machine, which is started for it. The store
+is a process beside them that speaks Google's list interface and holds no names.
 """
 
 from __future__ import annotations
@@ -15,27 +17,32 @@ import multiprocessing
 import os
 import platform
 import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
+from clusters import ROOT, watched
 
 from pipeline.inputs.levels import LEVELS, Found, Share, first_shares, list_share
 from pipeline.inputs.listing import ListImages, ListOptions, list_source
 from pipeline.records import Source
 from pipeline.storage import Files
+from tests.servers import flink as flinks
 from tests.servers import invented
 from tests.servers.stores import fake_gcs_environment
+
+WAYS = ("alone", "shares", "local", "spread", "flink")
 
 
 @click.command()
 @click.option("--files", default=100_000, show_default=True, help="Of local disk, empty.")
 @click.option("--folders", default=1000, show_default=True, help="That hold them.")
 @click.option("--objects", default=1_000_000, show_default=True, help="Of the store.")
-@click.option("--only", type=click.Choice(["alone", "shares", "local", "spread"]), help="One way.")
+@click.option("--only", type=click.Choice(WAYS), help="One way.")
 def main(files: int, folders: int, objects: int, only: str | None) -> None:
     """Measure listings."""
     click.echo(f"{os.cpu_count()} CPUs ({platform.machine()})")
@@ -57,9 +64,7 @@ def make(where: Path, files: int, folders: int) -> None:
 
 def report(what: str, where: str, count: int, only: str | None) -> None:
     """Prints what each way takes."""
-    for way in (alone, shares, local, spread):
-        if only not in (None, way.__name__):
-            continue
+    for way in [globals()[only]] if only else [alone, shares, local, spread]:
         # A new process each, as the peak of a process never goes down.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             found, seconds, peak = pool.submit(measured, way, where).result()
@@ -115,19 +120,45 @@ def spread(where: str) -> int:
     return by_the_graph(where, ListOptions(where))
 
 
-def by_the_graph(where: str, options: ListOptions) -> int:
-    """Runs the first steps of the graph."""
+def flink(where: str) -> int:
+    """The same on a cluster of two workers; prints what it takes once the cluster is up."""
+    variables = {"PYTHONPATH": str(ROOT)}
+    variables |= {k: v for k, v in os.environ.items() if k.startswith(("STORAGE_", "GCSFS_"))}
+    with tempfile.TemporaryDirectory() as scratch, flinks.running(Path(scratch)) as cluster:
+        options = cluster.options(f"{sys.prefix}/bin/fcn-beam-worker", variables)
+        options.remove("--shared-disk")
+        options += ["--parallelism", str(len(cluster.task_managers))]
+        start = time.perf_counter()
+        with watched(cluster.task_managers) as peak:
+            found = by_the_graph(where, ListOptions(where), options)
+        seconds = time.perf_counter() - start
+    click.echo(f"job on Flink: {seconds:.1f} s, its workers {peak[0] / 2**20:.0f} MiB at most")
+    return found
+
+
+def by_the_graph(
+    where: str, options: ListOptions, runner: Sequence[str] = ("--runner", "FnApiRunner")
+) -> int:
+    """Runs the first steps of the graph, and adds up the numbers in the names."""
     import apache_beam as beam
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     with tempfile.TemporaryDirectory() as scratch:
         total = Path(scratch, "total")
-        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        with beam.Pipeline(options=PipelineOptions([*runner])) as pipeline:
             sources = pipeline | beam.Create([Source("folder", where, where)])
             images, _, _ = sources | ListImages(options, Files())
-            count = images | beam.combiners.Count.Globally()
-            _ = count | beam.Map(lambda number: total.write_text(str(number)))
-        return int(total.read_text())
+            _ = (
+                images
+                | beam.Map(lambda image: (1, int(image.path[-13:-4])))
+                | beam.CombineGlobally(
+                    lambda pairs: tuple(map(sum, zip((0, 0), *pairs, strict=True)))
+                )
+                | beam.Map(lambda sums: total.write_text("{} {}".format(*sums)))
+            )
+        found, number = map(int, total.read_text().split())
+    assert number == found * (found - 1) // 2, "a file is missing, or there twice"
+    return found
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from classmaps import class_map_of
 from PIL import Image
 
 from model_build.artifact import DEFAULT_MODEL, load
@@ -50,16 +51,13 @@ def main(photos: str, count: int, rounds: int) -> None:
 def predictions(photos: str, count: int) -> Iterator[np.ndarray]:
     """Class maps of the first photos."""
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
-    from pipeline.images.sizes import bucket, crop, pad
     from pipeline.network.segmenter import Segmenter
 
     network = load(DEFAULT_MODEL)
     segmenter = Segmenter(network)
     options = DecodeOptions(network.description.long_side, MAX_PIXELS)
     for path in sorted(Path(photos).glob("*.jpg"))[:count]:
-        pixels = decode(path.read_bytes(), options).pixels
-        class_maps, _ = segmenter(pad(pixels, bucket(pixels, segmenter.stride))[None])
-        yield crop(class_maps[0], pixels)
+        yield class_map_of(decode(path.read_bytes(), options).pixels, segmenter)
 
 
 def timed(

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+from classmaps import class_map_of
 
 from model_build.artifact import DEFAULT_MODEL
 
@@ -67,12 +68,10 @@ def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
 def segmented(segmenter: Any, folder: Any, options: Any) -> Callable[[str], np.ndarray]:
     """What gives a photo's class map, at the size the network sees, by the photo's name."""
     from pipeline.images.decode import decode
-    from pipeline.images.sizes import bucket, crop, pad
 
     def segment(name: str) -> np.ndarray:
         pixels = decode(folder.read(folder.photo(name)), options).pixels
-        class_maps, _ = segmenter(pad(pixels, bucket(pixels, segmenter.stride))[None])
-        return crop(class_maps[0], pixels)
+        return class_map_of(pixels, segmenter)
 
     return segment
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from classmaps import class_map_of
 from PIL import Image
 
 Image.MAX_IMAGE_PIXELS = None
@@ -68,11 +69,8 @@ def agreement(paths: list[Path], count: int, tile: int | None) -> None:
 
 def agreeing(segmenter, pixels: np.ndarray) -> float:
     """The share of an image's pixels with one class in tiles and in one piece."""
-    from pipeline.images.sizes import bucket, crop, pad
-
-    whole, _ = segmenter(pad(pixels, bucket(pixels, segmenter.stride))[None])
     tiled, _ = segmenter.tiled(pixels)
-    return float((tiled == crop(whole[0], pixels)).mean())
+    return float((tiled == class_map_of(pixels, segmenter)).mean())
 
 
 def enlarged(paths: list[Path], count: int, factor: int) -> Iterator[np.ndarray]:

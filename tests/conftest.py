@@ -9,9 +9,17 @@ from pipeline.network.threads import set_threads
 
 pytest_plugins = ["tests.servers.fixtures"]
 
+LONGEST = ["test_flink.py", "test_faults.py", "test_calls.py", "test_stores.py"]
+
 import_tensorflow()
 # Jobs in this process need TensorFlow with these threads; set before its first operation.
 set_threads()
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that no worker is left alone with one at the end."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -151,3 +151,20 @@ def test_the_locks_agree():
     assert pins("requirements-cloud.txt") <= pins("requirements-dev.txt")
     assert not any(line.startswith("gcsfs") for line in pins("requirements.txt"))
     assert not any(line.startswith("matplotlib") for line in pins("requirements-cloud.txt"))
+
+
+def test_the_image_is_made_of_what_there_is():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert "pipeline" in copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (base,) = [line for line in lines if line.startswith("FROM ")]
+    assert (
+        f"apache-beam=={base.rpartition(':')[2]}" in (ROOT / "requirements-cloud.txt").read_text()
+    )
+
+
+def test_a_command_for_dataflow_keeps_its_quotes():
+    gpu = "worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+    command = dataflow_command(f"ARGS=--dataflow_service_options '{gpu}'")
+    assert command[-1] == gpu

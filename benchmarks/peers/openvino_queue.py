@@ -14,9 +14,9 @@ from shared import SAVED_MODEL, Size, listed, padded, parser, read, write
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def network() -> ov.Model:
-    """The network with its argmax: uint8 ``[1, h, w, 3]`` → uint8 ``[1, h, w, 1]``."""
-    model = ov.convert_model(SAVED_MODEL, input=[1, -1, -1, 3])
+def network(saved_model: str = SAVED_MODEL, height: int = -1, width: int = -1) -> ov.Model:
+    """The network with its argmax: uint8 ``[1, h, w, 3]`` → uint8 ``[1, h, w, 1]``; -1 is any."""
+    model = ov.convert_model(saved_model, input=[1, height, width, 3])
     logits = model.get_results()[0].input_value(0)
     best = ops.topk(logits, ops.constant(1), 3, "max", "none")
     return ov.Model([ops.convert(best.output(1), "u8")], model.get_parameters())

@@ -125,7 +125,9 @@ def _manifest_line(text: str) -> str:
 # The cluster
 
 
-def settings(port: int, rpc_port: int, folder: Path, restarts: int) -> dict[str, Any]:
+def settings(
+    port: int, rpc_port: int, folder: Path, restarts: int, task_managers: int
+) -> dict[str, Any]:
     """Flink's settings, with every memory size that its own scripts would work out."""
     return {
         "rest.port": port,
@@ -138,7 +140,7 @@ def settings(port: int, rpc_port: int, folder: Path, restarts: int) -> dict[str,
         "taskmanager.bind-host": "127.0.0.1",
         "blob.server.port": 0,
         "io.tmp.dirs": folder / "tmp",
-        "parallelism.default": TASK_MANAGERS,
+        "parallelism.default": task_managers,
         # One stream of photos each; all streams of a task manager share one Python worker.
         "taskmanager.numberOfTaskSlots": 1,
         "taskmanager.cpu.cores": 1,
@@ -177,6 +179,7 @@ def up(
     restarts: int = 3,
     jars: Path | None = None,
     seconds: float = 90,
+    task_managers: int = TASK_MANAGERS,
 ) -> dict[str, Any]:
     """Starts a cluster, or those task managers of one that are lost, and waits for them.
 
@@ -185,10 +188,11 @@ def up(
         restarts: how often a job is started again when a task manager is lost.
         jars: another cluster's folder, whose jars serve this one, too.
         seconds: how long to wait.
+        task_managers: of a new cluster; one that is up has as many as it was started with.
 
     Returns:
-        What ``cluster.json`` says: the port, and the process ids of ``job_manager`` and
-        ``task_managers``.
+        What ``cluster.json`` says: the port, how many task managers are ``wanted``, and the process
+        ids of ``job_manager`` and ``task_managers``.
 
     Raises:
         ClusterError: Java or Maven is missing, the port is taken, or it does not come up.
@@ -197,10 +201,10 @@ def up(
     if started is None:
         if jars is None:
             fetch(folder)
-        started = _start_job_manager(folder, port, restarts, jars or folder)
+        started = _start_job_manager(folder, port, restarts, jars or folder, task_managers)
     alive = [process for process in started["task_managers"] if _is_ours(process)]
     started["task_managers"] = alive
-    while len(alive) < TASK_MANAGERS:
+    while len(alive) < started["wanted"]:
         alive.append(_start(folder, started["jars"], TASK_MANAGER, TASK_MANAGER_MEMORY))
         _note(folder, started)
     try:
@@ -211,17 +215,20 @@ def up(
     return started
 
 
-def _start_job_manager(folder: Path, port: int, restarts: int, jars: Path) -> dict[str, Any]:
+def _start_job_manager(
+    folder: Path, port: int, restarts: int, jars: Path, task_managers: int
+) -> dict[str, Any]:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         raise ClusterError(f"port {port} is taken; end what listens there, or choose another")
     for name in ("tmp", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("tmp", "logs", "conf"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    options = settings(port, _free_port(), folder, restarts)
+    options = settings(port, _free_port(), folder, restarts, task_managers)
     lines = "".join(f"{key}: {_text(value)}\n" for key, value in options.items())
     (folder / "conf/flink-conf.yaml").write_text(lines)
-    started: dict[str, Any] = {"port": port, "jars": f"{jars}/jars/*", "task_managers": []}
+    started: dict[str, Any] = {"port": port, "jars": f"{jars}/jars/*"}
+    started |= {"wanted": task_managers, "task_managers": []}
     started["job_manager"] = _start(folder, started["jars"], JOB_MANAGER, JOB_MANAGER_MEMORY)
     _note(folder, started)
     return started
@@ -251,7 +258,7 @@ def _wait(started: Mapping[str, Any], seconds: float, folder: Path) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError, ValueError):
-            if ask(started["port"], "/overview")["taskmanagers"] == TASK_MANAGERS:
+            if ask(started["port"], "/overview")["taskmanagers"] == started["wanted"]:
                 return
         ended = [process for process in _processes(started) if not _is_ours(process)]
         if ended or time.monotonic() > deadline:
@@ -327,12 +334,15 @@ def main() -> int:
     parser.add_argument("what", choices=("up", "down"))
     parser.add_argument("--port", type=int, default=PORT, help="of the web page")
     parser.add_argument("--restarts", type=int, default=3, help="of a job, at most")
+    parser.add_argument("--task-managers", type=int, default=TASK_MANAGERS, help="of a new cluster")
     options = parser.parse_args()
     try:
         if options.what == "down":
             print("Flink is down" if down() else "no Flink was up")
             return 0
-        started = up(port=options.port, restarts=options.restarts)
+        started = up(
+            port=options.port, restarts=options.restarts, task_managers=options.task_managers
+        )
     except ClusterError as error:
         print(f"flink: {error}", file=sys.stderr)
         return 1

@@ -65,7 +65,8 @@ _OF_MODELS = (
     click.option(
         "--engine",
         type=click.Choice(ENGINES),
-        help="How to run the network.  [default: xla on a GPU, graph on a CPU]",
+        help="Compile the network (xla), its last step (xla-head) or nothing (graph).  "
+        "[default: xla on a GPU, xla-head on a CPU]",
     ),
     click.option(
         "--precision",
@@ -130,6 +131,9 @@ def set_up_logging(level: str) -> None:
     if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
+    if level not in ("debug", "info"):  # nor by what Dataflow tells, or by each attempt to ask it
+        for name in ("runners.dataflow", "utils.retry", "internal.gcp.auth"):
+            logging.getLogger(f"apache_beam.{name}").setLevel(logging.CRITICAL)
     # Beam says so where optional packages of its own are missing; nothing here needs them.
     noise = ("Resource module is not available", "apitools not found", *_OF_JOB_SERVERS)
     for handler in logging.getLogger().handlers:

@@ -67,7 +67,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--detach",
     is_flag=True,
-    help="With --runner FlinkRunner: hand the job to the cluster, and do not wait for it.",
+    help="With --runner FlinkRunner or DataflowRunner: hand the job over, and do not wait for it.",
 )
 @of_models
 @workers

@@ -61,7 +61,7 @@ def segment(
         moved: the archive is that of the earlier runs, in another place.
         verify: check the pixels of every mask that stands against its row.
         max_pixels: reject larger images.
-        engine: ``"auto"``, ``"xla"`` or ``"graph"``.
+        engine: ``"auto"``, ``"xla"``, ``"xla-head"`` or ``"graph"``.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``, the latter of them where this
             machine's CPU computes it.
         batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.

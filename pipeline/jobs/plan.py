@@ -16,7 +16,7 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import ListOptions
 from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.jobs import preview, runners
-from pipeline.jobs.remote import RemoteJob
+from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, threads
@@ -144,6 +144,8 @@ def plan(request: Request) -> Plan:
     )
     beam_options = PipelineOptions(list(request.beam_options))
     local = runners.is_local(beam_options)
+    if not local:
+        runners.check_options(beam_options)
     files = Files(parse_options(request.storage_options))
     if not request.inputs:
         raise UserError("no INPUT; name a folder, a glob, an image or @LIST")
@@ -163,7 +165,7 @@ def plan(request: Request) -> Plan:
     preview.check_input(sources, listing, files)
     noted = claims.look(out)
     decode = DecodeOptions(network_side(request.long_side, model, request.tile), request.max_pixels)
-    engine = _engine(request, tile_side(model) if request.tile else None, noted, local)
+    engine = _engine(request, model, decode.long_side, noted, local)
     planned = Plan(
         sources=sources,
         listing=listing,
@@ -198,7 +200,9 @@ def recipe_of(model: Description, decode: DecodeOptions, engine: EngineOptions) 
     )
 
 
-def _engine(request: Request, tile: int | None, noted: Noted, local: bool) -> EngineOptions:
+def _engine(
+    request: Request, model: Description, long_side: int | None, noted: Noted, local: bool
+) -> EngineOptions:
     """The engine that is asked for; what is left open is as OUT's masks were made."""
     engine, precision, batch_size = request.engine, request.precision, request.batch_size
     if noted.recipe is not None:
@@ -209,7 +213,17 @@ def _engine(request: Request, tile: int | None, noted: Noted, local: bool) -> En
         batch_size = batch_size or noted.recipe.batch_size
     # What workers elsewhere have is not known here.
     accelerator = threads.has_accelerator if local else lambda: False
-    return resolve(request.model, engine, precision, batch_size, accelerator, local, tile)
+    return resolve(
+        request.model,
+        engine,
+        precision,
+        batch_size,
+        accelerator,
+        local,
+        classes=len(model.labels),
+        tile=tile_side(model) if request.tile else None,
+        long_side=long_side,
+    )
 
 
 def network_side(long_side: int | str | None, model: Description, tile: bool) -> int | None:

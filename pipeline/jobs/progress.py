@@ -39,11 +39,15 @@ def stage_timer(stage: str) -> Iterator[None]:
 
 
 def stage_seconds(result: PipelineResult) -> dict[str, float]:
-    """Seconds each stage took, summed over all threads and workers."""
-    found = result.metrics().query(MetricsFilter().with_namespace(METRICS))["distributions"]
+    """Seconds each stage took, summed over all threads and workers; none if nobody can tell."""
+    try:
+        found = result.metrics().query(MetricsFilter().with_namespace(METRICS))["distributions"]
+    except Exception as error:  # the job is done all the same
+        _LOGGER.info("no stage times: %s", error)
+        return {}
     sums = {metric.key.metric.name: metric.result.sum / 1e6 for metric in found}
     names = {stage: f"{stage}_us" for stage in TIMED_STAGES} | {"infer": INFER}
-    return {stage: sums.get(name, 0.0) for stage, name in names.items()}
+    return {stage: sums.get(name, 0.0) for stage, name in names.items()} if sums else {}
 
 
 class Counts:

@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics.metric import MetricResults
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     PipelineOptions,
     PortableOptions,
     StandardOptions,
 )
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
-from apache_beam.runners.runner import PipelineResult, create_runner
+from apache_beam.runners.runner import PipelineResult, PipelineState, create_runner
 from apache_beam.runners.worker import sdk_worker
 
 from model_build.errors import JobError, Terminated, UserError, first_line, require
 from pipeline.jobs import progress
-from pipeline.jobs.remote import RemoteJob
+from pipeline.jobs.job import RemoteJob
 from pipeline.network import threads
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,6 +54,21 @@ def is_local(options: PipelineOptions) -> bool:
     except (ImportError, ValueError) as error:
         raise UserError(f"--runner {runner}: {error}") from None
     return False
+
+
+def check_options(options: PipelineOptions) -> None:
+    """Lets Beam look at the options of a job elsewhere, which may complete them.
+
+    Raises:
+        UserError: one that its runner needs is missing or cannot be.
+    """
+    name = options.view_as(StandardOptions).runner
+    try:
+        found = PipelineOptionsValidator(options, create_runner(name)).validate()
+    except Exception as error:  # of Google's libraries, which it may ask for a bucket
+        found = [first_line(error)]
+    if found:
+        raise UserError(f"--runner {name}: {found[0].rstrip('.')}")
 
 
 def run_here(options: PipelineOptions, workers: int | None) -> None:
@@ -98,17 +115,24 @@ def run(
             if journalled is None:
                 result.wait_until_finish()
                 return result
-            metrics = result.metrics if job is None else job.metrics
-            with progress.following(metrics, journalled):
-                result.wait_until_finish()
-            progress.COUNTS.put(**progress.metric_counts(result.metrics()))
-            return result
+            with progress.following(_asking(result, job), journalled):
+                state = result.wait_until_finish()
+            with contextlib.suppress(Exception):  # what matters is how the job has ended
+                progress.COUNTS.put(**progress.metric_counts(result.metrics()))
     except KeyboardInterrupt as interrupt:
         if journalled is not None:
             interrupt.args = (_cancel(pipeline.options, result, job),)
         raise
     except Exception as error:
         raise _failed(error) from error
+    if state != PipelineState.DONE:  # Beam may raise it, and may say so
+        raise JobError(_ended(state))
+    return result
+
+
+def _asking(result: PipelineResult, job: RemoteJob | None) -> Callable[[], MetricResults]:
+    """What asks a job's runner for its metrics."""
+    return lambda: result.metrics() if job is None else job.metrics(result)
 
 
 def submit(pipeline: beam.Pipeline, job: RemoteJob) -> None:
@@ -141,7 +165,8 @@ def _cancel(options: PipelineOptions, result: PipelineResult | None, job: Remote
     named = job or "the job"
     try:
         if job is not None:
-            job.cancel()
+            if not job.cancel():
+                return f"{named} is being cancelled, which takes a while"
         elif result is not None:
             result.cancel()
     except KeyboardInterrupt:
@@ -162,12 +187,30 @@ _RAISED = re.compile(
 )
 
 
+# What Dataflow's client raises of a job that has ended otherwise than by itself.
+_ENDED = re.compile(r"Dataflow pipeline failed\. State: (?P<state>[A-Z_]+), Error:\s+None$")
+
+
+def _ended(state: str) -> str:
+    """How a job has come to its end, of which its runner tells no more.
+
+    Args:
+        state: of Beam's.
+    """
+    if state == PipelineState.FAILED:
+        return "the job failed, and its runner does not say why; its page there may"
+    return f"the job was {state.lower()} there"
+
+
 def explain(text: str) -> str:
     """Why a job failed, in one line, of what its runner raised.
 
     Args:
         text: of the exception: tracebacks of workers, perhaps of another language around them.
     """
+    ended = _ENDED.search(text.strip())
+    if ended is not None:
+        return _ended(ended["state"])
     lines = [line.strip() for line in text.strip().splitlines()] or ["no cause was given"]
     found = [match for line in lines if (match := _RAISED.match(line))]
     for match in found:

@@ -13,13 +13,13 @@ from model_build.errors import JobError, UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.jobs import progress, remote, runners
 from pipeline.jobs.graph import SegmentArchive
+from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.plan import Plan, Request, plan
-from pipeline.jobs.remote import RemoteJob
 from pipeline.network import threads
 from pipeline.network.handler import SegmentationHandler
 from pipeline.outputs import claims, gate
 from pipeline.outputs.ending import Claimed
-from pipeline.outputs.folder import SUMMARY, OutputFolder
+from pipeline.outputs.folder import STAGED, SUMMARY, OutputFolder
 from pipeline.outputs.journal import Journalled
 from pipeline.outputs.lock import Lock, new_run
 from pipeline.outputs.summary import Summary, allowed_rejects, versions
@@ -47,10 +47,10 @@ def submit(request: Request) -> RemoteJob:
             such a job.
     """
     planned = plan(request)
-    if remote.cluster(planned.beam_options) is None:
+    if remote.address(planned.beam_options) is None:
         raise UserError(
-            "--detach: needs --runner FlinkRunner with --flink_master; any other job would end "
-            "with this command"
+            "--detach: needs --runner DataflowRunner, or FlinkRunner with --flink_master; any "
+            "other job would end with this command"
         )
     with claimed(planned, leave=True) as ours:
         assert ours.job is not None
@@ -88,15 +88,15 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
         The plan, with what it has claimed.
 
     Raises:
-        UserError: another job is writing to OUT, or it cannot be an output folder; or the cluster
-            does not answer.
+        UserError: another job is writing to OUT, or it cannot be an output folder; or the job's
+            runner does not answer.
         JobError: it cannot be written just now.
     """
     claims.prepare(plan.out.path, plan.out.files)
     out = replace(plan.out, run=new_run())
     job = None if plan.local else remote.name_job(plan.beam_options, out.run)
     if job is not None:
-        job.check_cluster()
+        job.prepare(plan.beam_options)
     handed_over = False
     lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.lives)
     try:
@@ -133,10 +133,10 @@ def stage(plan: Plan) -> Plan:
     """
     if plan.local or plan.shared_disk:
         return plan
-    copy = f"model-{plan.model.fingerprint[:12]}"
+    copy = f"{STAGED}/model-{plan.model.fingerprint[:12]}"
     model = _copied(plan.engine.model, copy, plan.out)
     sources = tuple(
-        source._replace(where=_copied(source.where, f"input-{index}.txt", plan.out))
+        source._replace(where=_copied(source.where, f"{STAGED}/input-{index}.txt", plan.out))
         if source.kind == "list"
         else source
         for index, source in enumerate(plan.sources)

@@ -68,7 +68,9 @@ class SegmentImages(beam.PTransform):
             batch_size,
             threads.has_accelerator,
             local=False,
+            classes=len(description.labels),
             tile=tile_side(description) if tile else None,
+            long_side=self.decode.long_side,
         )
         recipe = recipe_of(description, self.decode, self.engine)
         out = OutputFolder(parse_output(as_text("output", output), files), files, overlays)

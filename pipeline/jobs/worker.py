@@ -8,6 +8,7 @@ worker has its own copy of the code.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ def environment(worker: str, info: Any, given: Mapping[str, str]) -> dict[str, s
     """
     found = {
         "WORKER_ID": worker,
-        "PIPELINE_OPTIONS": json_format.MessageToJson(info.pipeline_options, indent=None),
+        "PIPELINE_OPTIONS": json.dumps(_plain(info.pipeline_options)),
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
     }
     for name in ("control", "logging", "status"):
@@ -42,6 +43,16 @@ def environment(worker: str, info: Any, given: Mapping[str, str]) -> dict[str, s
                 descriptor, as_one_line=True
             )
     return found
+
+
+def _plain(options: Any) -> Any:
+    """Options as Beam's parser takes them: all numbers of a ``Struct`` are floats, ``300.0``."""
+
+    def number(text: str) -> int | float:
+        value = float(text)
+        return int(value) if value.is_integer() else value
+
+    return json.loads(json_format.MessageToJson(options), parse_float=number)
 
 
 def provision(worker: str, address: str) -> Any:
@@ -62,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="A worker for --environment_type PROCESS; its runner starts it.",
         allow_abbrev=False,
     )
-    parser.add_argument("--id", required=True)
+    # Prism quotes it, though no shell takes the quotes off again.
+    parser.add_argument("--id", required=True, type=lambda text: text.strip("'"))
     parser.add_argument("--provision_endpoint", required=True)
     for name in ("control", "logging", "artifact"):
         parser.add_argument(f"--{name}_endpoint")

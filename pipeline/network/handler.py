@@ -20,6 +20,7 @@ from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
 
 METRICS = "fcn_beam"  # the namespace of Beam's metrics
+MOST_CLASSES = 32  # whose logits XLA on a CPU finds the largest of faster than graph mode does
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class EngineOptions:
 
     Attributes:
         model: the saved-model folder, on any disk or store.
-        engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"`` or ``"graph"``.
+        engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"``, ``"xla-head"`` or
+            ``"graph"``.
         batch_size: likewise.
         precision: likewise; ``"float32"`` or ``"bfloat16"``.
         tile: likewise; None takes every image whole.
+        long_side: likewise.
     """
 
     model: str
@@ -39,6 +42,7 @@ class EngineOptions:
     batch_size: int
     precision: str = precisions.FLOAT32
     tile: int | None = None
+    long_side: int | None = None
 
 
 def resolve(
@@ -48,19 +52,24 @@ def resolve(
     batch_size: int | None,
     accelerator: Callable[[], bool],
     local: bool,
+    *,
+    classes: int,
     tile: int | None = None,
+    long_side: int | None = None,
 ) -> EngineOptions:
     """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
 
-    ``"auto"`` is XLA on an accelerator and the graph on a CPU, where compiling takes longer than it
-    gains (``benchmarks/engines.py``). A batch is 8 images on an accelerator and one on a CPU, where
+    ``"auto"`` is XLA on an accelerator. On a CPU XLA compiles the head alone, which takes about
+    half the time so, and nothing where there are many classes; convolutions are faster in graph
+    mode (``benchmarks/canvases.py``). A batch is 8 images on an accelerator and one on a CPU, where
     larger ones gain little and the last of each shape must be filled up. Of precisions see
     :func:`pipeline.network.precision.resolve`.
 
     Args:
         accelerator: whether the workers have one; asked only where it matters.
         local: this machine is the one that runs the network.
-        tile: see :class:`EngineOptions`.
+        classes: that the network tells apart.
+        tile, long_side: see :class:`EngineOptions`.
 
     Raises:
         UserError: an unknown engine or precision, or one that this machine has not.
@@ -68,13 +77,15 @@ def resolve(
     if engine not in ENGINES:
         raise UserError(f"--engine {engine}: must be one of {', '.join(ENGINES)}")
     if engine == "auto":
-        engine = "xla" if accelerator() else "graph"
+        on_cpu = "xla-head" if classes <= MOST_CLASSES else "graph"
+        engine = "xla" if accelerator() else on_cpu
     return EngineOptions(
         model,
         engine,
         batch_size or (8 if accelerator() else 1),
         precisions.resolve(precision, engine, local),
         tile,
+        long_side,
     )
 
 
@@ -129,7 +140,12 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
 
         options = self.options
         segmenter = Segmenter(
-            network, options.engine, options.batch_size, options.precision, options.tile
+            network,
+            options.engine,
+            options.batch_size,
+            options.precision,
+            options.tile,
+            options.long_side,
         )
         memory.give_back()
         return segmenter

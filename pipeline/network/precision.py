@@ -50,7 +50,7 @@ def resolve(precision: str, engine: str, local: bool) -> str:
         UserError: as :func:`check`, where this machine runs the network.
     """
     if precision == AUTO:
-        fast = local and engine == "graph" and supports_bfloat16()
+        fast = local and engine != "xla" and supports_bfloat16()
         return BFLOAT16 if fast else FLOAT32
     if local or precision not in PRECISIONS:
         check(precision, engine)
@@ -69,8 +69,8 @@ def check(precision: str, engine: str) -> None:
         return
     if engine == "xla":
         raise UserError(
-            f"--precision {BFLOAT16}: XLA does not support it on a CPU; add --engine graph, or use "
-            f"--precision {FLOAT32}"
+            f"--precision {BFLOAT16}: XLA does not support it on a CPU; add --engine xla-head, or "
+            f"use --precision {FLOAT32}"
         )
     if not supports_bfloat16():
         raise UserError(

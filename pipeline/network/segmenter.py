@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from model_build.artifact import Network
-from pipeline.network.context import split
+from pipeline.network.canvases import canvas, on_canvas
+from pipeline.network.context import of_part, split
 from pipeline.network.folding import fold
 from pipeline.network.precision import FLOAT32, check, optimizer
 from pipeline.network.tiling import Tiling
@@ -29,11 +32,15 @@ class Segmenter:
 
     Args:
         network: from :func:`pipeline.network.models.load`.
-        engine: ``"xla"`` compiles the network, anew for each shape it meets; ``"graph"`` does not.
+        engine: ``"graph"`` runs the network in TensorFlow's graph mode, ``"xla"`` compiles all of
+            it, ``"xla-head"`` what comes after its scores. What is compiled runs on canvases
+            (:mod:`pipeline.network.canvases`); what no canvas holds is run in graph mode.
         batch_size: images a call.
         precision: of the network's features, ``"float32"`` or ``"bfloat16"``; logits are float32.
         tile: the longest side in pixels of the tiles that :meth:`tiled` takes images in, a multiple
             of the stride; None where it is not to be called.
+        long_side: the longest side in pixels of the images that it gets; None for any. It only
+            says which canvases are worth having.
 
     Raises:
         UserError: a precision that this machine, or the engine, does not have.
@@ -46,43 +53,52 @@ class Segmenter:
         batch_size: int = 1,
         precision: str = FLOAT32,
         tile: int | None = None,
+        long_side: int | None = None,
     ):
         check(precision, engine)
         self.stride = network.description.stride
         self.batch_size = batch_size
         self.tile = tile
         images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
-        compiled = engine == "xla"
-        body = fold(freeze(scores_of(network), images), self.stride, compiled=compiled)
+        body = fold(freeze(scores_of(network), images), self.stride, compiled=engine == "xla")
         # The head has its own graph, as its sums decide between classes: they stay float32.
-        head = fold(freeze(classes_of(network), _spec(body.outputs[0])), compiled=compiled)
+        head = freeze(classes_of(network), _spec(body.outputs[0]))
+        # Beyond that the logits of a canvas, which XLA holds all at once, take much memory.
+        longest = tile or 2 * network.description.long_side
+        longest = min(long_side or longest, longest)
+        place = partial(canvas, longest=longest, multiple=self.stride)
+
+        def ready(function: Any) -> Callable[..., Sequence[Any]]:
+            """What runs a function of images."""
+            run = runner(function, precision)
+            if engine != "xla":
+                return run
+            signature = [*map(_spec, function.inputs), tf.TensorSpec([2], tf.int32)]
+            compiled = tf.function(of_part(function), signature, jit_compile=True)
+            return on_canvas(compiled, run, place)
+
+        score = ready(body)
+        if engine == "graph":
+            classify = runner(fold(head), FLOAT32)
+        else:
+            classify = compiled_head(head, place, side_of_cells(body, self.stride))
 
         def whole(images: Any) -> tuple[Any, Any]:
-            scores, finite = body(images)
-            return head(scores)[0], finite
+            scores, finite = score(images)
+            return classify(scores)[0], finite
 
-        def ready(function: Any, precision: str) -> Callable[..., Sequence[Any]]:
-            if not compiled:
-                return runner(function, precision)
-            # One trace, for any height and width; XLA still compiles each shape it meets.
-            signature = [_spec(tensor) for tensor in function.inputs]
-            return tf.function(function, signature, jit_compile=True)
-
+        self._whole = self._filled(whole)
         if tile is not None:
-            average, score = split(body)
+            average, rest = split(body)
             self._tiling = Tiling(
-                None if average is None else self._filled(ready(average, precision)),
-                self._filled(ready(score, precision)),
-                self._filled(ready(head, FLOAT32)),
+                None if average is None else self._filled(ready(average)),
+                self._filled(ready(rest)),
+                self._filled(classify),
                 tile,
                 self.stride,
                 batch_size,
             )
-        if compiled:
-            self._whole = self._filled(tf.function(whole, [images], jit_compile=True))
-        else:
-            body, head = ready(body, precision), ready(head, FLOAT32)
-            self._whole = self._filled(whole)
+        if engine == "graph":
             # TensorFlow optimizes a graph in its first call, of whatever shape.
             with contextlib.suppress(Exception):  # too small an image for this network
                 self(np.zeros((1, 4 * self.stride, 4 * self.stride, 3), np.uint8))
@@ -112,9 +128,53 @@ class Segmenter:
             short = self.batch_size - count
             if short:
                 arrays = tuple(np.concatenate([x, np.repeat(x[:1], short, axis=0)]) for x in arrays)
-            return [found.numpy()[:count] for found in function(*map(tf.constant, arrays))]
+            return [np.asarray(found)[:count] for found in function(*map(tf.constant, arrays))]
 
         return call
+
+
+def compiled_head(
+    head: Any, place: Callable[[tuple[int, int]], tuple[int, int] | None], pixels: int
+) -> Callable[[Any], Sequence[Any]]:
+    """A frozen function of scores, compiled by XLA for canvases; in graph mode beyond them.
+
+    Args:
+        place: of an image's size, the canvas.
+        pixels: the side of a cell of scores.
+    """
+    run = tf.function(fold(head, compiled=True), [_spec(head.inputs[0])], jit_compile=True)
+
+    @functools.cache  # made when a large image wants it
+    def in_graph() -> Callable[..., Sequence[Any]]:
+        return runner(fold(head), FLOAT32)
+
+    def place_cells(size: tuple[int, int]) -> tuple[int, int] | None:
+        found = place((size[0] * pixels, size[1] * pixels))
+        return None if found is None else (found[0] // pixels, found[1] // pixels)
+
+    return on_canvas(
+        lambda scores, part: run(scores), lambda scores: in_graph()(scores), place_cells
+    )
+
+
+def side_of_cells(body: Any, stride: int) -> int:
+    """How many pixels a cell of a body's scores is wide and high.
+
+    Args:
+        body: a concrete function, images → scores and more.
+        stride: sides of images are multiples of it.
+    """
+    side = 4 * stride
+    (images,), scores = body.inputs, body.outputs[0]
+    with tf.Graph().as_default():
+        given = tf.compat.v1.placeholder(images.dtype, [images.shape[0], side, side, 3])
+        (found,) = tf.graph_util.import_graph_def(
+            body.graph.as_graph_def(), {images.name: given}, [scores.name], name=""
+        )
+    height = found.shape.dims[1].value if found.shape.rank else None
+    if height is None:  # the graph computes its sizes
+        height = body(tf.zeros([images.shape[0], side, side, 3], images.dtype))[0].shape[1]
+    return side // height
 
 
 def scores_of(network: Network) -> Callable:

@@ -10,6 +10,7 @@
     OUT/summary.json                  totals, and the names of the shards; written last
     OUT/journal/*.jsonl               rows of a run that has not ended yet
     OUT/lock/N                        the run that writes here
+    OUT/staged/                       a local model and local lists, for workers elsewhere
     OUT/.unfinished/RUN/              that it lives; on local disk, what is being written
 """
 
@@ -32,8 +33,9 @@ from pipeline.storage import File, Files, Unlisted, absolute, is_read_only, is_r
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
 MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
-JOURNAL, LOCK = "journal", "lock"
-_FOLDERS = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK)  # what a run puts files into
+JOURNAL, LOCK, STAGED = "journal", "lock", "staged"
+_FOLDERS = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK, STAGED)  # what a run puts files into
+_LINKED: set[str] = set()  # of those, what this process has found to be links to another disk
 LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
 
 
@@ -63,15 +65,18 @@ class OutputFolder:
             OSError: it cannot be written, or OUT has been removed since it was claimed.
             Stopped: the run has been stopped.
         """
+        folder = f"{self.path}/{name.partition('/')[0]}"
+        inside = f"{folder}/{UNFINISHED}/{self.run}".rstrip("/")
+        scratch = inside if folder in _LINKED else self.scratch
         with gate.passing(self.run):
             try:
-                written = self._write(name, data, self.scratch)
+                written = self._write(name, data, scratch)
             except OSError as error:
-                if error.errno != errno.EXDEV:
+                if error.errno != errno.EXDEV or scratch == inside:
                     raise
-                # OUT/masks, say, is a link to another disk.
-                here = f"{self.path}/{name.partition('/')[0]}"
-                written = self._write(name, data, f"{here}/{UNFINISHED}/{self.run}".rstrip("/"))
+                # OUT/masks, say, is a link to another disk: further files are begun there.
+                written = self._write(name, data, inside)
+                _LINKED.add(folder)
         return Stamp(written.size, written.version)
 
     def _write(self, name: str, data: bytes, scratch: str) -> File:
@@ -145,7 +150,7 @@ class OutputFolder:
         Returns:
             Globs, of which only the last part is a pattern: ``**`` stands for all that is below.
         """
-        names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl", "input-*.txt")
+        names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl")
         written = (*(f"{folder}/**" for folder in _FOLDERS), *names)
         return tuple(f"{self.path}/{name}" for name in written)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # Raised whenever this code makes other pixels of the same image, model and options.
-PIXELS = 3
+PIXELS = 4
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Recipe:
     Attributes:
         model: its fingerprint.
         long_side: the longest side in pixels that the network sees, None for any.
-        engine: ``"xla"`` or ``"graph"``.
+        engine: ``"xla"``, ``"xla-head"`` or ``"graph"``.
         precision: of the network's numbers.
         batch_size: images a call.
         pixels: see :data:`PIXELS`.

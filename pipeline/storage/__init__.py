@@ -16,7 +16,7 @@ from pipeline.storage.names import (
     printable,
     scheme_of,
 )
-from pipeline.storage.stores import parse_options, secrets
+from pipeline.storage.stores import google_token, parse_options, secrets
 
 __all__ = [
     "File",
@@ -28,6 +28,7 @@ __all__ = [
     "ends_the_job",
     "folder_of",
     "glob_folder",
+    "google_token",
     "is_everybodys",
     "is_names",
     "is_read_only",

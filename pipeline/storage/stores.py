@@ -180,6 +180,31 @@ def _find_google(options: Options) -> str:
     return ""
 
 
+def google_token() -> str:
+    """An access token for Google's services, of whoever runs this.
+
+    Raises:
+        OSError: there are no credentials, or Google refuses them.
+    """
+    import google.auth.exceptions
+    import google.auth.transport.requests
+
+    try:
+        credentials = _google_credentials()
+        if not credentials.valid:
+            credentials.refresh(google.auth.transport.requests.Request())
+        return credentials.token
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise OSError(f"no credentials for Google Cloud: {first_line(error)}") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _google_credentials() -> Any:
+    import google.auth
+
+    return google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0]
+
+
 def _find_amazon(options: Options) -> str:
     if "key" in options or str(options.get("anon", "")).lower() == "true":
         return ""

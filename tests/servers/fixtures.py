@@ -6,6 +6,7 @@ import uuid
 import pytest
 
 from deploy.flink import cluster
+from tests.servers import dataflow as dataflows
 from tests.servers import flink as flinks
 from tests.servers import invented as invented_names
 from tests.servers import stores
@@ -108,11 +109,19 @@ def folder(request, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def flink(tmp_path_factory):
-    """A Flink cluster that starts a job again when a task manager is lost."""
+def shared_flink(tmp_path_factory):
+    """A Flink cluster as the test before has left it."""
     _needs(cluster.missing())
     with flinks.running(tmp_path_factory.mktemp("flink")) as running:
         yield running
+
+
+@pytest.fixture
+def flink(shared_flink):
+    """A Flink cluster that starts a job again when a task manager is lost: whole, and idle."""
+    shared_flink.heal()
+    yield shared_flink
+    shared_flink.cancel_all()
 
 
 @pytest.fixture
@@ -129,3 +138,16 @@ def prism():
     found = program("prism")
     _needs("no prism: `make servers` installs it, which needs Go" if found is None else "")
     return found
+
+
+@pytest.fixture
+def dataflow(gs, fake_gcs_address, prism, tmp_path, monkeypatch):
+    """A stub of Dataflow that runs what is submitted; its ``bucket`` is an empty one."""
+    environment = stores.fake_gcs_environment(fake_gcs_address)
+    with dataflows.serving(tmp_path, prism, environment) as server:
+        dataflows.account(tmp_path / "account.json", server.address)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+        # Google's libraries ask about any account, and no test needs the internet.
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        server.bucket = gs
+        yield server

@@ -2,13 +2,17 @@
 
 Such a worker is a script that :func:`worker` writes, for ``--environment_type PROCESS``. It puts
 the stub of :mod:`tests.pipeline.jobs.reliability` in the network's place, notes when it loads it,
-and stops after each window for as long as a file stands, so that a test may look on, or kill it.
+and stops after each window for as long as a file stands, which it notes, too, so that a test may
+look on, or kill it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.flink import cluster
+from pipeline.jobs.flink import FlinkJob
 from tests.servers.process import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,11 +36,14 @@ describe, write_window = models.load, windows.write_window
 
 def load(*arguments):
     with open({folder!r} + "/loaded", "a") as log:
-        log.write(f"{{os.getpid()}}\\n")
+        print(os.getpid(), file=log)
     return describe(*arguments)
 
 def write_and_hold(*arguments):
     outcomes = write_window(*arguments)
+    if os.path.exists({folder!r} + "/hold"):
+        with open({folder!r} + "/held", "a") as log:
+            print(os.getpid(), file=log)
     while os.path.exists({folder!r} + "/hold"):
         time.sleep(0.05)
     return outcomes
@@ -46,10 +54,14 @@ worker.main()
 
 
 @contextlib.contextmanager
-def running(folder: Path, restarts: int = 3) -> Iterator[Cluster]:
+def running(
+    folder: Path, restarts: int = 3, task_managers: int = cluster.TASK_MANAGERS
+) -> Iterator[Cluster]:
     """A cluster, while its block runs."""
     cluster.fetch()
-    started = cluster.up(folder, free_port(), restarts, jars=cluster.FOLDER)
+    started = cluster.up(
+        folder, free_port(), restarts, jars=cluster.FOLDER, task_managers=task_managers
+    )
     try:
         yield Cluster(folder, started)
     finally:
@@ -88,9 +100,26 @@ class Cluster:
         found = cluster.ask(self.port, "/jobs/overview")["jobs"]
         return {job["jid"]: job["state"] for job in found}
 
+    def kill_task_manager(self, worker: int) -> None:
+        """Kills the task manager that has started a worker: of another one no job misses anything.
+
+        Args:
+            worker: its process id.
+        """
+        found = subprocess.run(["ps", "-o", "ppid=", "-p", str(worker)], capture_output=True)
+        manager = int(found.stdout)
+        assert manager in self.task_managers
+        os.kill(manager, signal.SIGKILL)
+
     def heal(self) -> None:
         """Starts task managers in the place of those that were killed."""
         self.task_managers = cluster.up(self.folder)["task_managers"]
+
+    def cancel_all(self) -> None:
+        """Ends what a test has left."""
+        for job in cluster.ask(self.port, "/jobs/overview")["jobs"]:
+            if job["state"] not in FlinkJob.ENDED:
+                FlinkJob(f"http://127.0.0.1:{self.port}", job["name"]).cancel()
 
     def running_jobs(self) -> list[str]:
         return [job for job, state in self.jobs().items() if state == "RUNNING"]
@@ -102,7 +131,7 @@ class Cluster:
 
 
 def worker(folder: Path) -> str:
-    """Writes the command of a worker; ``loaded`` and ``hold`` are files of its folder."""
+    """Writes the command of a worker; ``loaded``, ``hold`` and ``held`` are files of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "worker"
     path.write_text(WORKER.format(python=sys.executable, root=str(ROOT), folder=str(folder)))

@@ -165,7 +165,7 @@ def test_the_output_is_passed_over_when_the_input_is_reached_by_a_link(tmp_path,
     assert names(f"{tmp_path}/link", exclude=written(f"{tmp_path}/real/out")) == ["a.jpg"]
 
 
-WRITTEN = ["run.json", "summary.json", "input-0.txt"]
+WRITTEN = ["run.json", "summary.json", "staged/input-0.txt", "staged/model-1/model.json"]
 WRITTEN += [f"{kind}-r1-00000-of-00001.jsonl" for kind in ("histograms", "rejected")]
 
 

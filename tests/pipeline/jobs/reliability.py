@@ -32,7 +32,7 @@ from pipeline.storage import File, Files, files, folders, is_remote, local, pagi
 
 FILES = Files()
 SEGMENTER = "pipeline.network.segmenter"
-STORE_VARIABLES = ("AWS_", "STORAGE_EMULATOR_HOST", "GCSFS_")
+STORE_VARIABLES = ("AWS_", "STORAGE_EMULATOR_HOST", "GCSFS_", "GOOGLE_", "HTTPS_PROXY")
 
 
 class StubSegmenter:
@@ -43,7 +43,7 @@ class StubSegmenter:
 
     stride = 32
 
-    def __init__(self, network, engine="graph", batch_size=1, precision="float32", tile=None):
+    def __init__(self, network, engine, batch_size, precision, tile, long_side):
         self._shift = int(network.fingerprint[0], 16)
         self.batch_size, self.tile = batch_size, tile
 

@@ -62,8 +62,15 @@ def expected(stub_job, archive, tmp_path):
     return reliability.masks(str(tmp_path / "expected"))
 
 
-def some_masks(out):
-    return os.path.isdir(f"{out}/masks") and reliability.masks(out)
+def held_worker(job, hold):
+    """Waits for a worker that has written a window's masks and stops; returns its process id."""
+    noted = hold.with_name("held")
+
+    def held():
+        assert job.running, job.errors
+        return noted.exists() and noted.read_text().split()
+
+    return int(wait_until(held, "held")[0])
 
 
 def lock_of(out):
@@ -96,26 +103,30 @@ def test_masks_and_rows_are_those_of_a_local_run(flink, photos, tiny_model, tmp_
 def test_a_job_goes_on_when_a_task_manager_is_killed(
     flink, start, archive, out, hold, expected, tmp_path
 ):
-    job = start(flink, archive, out)
-    wait_until(lambda: some_masks(out), "a mask")
+    log = tmp_path / "worker/loaded"
+
+    def loaded():
+        return log.read_text().split() if log.exists() else []
+
+    job = start(flink, archive, out, "--parallelism", "2")
+    wait_until(lambda: len(loaded()) == 2, "work for both task managers")
+    held = held_worker(job, hold)
     (running,) = flink.running_jobs()
-    os.kill(flink.task_managers[0], signal.SIGKILL)
+    flink.kill_task_manager(held)
     wait_until(lambda: flink.failures(running), "missed")
     flink.heal()
     hold.unlink()
     assert job.wait() == 0, job.errors
     reliability.assert_complete(out, expected)
     assert reliability.summary(out)["kept"] == 0, "an attempt's masks are this run's"
-    loaded = (tmp_path / "worker/loaded").read_text().split()
-    assert len(loaded) == len(set(loaded)), "a worker has loaded the model twice"
+    assert len(loaded()) == len(set(loaded())), "a worker has loaded the model twice"
 
 
 def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
     fragile_flink, start, stub_job, archive, out, hold, expected
 ):
     job = start(fragile_flink, archive, out)
-    wait_until(lambda: some_masks(out), "a mask")
-    os.kill(fragile_flink.task_managers[0], signal.SIGKILL)
+    fragile_flink.kill_task_manager(held_worker(job, hold))
     assert job.wait() == 1
     (line,) = [line for line in job.errors.splitlines() if line.startswith("fcn-beam: ")]
     assert "run the same command again to continue" in line
@@ -133,7 +144,7 @@ def test_an_interrupt_cancels_the_job_on_the_cluster(
     flink, start, stub_job, archive, out, hold, number, status, word
 ):
     job = start(flink, archive, out)
-    wait_until(lambda: some_masks(out), "a mask")
+    held_worker(job, hold)
     (running,) = flink.running_jobs()
     job.send(number)
     wait_until(lambda: not flink.running_jobs(), "cancelled")
@@ -165,7 +176,7 @@ def test_the_output_folder_is_taken_for_as_long_as_the_job_of_a_killed_client_ru
     flink, start, stub_job, archive, out, hold, expected
 ):
     job = start(flink, archive, out)
-    wait_until(lambda: some_masks(out), "a mask")
+    held_worker(job, hold)
     job.send(signal.SIGKILL)
     job.wait()
     with pytest.raises(UserError, match="another job is writing there"):

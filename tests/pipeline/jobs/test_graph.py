@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import re
+from dataclasses import replace
 
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import SegmentImages
-from pipeline.jobs.plan import Request
+from pipeline.inputs.names import group_key
+from pipeline.jobs.graph import SegmentArchive
+from pipeline.jobs.plan import Request, plan
 from pipeline.jobs.segment import segment
+from pipeline.outputs.ending import Claimed
 from pipeline.outputs.recipe import Recipe
 from pipeline.records import Reject, Row, Stamp
 
@@ -61,6 +66,49 @@ def test_no_pixel_crosses_a_shuffle_in_the_pipelines_of_others(fused, photos, ti
         paths = pipeline | beam.Create(list(map(str, photos.glob("*/*.jpg"))))
         _ = paths | SegmentImages(tmp_path / "out", tiny_model)
     assert len(stages_with(fused, "SegmentImages/Segment", "SegmentImages/Window")) == 1
+
+
+# Parallelism
+
+
+def buffers(stage, kind):
+    """What a stage reads (``source``) or writes (``sink``), as in ``group:SegmentArchive-…_12``."""
+    urn = f"beam:runner:{kind}:v1"
+    return {step.spec.payload.decode() for step in stage.transforms if step.spec.urn == urn}
+
+
+def test_photos_of_one_folder_are_work_for_many_workers(stub_model, photos, tmp_path):
+    elsewhere = {"beam_options": ["--runner", "PrismRunner"], "shared_disk": True}
+    planned = plan(Request([str(photos)], f"{tmp_path}/out", stub_model(), **elsewhere))
+    pipeline = beam.Pipeline(options=planned.beam_options)
+    archive = SegmentArchive(replace(planned, claimed=Claimed(0, ())))
+    _ = pipeline | beam.Create(planned.sources) | "SegmentArchive" >> archive
+    _, stages = FnApiRunner().create_stages(pipeline.to_runner_api())
+
+    reading = [
+        stage
+        for stage in stages
+        if any(step.unique_name == "SegmentArchive/Segment/Read" for step in stage.transforms)
+    ]
+    (home,) = reading
+    (above,) = buffers(home, "source")
+    assert re.match("group:.*SegmentArchive.Plan.GroupByMaskName", above)
+    # Of what is listed, links alone are grouped by their folder; shares are spread at random.
+    upstream, found = {above}, set()
+    while upstream - found:
+        found |= upstream
+        upstream = {
+            name
+            for stage in stages
+            if buffers(stage, "sink") & found
+            for name in buffers(stage, "source")
+        }
+    shuffles = {name for name in found if name.startswith("group:")}
+    spread = re.compile("Spread[0-9]|OutputFolders.MaybeReshuffle|OfOneFolder|GroupByMaskName")
+    assert len(shuffles) >= 6
+    assert [name for name in shuffles if not spread.search(name)] == []
+    # So there are as many keys as photos, though all lie in one folder.
+    assert len({group_key(f"folder/{number:03}.jpg") for number in range(100)}) == 100
 
 
 # What a run leaves

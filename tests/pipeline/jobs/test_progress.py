@@ -70,6 +70,14 @@ def test_stage_times_come_back_as_metrics():
     assert seconds["infer"] == seconds["write"] == 0.0
 
 
+def test_a_runner_that_tells_no_times_has_spent_none():
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    pipeline | beam.Create([1]) | beam.Map(str)
+    result = pipeline.run()
+    result.wait_until_finish()
+    assert stage_seconds(result) == {}
+
+
 def _count_images(number):
     progress.count(masks=number)
     progress.count(listed=1)

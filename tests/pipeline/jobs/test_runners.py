@@ -9,7 +9,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from model_build.errors import JobError, Terminated, UserError
 from pipeline.jobs import runners
-from pipeline.jobs.progress import COUNTS
+from pipeline.jobs.progress import COUNTS, stage_seconds
 from pipeline.network import threads
 from pipeline.storage import ends_the_job
 
@@ -60,6 +60,49 @@ def test_dataflow_is_asked_for_by_name_with_the_extra_it_needs(monkeypatch):
 def test_an_unknown_runner_is_the_users_error():
     with pytest.raises(UserError, match=r"--runner None: .*None"):
         runners.is_local(PipelineOptions(["--runner", "None"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["--temp_location", "a/b"], "Invalid GCS path"),
+        ([], "Missing GCS path option: temp_location"),
+    ],
+)
+def test_what_dataflow_needs_is_the_users_error(arguments, missing):
+    with pytest.raises(UserError, match=f"--runner DataflowRunner: {missing}"):
+        runners.check_options(PipelineOptions(["--runner", "DataflowRunner", *arguments]))
+
+
+@pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "PrismRunner"])
+def test_other_runners_have_what_they_need(runner):
+    runners.check_options(PipelineOptions(["--runner", runner]))
+
+
+class Ended:
+    """A pipeline elsewhere that ends in a state, in the place of Beam's."""
+
+    def __init__(self, state):
+        self.options, self.state = PipelineOptions([]), state
+
+    def run(self):
+        return self
+
+    def wait_until_finish(self):
+        return self.state
+
+    def metrics(self):
+        raise OSError("no metrics")
+
+
+def test_an_end_that_is_not_the_jobs_own_is_told():
+    with pytest.raises(JobError, match=r"^the job was cancelled there$"):
+        runners.run(Ended("CANCELLED"), journalled=lambda: (0, 0))
+
+
+def test_a_job_that_is_done_needs_no_metrics():
+    result = runners.run(Ended("DONE"), journalled=lambda: (0, 0))
+    assert stage_seconds(result) == {}
 
 
 def pipeline(step, workers=1):
@@ -127,6 +170,19 @@ def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
         ("", "the job failed: no cause was given"),
         (" \n", "the job failed: no cause was given"),
         ("quota exceeded", "the job failed: quota exceeded"),
+        (
+            "DataflowRuntimeException: Dataflow pipeline failed. State: DRAINED, Error:\nNone",
+            "the job was drained there",
+        ),
+        (
+            "Dataflow pipeline failed. State: FAILED, Error:\nNone",
+            "the job failed, and its runner does not say why; its page there may",
+        ),
+        (
+            "Dataflow pipeline failed. State: FAILED, Error:\nTraceback (most recent call last):\n"
+            "  File x\nJobError: disk full [while running 'A-ptransform-9']\n",
+            "disk full",
+        ),
         (
             "Traceback (most recent call last):\n  File x\nOSError: a\n",
             "the job failed: OSError: a",

@@ -738,10 +738,10 @@ def test_a_local_model_and_list_are_copied_for_a_remote_runner(
     with claimed(planned) as ours:
         staged = stage(ours)
     copied = staged.engine.model
-    assert copied == f"{OUT}/model-{staged.model.fingerprint[:12]}"
+    assert copied == f"{OUT}/staged/model-{staged.model.fingerprint[:12]}"
     assert models.load(copied, Files()).description == models.describe(tiny_model, Files())
     (list_source, folder) = staged.sources
-    assert list_source == planned.sources[0]._replace(where=f"{OUT}/input-0.txt")
+    assert list_source == planned.sources[0]._replace(where=f"{OUT}/staged/input-0.txt")
     assert Files().read(list_source.where) == (tmp_path / "list.txt").read_bytes()
     assert folder == planned.sources[1]
     # The same command again finds its own recipe, wherever the model has been copied to.

@@ -41,6 +41,16 @@ def test_the_harness_is_told_what_the_runner_says():
     }
 
 
+def test_whole_numbers_among_the_options_are_whole():
+    told = info()
+    told.pipeline_options.update({"a": 300, "b": [0.5, {"c": 2}], "d": "1.0", "e": True})
+    found = json.loads(worker.environment("1", told, {})["PIPELINE_OPTIONS"])
+    assert str(found.pop("a")) == "300"
+    assert found.pop("d") == "1.0"
+    assert json.dumps(found["b"]) == '[0.5, {"c": 2}]'
+    assert found["e"] is True
+
+
 def test_endpoints_of_the_command_line_fill_the_gaps():
     found = worker.environment("1", info(control="c:1"), {"control": "other", "logging": "l:2"})
     assert address(found["CONTROL_API_SERVICE_DESCRIPTOR"]) == "c:1"
@@ -71,7 +81,7 @@ def test_the_command_asks_its_runner_and_starts_the_harness(runner, monkeypatch)
     started = []
     monkeypatch.setattr(sdk_worker_main, "main", lambda arguments: started.append(dict(os.environ)))
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    arguments = ["--id=1-2", f"--provision_endpoint={runner.address}", "--logging_endpoint=l:2"]
+    arguments = ["--id='1-2'", f"--provision_endpoint={runner.address}", "--logging_endpoint=l:2"]
     worker.main([*arguments, "--artifact_endpoint=a:3", "--semi_persist_dir=/tmp"])
     assert runner.asked["worker_id"] == "1-2"
     (environment,) = started

@@ -1,10 +1,10 @@
-"""A network cut in two at what it averages over a whole image."""
+"""What a network averages over a whole image: cut off, or of a part alone."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.network.context import means, split
+from pipeline.network.context import means, of_part, split
 from pipeline.network.graphs import Graph
 from pipeline.network.segmenter import freeze
 
@@ -71,3 +71,33 @@ def test_what_cannot_be_cut_stays_whole():
 
     stateful = freeze(network, IMAGES)
     assert split(stateful) == (None, stateful)
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_a_part_is_averaged_as_if_it_were_the_whole(keepdims):
+    whole = freeze(gated(keepdims), IMAGES)
+    expected, _ = whole(tf.constant(images()))
+    padded = np.pad(images(), [(0, 0), (0, 3), (0, 5), (0, 0)], constant_values=255)
+    found, finite = of_part(whole)(tf.constant(padded), tf.constant([4, 6]))
+    np.testing.assert_allclose(found[:, :4, :6], expected, rtol=1e-6)
+    assert finite.numpy().tolist() == [True, True]
+
+
+def test_padding_that_is_not_finite_is_kept_out_of_averages():
+    def network(images):
+        features = 1 / (tf.cast(images, tf.float32) - 255)
+        return tf.reduce_mean(features, axis=[1, 2])
+
+    padded = np.pad(images(), [(0, 0), (0, 3), (0, 5), (0, 0)], constant_values=255)
+    (found,) = of_part(freeze(network, IMAGES))(tf.constant(padded), tf.constant([4, 6]))
+    expected = (1 / (images().astype(np.float32) - 255)).mean(axis=(1, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_has_state_averages_as_it_does():
+    def network(images):
+        noise = tf.random.uniform([], maxval=0.001)
+        return tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]) + noise
+
+    (found,) = of_part(freeze(network, IMAGES))(tf.constant(images()), tf.constant([2, 2]))
+    np.testing.assert_allclose(found, images().mean(axis=(1, 2)), atol=0.01)

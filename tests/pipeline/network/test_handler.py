@@ -223,26 +223,44 @@ def nobody_asks():
     raise AssertionError("asked for an accelerator")
 
 
+def resolved(engine, precision, batch_size, accelerator, local=True, classes=21, **sides):
+    return resolve(
+        "model", engine, precision, batch_size, accelerator, local, classes=classes, **sides
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "accelerator", "found"),
     [
-        (("auto", None), False, ("graph", 1)),
+        (("auto", None), False, ("xla-head", 1)),
         (("auto", None), True, ("xla", 8)),
         (("graph", None), False, ("graph", 1)),
         (("graph", None), True, ("graph", 8)),
         (("xla", None), False, ("xla", 1)),
-        (("auto", 5), False, ("graph", 5)),
+        (("xla-head", None), False, ("xla-head", 1)),
+        (("auto", 5), False, ("xla-head", 5)),
         (("auto", 5), True, ("xla", 5)),
     ],
 )
 def test_what_is_left_open_follows_from_the_machine_by_a_fixed_rule(asked, accelerator, found):
     engine, batch_size = asked
-    options = resolve("model", engine, "float32", batch_size, lambda: accelerator, local=True)
+    options = resolved(engine, "float32", batch_size, lambda: accelerator)
     assert options == EngineOptions("model", *found)
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_xla_takes_no_part_on_a_cpu_where_there_are_many_classes(accelerator):
+    engine = resolved("auto", "float32", None, lambda: accelerator, classes=150).engine
+    assert engine == ("xla" if accelerator else "graph")
+
+
+def test_what_says_which_tiles_and_canvases_there_are_is_handed_on():
+    options = resolved("xla", "float32", 1, nobody_asks, tile=256, long_side=96)
+    assert options == EngineOptions("model", "xla", 1, "float32", 256, 96)
+
+
 def test_nobody_asks_for_an_accelerator_where_it_does_not_matter():
-    found = resolve("model", "xla", "auto", 3, nobody_asks, local=True)
+    found = resolved("xla", "auto", 3, nobody_asks)
     assert found == EngineOptions("model", "xla", 3, "float32")
 
 
@@ -250,21 +268,21 @@ def test_nobody_asks_for_an_accelerator_where_it_does_not_matter():
 def test_bfloat16_is_left_to_machines_that_are_known_to_have_it(monkeypatch, has_it):
     monkeypatch.setattr(precision, "supports_bfloat16", lambda: has_it)
 
-    def resolved(local):
-        return resolve("model", "graph", "auto", 1, nobody_asks, local).precision
+    def found(local):
+        return resolved("graph", "auto", 1, nobody_asks, local).precision
 
-    assert resolved(local=True) == ("bfloat16" if has_it else "float32")
-    assert resolved(local=False) == "float32"
+    assert found(local=True) == ("bfloat16" if has_it else "float32")
+    assert found(local=False) == "float32"
 
 
 def test_an_unknown_engine_is_told_at_once():
-    with pytest.raises(UserError, match="--engine fast: must be one of auto, xla, graph"):
-        resolve("model", "fast", "auto", None, nobody_asks, local=True)
+    with pytest.raises(UserError, match="--engine fast: must be one of auto, xla, xla-head, graph"):
+        resolved("fast", "auto", None, nobody_asks)
 
 
 def test_an_unknown_precision_is_told_at_once():
     with pytest.raises(UserError, match="--precision int8: must be one of auto, float32, bfloat16"):
-        resolve("model", "graph", "int8", 1, nobody_asks, local=False)
+        resolved("graph", "int8", 1, nobody_asks, local=False)
 
 
 # With a network

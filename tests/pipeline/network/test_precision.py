@@ -56,6 +56,7 @@ def test_auto_is_bfloat16_for_the_graph_of_a_local_run_alone(cpu):
     cpu("avx512_bf16")
     assert resolve("auto", "graph", local=True) == BFLOAT16
     assert resolve("auto", "graph", local=False) == FLOAT32
+    assert resolve("auto", "xla-head", local=True) == BFLOAT16  # features are of graph mode
     assert resolve("auto", "xla", local=True) == FLOAT32
     cpu("avx2")
     assert resolve("auto", "graph", local=True) == FLOAT32
@@ -68,7 +69,7 @@ def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
     assert resolve(BFLOAT16, "graph", local=False) == BFLOAT16  # the workers will tell
     cpu("avx512_bf16")
     assert resolve(BFLOAT16, "graph", local=True) == BFLOAT16
-    with pytest.raises(UserError, match="--engine graph"):
+    with pytest.raises(UserError, match="--engine xla-head"):
         resolve(BFLOAT16, "xla", local=True)
     with pytest.raises(UserError, match="int8: must be one of auto, float32, bfloat16"):
         resolve("int8", "graph", local=False)

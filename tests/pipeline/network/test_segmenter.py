@@ -22,13 +22,13 @@ def images():
     return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))  # 64×96
 
 
-@pytest.mark.parametrize("engine", ["graph", "xla"])
+@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
 def test_class_map_is_the_argmax_of_the_keras_models_prediction(
     network, tiny_model, images, engine
 ):
     model = keras.models.load_model(f"{tiny_model}/model.keras")
     expected = [np.argmax(model.predict(image[None], verbose=0)[0], axis=-1) for image in images]
-    segmenter = Segmenter(network, engine)
+    segmenter = Segmenter(network, engine, long_side=96)  # one of the canvases is 64×96
     got = [segmenter(image[None]) for image in images]
     assert len(np.unique(expected)) > 2
     np.testing.assert_array_equal([class_maps[0] for class_maps, _ in got], expected)
@@ -36,7 +36,7 @@ def test_class_map_is_the_argmax_of_the_keras_models_prediction(
     assert [finite.tolist() for _, finite in got] == [[True]] * 5
 
 
-@pytest.mark.parametrize("engine", ["graph", "xla"])
+@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
 def test_class_map_does_not_depend_on_batch_mates(network, images, engine):
     segmenter = Segmenter(network, engine, batch_size=4)
     alone = segmenter(images[:1])[0][0]
@@ -56,7 +56,7 @@ def test_a_batch_that_is_filled_up_comes_back_as_large_as_it_went(network, image
     assert (class_maps.shape, finite.shape) == ((3, 64, 96), (3,))
 
 
-@pytest.mark.parametrize("engine", ["graph", "xla"])
+@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_scores_that_are_not_finite_are_told_for_their_image_alone(engine, bad):
     def body(images):
@@ -65,7 +65,7 @@ def test_scores_that_are_not_finite_are_told_for_their_image_alone(engine, bad):
         return tf.where(cells == 255, bad, cells)
 
     network = types.SimpleNamespace(
-        description=types.SimpleNamespace(stride=32),
+        description=types.SimpleNamespace(stride=32, long_side=96),
         body=body,
         head=lambda scores: tf.repeat(tf.repeat(scores, 32, axis=1), 32, axis=2),
     )

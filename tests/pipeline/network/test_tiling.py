@@ -32,14 +32,14 @@ def by_average():
         return tf.concat([mean + 0 * cells, cells], axis=-1)
 
     return types.SimpleNamespace(
-        description=types.SimpleNamespace(stride=STRIDE),
+        description=types.SimpleNamespace(stride=STRIDE, long_side=SIDE),
         body=body,
         head=lambda scores: tf.repeat(tf.repeat(scores, 8, axis=1), 8, axis=2),
     )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("engine", ["graph", "xla"])
+@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
 @pytest.mark.parametrize("size", [(100, 300), (290, 130), (333, 257)])
 def test_tiles_are_as_the_whole_where_averages_are(engine, batch_size, size):
     segmenter = Segmenter(by_average(), engine, batch_size, tile=SIDE)

@@ -222,7 +222,13 @@ def test_a_file_where_a_folder_belongs_is_told(tmp_path, touch, name):
 
 
 def test_the_files_of_a_finished_run_are_no_obstacles(tmp_path, touch):
-    touch(tmp_path, "run.json", "summary.json", "histograms-00000-of-00001.jsonl", "input-0.txt")
+    touch(
+        tmp_path,
+        "run.json",
+        "summary.json",
+        "histograms-00000-of-00001.jsonl",
+        "staged/input-0.txt",
+    )
     assert list(OutputFolder(str(tmp_path), FILES).obstacles()) == []
 
 

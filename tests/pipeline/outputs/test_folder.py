@@ -1,6 +1,7 @@
 import json
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -116,12 +117,25 @@ def elsewhere(tmp_path):
         yield folder
 
 
-def test_a_folder_of_out_may_be_a_link_to_another_disk(out, elsewhere):
+@pytest.fixture
+def written(monkeypatch):
+    """How many unfinished files were written."""
+    counted = []
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda path, data: counted.append(path) or write_bytes(path, data)
+    )
+    return lambda: len(counted)
+
+
+def test_a_folder_of_out_may_be_a_link_to_another_disk(out, elsewhere, written):
     out = OutputFolder(out.path, FILES, run="r1")
     os.mkdir(out.path)
     os.symlink(elsewhere, f"{out.path}/masks")
     out.write("masks/x/a.png", b"old")
+    assert written() == 2  # nobody knew
     stamp = out.write("masks/x/a.png", b"new")
+    assert written() == 3
     assert [mask[:2] for mask in out.masks()] == [("x/a.png", stamp)]
     assert FILES.read(f"{elsewhere}/x/a.png") == b"new"
     out.clean_up(["r1"])
@@ -169,11 +183,11 @@ def test_masks_and_overlays_have_folders_of_their_own():
     assert overlay_file("x/a.jpg.png") == "overlays/x/a.jpg.jpg"
 
 
-NAMES = ("masks", "overlays", ".unfinished", "journal", "lock")
+NAMES = ("masks", "overlays", ".unfinished", "journal", "lock", "staged")
 
 
 def test_what_a_run_writes_is_told_to_the_listing(out):
-    files = {"run.json", "summary.json", "histograms-*.jsonl", "rejected-*.jsonl", "input-*.txt"}
+    files = {"run.json", "summary.json", "histograms-*.jsonl", "rejected-*.jsonl"}
     written = {f"{name}/**" for name in NAMES} | files
     assert set(out.written()) == {f"{out.path}/{name}" for name in written}
 

@@ -1,0 +1,123 @@
+"""The job on Flink clusters of this machine, of one, two and four workers.
+
+    python benchmarks/clusters.py photos/ [--limit 600] [--workers 1 --workers 2 --workers 4]
+
+Each cluster has so many task managers of one slot, each with a Python process beside it, which runs
+one stream of photos. Per cluster there is a job of a few photos that does not count, one more, and
+one of all: what all take longer, by how many more they are, are the images/s of a job that runs;
+the rest is its fixed overhead. Memory is the peak of what the Python workers hold together, shared
+parts once. Where there are more workers than cores, it shows what they cost and not what they gain.
+It prints Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from peers import memory
+
+from tests.servers import flink
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = 8  # photos of the small job: each of four workers may have some
+INTERVAL = 1.0  # seconds between two looks at memory
+
+
+class Run(NamedTuple):
+    """What a job took: seconds, and bytes that its workers held at most."""
+
+    seconds: float
+    peak: int
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, file_okay=False))
+@click.option("--limit", default=600, show_default=True, help="Only the first so many photos.")
+@click.option("--workers", "counts", multiple=True, type=int, default=(1, 2, 4))
+@click.option("--rounds", default=1, show_default=True)
+def main(photos: str, limit: int, counts: tuple[int, ...], rounds: int) -> None:
+    """Measure jobs on clusters of several sizes."""
+    paths = sorted(str(path.resolve()) for path in Path(photos).glob("*.jpg"))[:limit]
+    many: dict[int, list[Run]] = defaultdict(list)
+    few: dict[int, list[Run]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(rounds):
+            for count in counts:  # in turns: what else the machine does is no one's fault
+                folder = Path(scratch, f"{number}-{count}")
+                folder.mkdir()
+                with flink.running(folder / "flink", task_managers=count) as cluster:
+                    run(cluster, paths[:FEW], folder / "warm")
+                    few[count].append(run(cluster, paths[:FEW], folder / "few"))
+                    many[count].append(run(cluster, paths, folder / "many"))
+    click.echo(
+        f"{len(paths)} photos and {FEW}, float32, {os.cpu_count()} CPUs ({platform.machine()}), "
+        f"medians of {rounds}\n"
+    )
+    click.echo("| workers | seconds | images/s as it runs | fixed overhead, s | workers' GB |")
+    click.echo("|---|---|---|---|---|")
+    for count in counts:
+        all_of_it = statistics.median(run.seconds for run in many[count])
+        little = statistics.median(run.seconds for run in few[count])
+        each = (all_of_it - little) / (len(paths) - FEW)
+        peak = statistics.median(run.peak for run in many[count])
+        click.echo(
+            f"| {count} | {all_of_it:.0f} | {1 / each:.1f} | {little - FEW * each:.0f} "
+            f"| {peak / 1e9:.1f} |"
+        )
+
+
+def run(cluster: flink.Cluster, paths: Sequence[str], folder: Path) -> Run:
+    """Runs the command on some photos, with the default model."""
+    folder.mkdir()
+    names = folder / "photos.txt"
+    names.write_text("".join(f"{path}\n" for path in paths))
+    # The workers' code is this checkout's.
+    options = cluster.options(f"{sys.prefix}/bin/fcn-beam-worker", {"PYTHONPATH": str(ROOT)})
+    command = [sys.executable, "-m", "pipeline", "segment", f"@{names}"]
+    command += ["--output", str(folder / "out"), *options]
+    start = time.perf_counter()
+    with watched(cluster.task_managers) as peak:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise click.ClickException(done.stderr[-2000:])
+    summary = json.loads((folder / "out/summary.json").read_text())
+    assert summary["masks"] == len(paths), summary
+    return Run(seconds, peak[0])
+
+
+@contextmanager
+def watched(task_managers: Sequence[int]) -> Iterator[list[int]]:
+    """The most that workers below some processes hold together while its block runs, in bytes."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(INTERVAL):
+            workers = [worker for one in task_managers for worker in memory.descendants(one)]
+            peak[0] = max(peak[0], sum(map(memory.resident, workers)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Networks alone, by this project and by OpenVINO in throughput mode: speed, share of the peak.
+
+    python benchmarks/peers/network.py [--rounds 7] [--images 32] [--precision NAME …]
+
+The default model at 384×512 and an FCN-32s on ResNet-50 with random weights at 320×480, from random
+pixels to class maps. OpenVINO gets the size fixed, as its users would where all images are of one.
+Each variant is a process that loads, warms up and then measures when it is told to, so they take
+turns; medians are printed as Markdown. The peak is that of a large matrix product of TensorFlow's
+in as many single threads, and is measured in turn with them, as the machine's speed may change.
+`make bench-peers` sets up OpenVINO's environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import shared
+
+ROOT = Path(__file__).parents[2]
+PRECISIONS = ("float32", "bfloat16")
+SIDE = 2048  # of the matrices whose product is taken for the peak
+PRODUCTS = 8
+
+Round = Callable[[], None]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--images", type=int, default=32, help="in a round")
+    options.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    given = options.parse_args()
+    print("| | engine | images/s | core-ms an image | times OpenVINO | of the peak |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        resnet = f"{scratch}/resnet"
+        operations = {}
+        for name, (folder, height, width) in {
+            "default model": (str(shared.MODEL), 384, 512),
+            "FCN-32s on ResNet-50": (resnet, 320, 480),
+        }.items():
+            if folder == resnet:
+                run("build", resnet)
+            operations[name] = int(run("count", folder, height, width))
+            for precision in given.precision:
+                compare(name, folder, (height, width), precision, operations[name], given)
+
+
+def compare(name, folder, size, precision, operations, given) -> None:
+    """Prints the lines of one network in one precision."""
+    arguments = [folder, *size, precision, given.images]
+    variants = {role: start(role, *arguments) for role in ("peak", "graph", "xla-head", "openvino")}
+    rates: dict[str, list[tuple[float, float]]] = {role: [] for role in variants}
+    for _ in range(given.rounds):
+        for role, child in variants.items():
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            seconds, cores = map(float, child.stdout.readline().split())
+            rates[role].append((seconds, cores))
+    for child in variants.values():
+        child.communicate()
+    peak = [PRODUCTS * shared.CORES * 2 * SIDE**3 / seconds for seconds, _ in rates.pop("peak")]
+    theirs = statistics.median(seconds for seconds, _ in rates["openvino"])
+    for role, rows in rates.items():
+        seconds, cores = (statistics.median(column) for column in zip(*rows, strict=True))
+        share = statistics.median(
+            given.images * operations / took / most
+            for (took, _), most in zip(rows, peak, strict=True)
+        )
+        print(
+            f"| {name}, {size[0]}×{size[1]}, {precision} | {role} | {given.images / seconds:.1f} | "
+            f"{1000 * cores / given.images:.1f} | {theirs / seconds:.2f} | {100 * share:.0f} % |",
+            flush=True,
+        )
+
+
+def command(role: str, *arguments) -> tuple[list[str], dict[str, str]]:
+    python = ROOT / ".venv-peers/openvino/bin/python" if role == "openvino" else sys.executable
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    return [str(python), __file__, "as", role, *map(str, arguments)], environment
+
+
+def run(role: str, *arguments) -> str:
+    """The last line that a piece of work prints in a process of its own."""
+    words, environment = command(role, *arguments)
+    done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def start(role: str, *arguments) -> subprocess.Popen:
+    """A process that is ready to measure."""
+    words, environment = command(role, *arguments)
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, text=True)
+    assert child.stdout is not None
+    if child.stdout.readline() != "ready\n":
+        raise SystemExit(f"{role}: cannot be measured; see above")
+    return child
+
+
+# In processes of their own
+
+
+def measure(work: Round) -> None:
+    """Measures a round of work for each line of standard input."""
+    work()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        begin = time.perf_counter(), time.process_time()
+        work()
+        took = time.perf_counter() - begin[0], time.process_time() - begin[1]
+        print(*took, flush=True)
+
+
+def in_streams(work: Round, times: int) -> Round:
+    """Does a piece of work so many times, in as many threads as there are cores."""
+
+    def stream() -> None:
+        for _ in range(times // shared.CORES):
+            work()
+
+    def streams() -> None:
+        threads = [threading.Thread(target=stream) for _ in range(shared.CORES)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return streams
+
+
+def random_image(height: str, width: str) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (1, int(height), int(width), 3), np.uint8)
+
+
+def by_tensorflow(engine: str, folder: str, height: str, width: str, precision: str, images: str):
+    from model_build.quiet import import_tensorflow
+
+    import_tensorflow()
+    from model_build.artifact import load
+    from pipeline.network.segmenter import Segmenter
+    from pipeline.network.threads import set_threads
+
+    set_threads()
+    segmenter = Segmenter(load(folder), engine, precision=precision, long_side=512)
+    image = random_image(height, width)
+    measure(in_streams(lambda: segmenter(image), int(images)))
+
+
+def by_openvino(folder: str, height: str, width: str, precision: str, images: str) -> None:
+    import openvino as ov
+    from openvino_queue import HINTS, network
+
+    model = network(f"{folder}/saved_model", int(height), int(width))
+    settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": HINTS[precision]}
+    queue = ov.AsyncInferQueue(ov.compile_model(model, "CPU", settings))
+    image = random_image(height, width)
+
+    def work() -> None:
+        for _ in range(int(images)):
+            queue.start_async([image])
+        queue.wait_all()
+
+    measure(work)
+
+
+def peak(folder: str, height: str, width: str, precision: str, images: str) -> None:
+    from model_build.quiet import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    from pipeline.network.threads import set_threads
+
+    set_threads()
+    matrix = tf.cast(tf.random.normal((SIDE, SIDE)), precision)
+    # On a CPU an operation is done when its call returns.
+    measure(in_streams(lambda: tf.linalg.matmul(matrix, matrix), PRODUCTS * shared.CORES))
+
+
+def build(folder: str) -> None:
+    """Saves an FCN-32s on ResNet-50 with random weights."""
+    from model_build.artifact import Description, save
+    from model_build.data.labels import VOC
+    from model_build.network.fcn import fcn
+
+    model, normalisation = fcn(len(VOC), "resnet50")
+    save(folder, model, Description("resnet50", VOC, normalisation.to_json(), 32, 500, 0))
+
+
+def count(folder: str, height: str, width: str) -> None:
+    """Prints how many floating-point operations a network's convolutions and products take."""
+    from model_build.quiet import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    from model_build.artifact import load
+    from pipeline.network.segmenter import freeze, scores_of
+
+    images = tf.TensorSpec([1, int(height), int(width), 3], tf.uint8)
+    graph = freeze(scores_of(load(folder)), images).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    print(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
+
+
+ROLES = {
+    "graph": lambda *arguments: by_tensorflow("graph", *arguments),
+    "xla-head": lambda *arguments: by_tensorflow("xla-head", *arguments),
+    "openvino": by_openvino,
+    "peak": peak,
+    "build": build,
+    "count": count,
+}
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["as"]:
+        ROLES[sys.argv[2]](*sys.argv[3:])
+    else:
+        main()
