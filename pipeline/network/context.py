@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.network.graphs import Graph
+from pipeline.network.graphs import Graph, traced
 
 
 def split(function: Any) -> tuple[Any, Any]:
@@ -71,10 +71,9 @@ def of_part(function: Any) -> Callable[..., Any]:
             tf.TensorSpec([None, None, None, None], graph.dtype(tensor))
             for tensor in (mean.input[0], images)
         ]
-        average = tf.function(_average, autograph=False)
-        spliced = average.get_concrete_function(*signature, tf.TensorSpec([2], tf.int32))
+        average = Graph(traced(_average, *signature, tf.TensorSpec([2], tf.int32)))
         # The mean of one place is that place, so what shape the mean has is left to it.
-        (mean.input[0],) = graph.splice(spliced, f"{name}/part", [mean.input[0], images, part])
+        (mean.input[0],) = graph.splice(average, f"{name}/part", [mean.input[0], images, part])
     graph.prune()
     return graph.function()
 

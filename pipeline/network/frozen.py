@@ -92,15 +92,21 @@ class _File:
         (concrete,) = self.objects.nodes[index].function.concrete_functions
         return _Function(self, concrete)
 
-    def value(self, index: int) -> np.ndarray:
-        """The value of an object: of a variable, or of a constant that a function has caught."""
-        saved = self.objects.nodes[index]
-        kind = saved.WhichOneof("kind")
-        if kind == "variable":
-            return self.variables.get_tensor(self.keys[index])
-        if kind == "constant":
-            return tf.make_ndarray(self.constants[saved.constant.operation].attr["value"].tensor)
-        raise NotPlain(f"a function takes a {kind}")
+    def variable(self, index: int) -> np.ndarray:
+        """The value of an object that is a variable."""
+        self._check(index, "variable")
+        return self.variables.get_tensor(self.keys[index])
+
+    def constant(self, index: int) -> np.ndarray:
+        """The value of an object that is a constant, which a function has caught."""
+        self._check(index, "constant")
+        name = self.objects.nodes[index].constant.operation
+        return tf.make_ndarray(self.constants[name].attr["value"].tensor)
+
+    def _check(self, index: int, expected: str) -> None:
+        kind = self.objects.nodes[index].WhichOneof("kind")
+        if kind != expected:
+            raise NotPlain(f"a function takes a {kind} as a {expected}")
 
 
 def _operation(name: str) -> Any:
@@ -242,13 +248,26 @@ class _Function:
         for node in self.nodes:
             node.input[:] = [origin(tensor) for tensor in node.input]
             if node.op == "ReadVariableOp" and node.input[0].startswith("@"):
-                value = self.file.value(int(node.input[0][1:]))
+                value = self.file.variable(int(node.input[0][1:]))
                 if node.attr["dtype"].type != tf.as_dtype(value.dtype):
                     raise NotPlain(f"{node.name} is read as another type than it has")
                 node.op = "Const"
                 node.input[:] = []
                 set_attribute(node, "value", value)
         self.output = origin(self.output)
-        taken = (*(tensor for node in self.nodes for tensor in node.input), self.output)
-        if any(tensor.startswith("@") for tensor in taken):
-            raise NotPlain("a variable is more than read")
+        caught: dict[str, Any] = {}
+
+        def constant(tensor: str) -> str:
+            if not tensor.startswith("@"):
+                return tensor
+            if tensor not in caught:
+                value = self.file.constant(int(tensor[1:]))
+                caught[tensor] = tf.compat.v1.NodeDef(name=f"caught.{tensor[1:]}", op="Const")
+                set_attribute(caught[tensor], "dtype", value.dtype)
+                set_attribute(caught[tensor], "value", value)
+            return caught[tensor].name
+
+        for node in self.nodes:
+            node.input[:] = map(constant, node.input)
+        self.output = constant(self.output)
+        self.nodes += caught.values()

@@ -200,8 +200,13 @@ def classes_of(network: Network) -> Callable:
 
 
 def freeze(function: Callable, *signature: Any) -> Any:
-    """A function with its weights as constants, as a concrete function."""
-    traced = tf.function(function, autograph=False).get_concrete_function(*signature)
+    """A function with its weights as constants, as a concrete function that gives a list."""
+
+    def listed(*inputs: Any) -> list[Any]:
+        found = function(*inputs)
+        return list(found) if isinstance(found, list | tuple) else [found]
+
+    traced = tf.function(listed, autograph=False).get_concrete_function(*signature)
     if not traced.captured_inputs and not traced.graph.as_graph_def().library.function:
         return traced
     definition, _ = convert_to_constants._replace_variables_by_constants(

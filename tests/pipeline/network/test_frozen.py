@@ -66,7 +66,7 @@ def run(functions, images):
 
 def assert_alike(one, other, images):
     for found, expected in zip(run(one, images), run(other, images), strict=True):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert one.channels == other.channels
 
 
