@@ -224,7 +224,7 @@ def parse_description(data: bytes, where: str) -> Description:
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded network: its description and its two functions, to be called within a traced one."""
+    """A loaded network: its description and its two TensorFlow functions."""
 
     description: Description
     body: Any

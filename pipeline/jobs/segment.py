@@ -15,8 +15,7 @@ from pipeline.jobs import progress, remote, runners
 from pipeline.jobs.graph import SegmentArchive
 from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.plan import Plan, Request, plan
-from pipeline.network import threads
-from pipeline.network.handler import SegmentationHandler
+from pipeline.network import models, threads
 from pipeline.outputs import claims, gate
 from pipeline.outputs.ending import Claimed
 from pipeline.outputs.folder import STAGED, SUMMARY, OutputFolder
@@ -35,7 +34,8 @@ def segment(request: Request) -> Summary:
         KeyboardInterrupt: on Ctrl-C, or SIGTERM.
     """
     planned = plan(request)
-    with loaded(planned), claimed(planned) as ours:
+    load(planned)
+    with claimed(planned) as ours:
         return run(stage(ours))
 
 
@@ -58,23 +58,18 @@ def submit(request: Request) -> RemoteJob:
         return ours.job
 
 
-@contextlib.contextmanager
-def loaded(plan: Plan) -> Iterator[None]:
+def load(plan: Plan) -> None:
     """Gets the network of a local run into this process, with its threads set.
 
-    A damaged model is to be told in one line, not by a worker in thirty. The block runs while the
-    network is being built.
+    A damaged model is to be told in one line, not by a worker in thirty.
 
     Raises:
         UserError: the model cannot be loaded.
     """
-    if not plan.local:
-        yield
-        return
-    import_tensorflow()
-    threads.set_threads()
-    with SegmentationHandler(plan.engine, plan.out.files).begun():
-        yield
+    if plan.local:
+        import_tensorflow()
+        threads.set_threads()
+        models.load(plan.engine.model, plan.out.files)
 
 
 @contextlib.contextmanager

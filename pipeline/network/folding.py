@@ -21,9 +21,11 @@ import tensorflow as tf
 
 from pipeline.network.bands import argmax_by_bands
 from pipeline.network.graphs import Graph, set_attribute
-from pipeline.network.trials import Trial, equal_ones
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+# Multiples of a dilation, one more and one less: (height, width) as such a multiple and a rest.
+TRIAL_SIZES = (((3, 0), (4, 1)), ((4, -1), (3, 0)))
+TOLERANCE = 1e-5  # of the largest value
 
 
 def fold(function: Any, multiple: int = 1, *, compiled: bool = False) -> Any:
@@ -84,8 +86,7 @@ def dilate_natively(graph: Graph) -> None:
     kernels of oneDNN know dilations; TensorFlow's own depthwise one does not.)
     """
     users = graph.users()
-    found = []
-    for after in graph.nodes.values():
+    for after in list(graph.nodes.values()):
         convolution = graph.nodes.get(after.input[0]) if after.op == "BatchToSpaceND" else None
         if convolution is None or not _is_plain(convolution):
             continue
@@ -104,16 +105,13 @@ def dilate_natively(graph: Graph) -> None:
             or _text(convolution, "padding") != "VALID"
         ):
             continue
-        found.append((after.name, convolution, before.input[0], [1, *map(int, block), 1]))
-    for padding in ("SAME", "VALID"):
-        trials = [
-            Trial(name, _changed(plain, source, {"dilations": dilations, "padding": padding}))
-            for name, plain, source, dilations in found
-        ]
-        for trial in equal_ones(graph, trials):
-            trial.candidate.name = trial.tensor
-            graph.nodes[trial.tensor] = trial.candidate
-        found = [one for one in found if graph.nodes[one[0]].op == "BatchToSpaceND"]
+        for padding in ("SAME", "VALID"):
+            changes = {"dilations": [1, *map(int, block), 1], "padding": padding}
+            candidate = _changed(convolution, before.input[0], changes)
+            if _are_equal(graph, after.name, candidate, before.input[0]):
+                candidate.name = after.name
+                graph.nodes[after.name] = candidate
+                break
 
 
 def pad_within(graph: Graph, multiple: int = 1) -> None:
@@ -143,7 +141,7 @@ def pad_within(graph: Graph, multiple: int = 1) -> None:
         elif convolution.op == "Conv2D":
             sides = [int(side) for side in paddings.ravel()]
             changes = {"padding": "EXPLICIT", "explicit_paddings": sides}
-            if equal_ones(graph, [Trial(name, _changed(convolution, source, changes))]):
+            if _are_equal(graph, name, _changed(convolution, source, changes), source):
                 graph.nodes[name] = _changed(convolution, source, changes, name)
 
 
@@ -350,6 +348,37 @@ def _changed(convolution: Any, source: str, changes: dict[str, Any], name: str =
     for key, value in changes.items():
         set_attribute(copy, key, value)
     return copy
+
+
+def _are_equal(graph: Graph, tensor: str, candidate: Any, source: str) -> bool:
+    """Whether a candidate computes of a source what a tensor is, as far as this machine shows.
+
+    Args:
+        graph: what the tensor is computed in; of its nodes no placeholder may be needed.
+        candidate: a convolution.
+    """
+    kernel = graph.constant(candidate.input[1])
+    assert kernel is not None
+    rng = np.random.default_rng(0)
+    graph.nodes[candidate.name] = candidate
+    try:
+        if any(graph.nodes[name].op == "Placeholder" for name in graph.above([tensor], [source])):
+            return False
+        spread = max(_list(candidate, "dilations")) + kernel.shape[0]
+        for size in TRIAL_SIZES:
+            height, width = (count * spread + rest for count, rest in size)
+            shape = (1, height, width, kernel.shape[2])
+            value = rng.standard_normal(shape).astype(kernel.dtype)
+            plain, other = graph.run([tensor, candidate.name], {source: value})
+            if plain.shape != other.shape:
+                return False
+            if np.abs(plain - other).max(initial=0) > TOLERANCE * np.abs(plain).max(initial=1):
+                return False
+    except (tf.errors.OpError, ValueError):  # this machine has no such kernel
+        return False
+    finally:
+        del graph.nodes[candidate.name]
+    return True
 
 
 def _list(node: Any, key: str) -> list[int]:

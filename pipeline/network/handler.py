@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,10 +87,6 @@ def resolve(
     )
 
 
-# What a run of this process builds before Beam asks for it.
-_begun: dict[EngineOptions, Future[Any]] = {}
-
-
 class SegmentationHandler(ModelHandler[Window, Window, Any]):
     """Runs one :class:`pipeline.network.segmenter.Segmenter` a process, shared by its streams.
 
@@ -104,40 +98,15 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
         super().__init__()
         self.options, self.files = options, files
 
-    @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
-        """Loads the network, and builds it in another thread while the block runs.
-
-        Most of that is TensorFlow's C++, which needs no Python, so that a graph of Beam's can be
-        built meanwhile. Whoever asks for the model within the block gets what was begun.
-
-        Raises:
-            UserError: the model cannot be loaded.
-        """
-        network = self._load()
-        with ThreadPoolExecutor(1) as builder:
-            _begun[self.options] = builder.submit(self._build, network)
-            try:
-                yield
-            finally:
-                _begun.pop(self.options, None)
-
     def load_model(self) -> Any:
-        begun = _begun.pop(self.options, None)
-        return self._build(self._load()) if begun is None else begun.result()
-
-    def _load(self) -> Any:
         from model_build.quiet import import_tensorflow
 
         import_tensorflow()
         from pipeline.network import models, threads
-
-        threads.set_threads()  # of no effect where a local run has done so
-        return models.load(self.options.model, self.files)
-
-    def _build(self, network: Any) -> Any:
         from pipeline.network.segmenter import Segmenter
 
+        threads.set_threads()  # of no effect where a local run has done so
+        network = models.load(self.options.model, self.files)
         options = self.options
         segmenter = Segmenter(
             network,

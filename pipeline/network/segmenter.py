@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -98,10 +97,6 @@ class Segmenter:
                 self.stride,
                 batch_size,
             )
-        if engine == "graph":
-            # TensorFlow optimizes a graph in its first call, of whatever shape.
-            with contextlib.suppress(Exception):  # too small an image for this network
-                self(np.zeros((1, 4 * self.stride, 4 * self.stride, 3), np.uint8))
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segments a batch.

@@ -14,7 +14,7 @@ from model_build.errors import JobError, UserError
 from pipeline.jobs import windows
 from pipeline.jobs.plan import Request, plan
 from pipeline.jobs.progress import COUNTS
-from pipeline.jobs.segment import claimed, loaded, report, run, segment, stage
+from pipeline.jobs.segment import claimed, load, report, run, segment, stage
 from pipeline.network import models
 from pipeline.storage import Files
 
@@ -595,9 +595,9 @@ def tree(folder):
 
 def test_the_steps_one_by_one(ask, go, tmp_path):
     planned = plan(ask())
-    with loaded(planned):
-        assert not (tmp_path / "out").exists()
-        assert planned.claimed is None
+    load(planned)
+    assert not (tmp_path / "out").exists()
+    assert planned.claimed is None
 
     with claimed(planned) as ours:
         assert {path.name for path in (tmp_path / "out").iterdir()} >= {"lock", "run.json"}

@@ -1,5 +1,3 @@
-import threading
-
 import apache_beam as beam
 import numpy as np
 import pytest
@@ -293,37 +291,6 @@ def test_options_reach_the_network(tiny_model):
     segmenter = SegmentationHandler(options, Files()).load_model()
     assert isinstance(segmenter, Segmenter)
     assert (segmenter.batch_size, segmenter.stride, segmenter.tile) == (3, 32, 128)
-
-
-def test_beam_gets_the_network_that_a_run_has_begun(tiny_model, monkeypatch):
-    options = EngineOptions(tiny_model, "graph", 1)
-    built = []
-
-    def build(network, *options):
-        built.append(threading.current_thread())
-        return object()
-
-    monkeypatch.setattr("pipeline.network.segmenter.Segmenter", build)
-    with SegmentationHandler(options, Files()).begun():
-        begun = SegmentationHandler(options, Files()).load_model()
-        assert len(built) == 1
-        assert built[0] is not threading.current_thread()
-        assert SegmentationHandler(options, Files()).load_model() is not begun
-    with SegmentationHandler(options, Files()).begun():
-        pass
-    SegmentationHandler(options, Files()).load_model()
-    assert len(built) == 4  # none is left of a run that has ended
-    assert built[3] is threading.current_thread()
-
-
-def test_what_fails_in_building_fails_when_beam_asks(tiny_model, monkeypatch):
-    def refuse(network, *options):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("pipeline.network.segmenter.Segmenter", refuse)
-    handler = SegmentationHandler(EngineOptions(tiny_model, "graph", 1), Files())
-    with handler.begun(), pytest.raises(ZeroDivisionError):
-        handler.load_model()
 
 
 def test_windows_go_through_beams_inference(tiny_model):
