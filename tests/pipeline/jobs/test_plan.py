@@ -420,7 +420,7 @@ def remote(ask, memory, tmp_path):
 def test_a_remote_run_keeps_its_runner(remote):
     planned = plan(remote())
     assert not planned.local
-    assert planned.beam_options.get_all_options(drop_default=True) == {"runner": "FlinkRunner"}
+    assert planned.beam_options.get_all_options()["runner"] == "FlinkRunner"
     assert planned.listing.spread  # many workers list
 
 
