@@ -27,6 +27,7 @@ from typing import Any
 
 import click
 import numpy as np
+from classmaps import class_map_of
 
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.network import ENGINES
@@ -110,7 +111,7 @@ def _measured(model: str, engine: str, images: int, sizes: int, side: int) -> st
 
     def segment(number: int) -> None:
         height, width = mix[number]
-        _class_map(segmenter, pixels[:height, :width])
+        class_map_of(pixels[:height, :width], segmenter)
         if number + 1 in MARKS or number + 1 == images:
             seen[number + 1] = traced(), peak()
 
@@ -154,7 +155,7 @@ def photos(
             maps: list[Any] = [None] * len(pictures)
 
             def segment(index: int, segmenter: Any = segmenter, maps: list[Any] = maps) -> None:
-                maps[index] = _class_map(segmenter, pictures[index])
+                maps[index] = class_map_of(pictures[index], segmenter)
 
             took = in_streams(segment, range(len(pictures)))
             if number:
@@ -195,13 +196,6 @@ def _long_side(model: str) -> int:
     from model_build.artifact import describe
 
     return describe(model).long_side
-
-
-def _class_map(segmenter: Any, pixels: np.ndarray) -> np.ndarray:
-    from pipeline.images.sizes import bucket, crop, pad
-
-    class_maps, _ = segmenter(pad(pixels, bucket(pixels, segmenter.stride))[None])
-    return crop(class_maps[0], pixels)
 
 
 def in_streams(work: Callable[[int], None], numbers: Sequence[int]) -> tuple[float, float]:

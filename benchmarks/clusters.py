@@ -19,11 +19,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +88,7 @@ def run(cluster: flink.Cluster, paths: Sequence[str], folder: Path) -> Run:
     command = [sys.executable, "-m", "pipeline", "segment", f"@{names}"]
     command += ["--output", str(folder / "out"), *options]
     start = time.perf_counter()
-    with watched(cluster.task_managers) as peak:
+    with memory.watched(cluster.task_managers, INTERVAL) as peak:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     seconds = time.perf_counter() - start
     if done.returncode:
@@ -98,25 +96,6 @@ def run(cluster: flink.Cluster, paths: Sequence[str], folder: Path) -> Run:
     summary = json.loads((folder / "out/summary.json").read_text())
     assert summary["masks"] == len(paths), summary
     return Run(seconds, peak[0])
-
-
-@contextmanager
-def watched(task_managers: Sequence[int]) -> Iterator[list[int]]:
-    """The most that workers below some processes hold together while its block runs, in bytes."""
-    peak, ended = [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(INTERVAL):
-            workers = [worker for one in task_managers for worker in memory.descendants(one)]
-            peak[0] = max(peak[0], sum(map(memory.resident, workers)))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        watcher.join()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
-from clusters import ROOT, watched
+from clusters import INTERVAL, ROOT
+from peers import memory
 
 from pipeline.inputs.levels import LEVELS, Found, Share, first_shares, list_share
 from pipeline.inputs.listing import ListImages, ListOptions, list_source
@@ -129,7 +130,7 @@ def flink(where: str) -> int:
         options.remove("--shared-disk")
         options += ["--parallelism", str(len(cluster.task_managers))]
         start = time.perf_counter()
-        with watched(cluster.task_managers) as peak:
+        with memory.watched(cluster.task_managers, INTERVAL) as peak:
             found = by_the_graph(where, ListOptions(where), options)
         seconds = time.perf_counter() - start
     click.echo(f"job on Flink: {seconds:.1f} s, its workers {peak[0] / 2**20:.0f} MiB at most")

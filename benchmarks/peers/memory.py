@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -61,16 +62,7 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[
     Returns:
         Its status, the end of what it printed, and the bytes it held at most.
     """
-    peak, ended = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(INTERVAL):
-            peak = max(peak, sum(map(resident, descendants(os.getpid()))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watched([os.getpid()]) as peak:
         done = subprocess.run(
             command,
             cwd=folder,
@@ -80,10 +72,26 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+    return done.returncode, done.stdout[-2000:], peak[0]
+
+
+@contextlib.contextmanager
+def watched(processes: Sequence[int], interval: float = INTERVAL) -> Iterator[list[int]]:
+    """The most that all below some processes hold together while its block runs, in bytes."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(interval):
+            below = [one for process in processes for one in descendants(process)]
+            peak[0] = max(peak[0], sum(map(resident, below)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
     finally:
         ended.set()
         watcher.join()
-    return done.returncode, done.stdout[-2000:], peak
 
 
 def clear() -> None:

@@ -7,6 +7,7 @@ alone. So the runner itself is asked, by the name of the job, which no other job
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -21,7 +22,7 @@ LISTED_WITHIN = 10.0  # seconds that a job which has been handed over may take t
 
 
 @dataclass(frozen=True)
-class RemoteJob:
+class RemoteJob(ABC):
     """A job on a cluster or service; each kind has a class of its own.
 
     Attributes:
@@ -48,14 +49,15 @@ class RemoteJob:
 
     # What each kind has of its own
 
+    @abstractmethod
     def states(self) -> Mapping[str, str]:
         """The state of each job of this name by the runner's id; also of those that have ended.
 
         Raises:
             OSError: the runner cannot be asked.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def request_end(self, job: str) -> None:
         """Asks for a job to be cancelled.
 
@@ -65,11 +67,10 @@ class RemoteJob:
         Raises:
             OSError: the runner cannot be asked.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def page(self) -> str:
         """The runner's page about it."""
-        raise NotImplementedError
 
     def metrics(self, result: PipelineResult) -> MetricResults:
         """Beam's metrics, as far as its workers have told.

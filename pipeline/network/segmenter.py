@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ class Segmenter:
         # Beyond that the logits of a canvas, which XLA holds all at once, take much memory.
         longest = tile or 2 * network.description.long_side
         longest = min(long_side or longest, longest)
-        place = partial(canvas, longest=longest, multiple=self.stride)
+        place = functools.partial(canvas, longest=longest, multiple=self.stride)
 
         def ready(function: Any) -> Callable[..., Sequence[Any]]:
             """What runs a function of images."""

@@ -17,7 +17,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from apache_beam.runners.portability.portable_runner import PortableMetrics
 from google.protobuf import struct_pb2
 
 from pipeline.storage import Files
+from tests.servers.answers import JsonHandler
 from tests.servers.process import free_port, running
 
 TOKEN = "a-token"
@@ -220,10 +221,7 @@ def metric_updates(metrics: MetricResults) -> list[dict[str, Any]]:
     return updates
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
+class _Handler(JsonHandler):
     def do_GET(self) -> None:
         self._answer()
 
@@ -234,20 +232,18 @@ class _Handler(BaseHTTPRequestHandler):
         asked = dict(urllib.parse.parse_qsl(query))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append((self.command, path))
-        match = re.fullmatch(
-            r"/v1b3/projects/made-up/locations/here/jobs(?:/([^/]+))?(/\w+)?", path
-        )
+        match = JOBS.fullmatch(path)
         try:
             if path == "/token":
-                self._send({"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"})
+                self.send_json({"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"})
             elif self.headers.get("Authorization") not in (None, f"Bearer {TOKEN}"):
-                self._send({"error": {"code": 401, "message": "who are you?"}}, 401)
+                self.send_json({"error": {"code": 401, "message": "who are you?"}}, 401)
             elif match is None or (match[1] and match[1] not in self.server.jobs):
-                self._send({"error": {"code": 404, "message": path}}, 404)
+                self.send_json({"error": {"code": 404, "message": path}}, 404)
             else:
-                self._send(self._jobs(match[1], match[2], asked, body))
+                self.send_json(self._jobs(match[1], match[2], asked, body))
         except Exception as error:
-            self._send({"error": {"code": 500, "message": repr(error)}}, 500)
+            self.send_json({"error": {"code": 500, "message": repr(error)}}, 500)
             raise
 
     def _jobs(
@@ -269,17 +265,6 @@ class _Handler(BaseHTTPRequestHandler):
             assert wanted == dataflow.JobState.JOB_STATE_CANCELLED
             job.cancel()
         return job.to_json()
-
-    def _send(self, value: Any, status: int = 200) -> None:
-        data = json.dumps(value).encode()
-        self.send_response_only(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments) -> None:
-        pass
 
 
 @contextlib.contextmanager

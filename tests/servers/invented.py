@@ -14,10 +14,11 @@ import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
 
+from tests.servers.answers import JsonHandler
 from tests.servers.process import free_port, running
 
 _LAST = "\U0010ffff"
@@ -52,10 +53,7 @@ class Names(Sequence):
         return keys, str(end) if end < behind else ""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
+class _Handler(JsonHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         asked = dict(urllib.parse.parse_qsl(query))
@@ -69,16 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         rest = {"size": "1", "generation": "1", "updated": "2026-01-01T00:00:00Z"}
         items = [{"name": key} | rest for key in keys]
-        page = {"items": items} | ({"nextPageToken": token} if token else {})
-        data = json.dumps(page).encode()
-        self.send_response_only(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments) -> None:
-        pass
+        self.send_json({"items": items} | ({"nextPageToken": token} if token else {}))
 
 
 def server(port: int, counts: Mapping[str, int]) -> ThreadingHTTPServer:

@@ -272,8 +272,11 @@ def test_a_killed_run_is_completed_with_the_same_masks(photos, tiny_model, tmp_p
     [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
 )
 def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path, sent, word, status):
-    for index in range(1200):
-        Image.new("RGB", (96, 96), (index % 256, 0, 0)).save(photos / f"{index}.png")
+    # So many, and so large, that the job would go on for far longer than it takes to end.
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(photos / "0.png", compress_level=1)
+    for index in range(1, 1200):
+        os.link(photos / "0.png", photos / f"{index}.png")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pipeline", "segment", photos, "--output", out]
     process = subprocess.Popen([*command, "--model", tiny_model], stderr=subprocess.PIPE, text=True)

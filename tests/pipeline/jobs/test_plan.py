@@ -420,7 +420,8 @@ def remote(ask, memory, tmp_path):
 def test_a_remote_run_keeps_its_runner(remote):
     planned = plan(remote())
     assert not planned.local
-    assert planned.beam_options.get_all_options()["runner"] == "FlinkRunner"
+    found = planned.beam_options.get_all_options(drop_default=True)
+    assert found == {"runner": "FlinkRunner", "save_main_session": False}  # the latter is Beam's
     assert planned.listing.spread  # many workers list
 
 

@@ -1,6 +1,6 @@
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 from apache_beam.options.pipeline_options import (
@@ -16,6 +16,7 @@ from pipeline.jobs import progress
 from pipeline.jobs.dataflow import DataflowJob
 from pipeline.jobs.flink import FlinkJob
 from pipeline.jobs.remote import address, lives, name_job
+from tests.servers.answers import JsonHandler
 
 RUN = "20261126T175823Z-abc123"
 PARENT = "/v1b3/projects/p/locations/r"
@@ -46,23 +47,13 @@ class Flink(ThreadingHTTPServer):
         self.states[job] = "CANCELED"
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(JsonHandler):
     def do_GET(self):
-        self._send(self.server.answer(self.path))
+        self.send_json(self.server.answer(self.path))
 
     def do_PATCH(self):
         self.server.cancel(self.path)
-        self._send({})
-
-    def _send(self, value):
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
+        self.send_json({})
 
 
 @pytest.fixture

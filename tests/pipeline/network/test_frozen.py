@@ -64,9 +64,9 @@ def run(functions, images):
     return scores.numpy(), functions.head(scores).numpy()
 
 
-def assert_alike(one, other, images):
+def assert_alike(one, other, images, tolerance=0.0):
     for found, expected in zip(run(one, images), run(other, images), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
     assert one.channels == other.channels
 
 
@@ -83,7 +83,9 @@ def test_the_default_model_is_read():
 
 def test_a_network_of_another_program_is_read_too(tmp_path):
     folder = saved(Other(), tmp_path)
-    assert_alike(frozen.read(folder), artifact.loaded(folder), tf.constant(noise(2, 8, 6, 3)))
+    images = tf.constant(noise(2, 8, 6, 3))
+    # TensorFlow may compute with caught constants in another order.
+    assert_alike(frozen.read(folder), artifact.loaded(folder), images, 1e-5)
 
 
 def stateful(x):
