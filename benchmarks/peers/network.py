@@ -1,6 +1,7 @@
 """Networks alone, by this project and by OpenVINO in throughput mode: speed, share of the peak.
 
     python benchmarks/peers/network.py [--rounds 7] [--images 32] [--precision NAME …]
+        [--network NAME …]
 
 The default model at 384×512 and an FCN-32s on ResNet-50 with random weights at 320×480, from random
 pixels to class maps. OpenVINO gets the size fixed, as its users would where all images are of one.
@@ -18,9 +19,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,14 @@ import shared
 
 ROOT = Path(__file__).parents[2]
 PRECISIONS = ("float32", "bfloat16")
+NETWORKS = {
+    "default": ("default model", 384, 512),
+    "resnet": ("FCN-32s on ResNet-50", 320, 480),
+}
 SIDE = 2048  # of the matrices whose product is taken for the peak
 PRODUCTS = 8
 
-Round = Callable[[], None]
+Round = Callable[[], object]
 
 
 def main() -> None:
@@ -39,21 +44,20 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--images", type=int, default=32, help="in a round")
     options.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    options.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     given = options.parse_args()
     print("| | engine | images/s | core-ms an image | times OpenVINO | of the peak |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
-        resnet = f"{scratch}/resnet"
-        operations = {}
-        for name, (folder, height, width) in {
-            "default model": (str(shared.MODEL), 384, 512),
-            "FCN-32s on ResNet-50": (resnet, 320, 480),
-        }.items():
-            if folder == resnet:
-                run("build", resnet)
-            operations[name] = int(run("count", folder, height, width))
+        for key in given.network:
+            name, height, width = NETWORKS[key]
+            folder = str(shared.MODEL)
+            if key == "resnet":
+                folder = f"{scratch}/resnet"
+                run("build", folder)
+            operations = int(run("count", folder, height, width))
             for precision in given.precision:
-                compare(name, folder, (height, width), precision, operations[name], given)
+                compare(name, folder, (height, width), precision, operations, given)
 
 
 def compare(name, folder, size, precision, operations, given) -> None:
@@ -125,18 +129,13 @@ def measure(work: Round) -> None:
 def in_streams(work: Round, times: int) -> Round:
     """Does a piece of work so many times, in as many threads as there are cores."""
 
-    def stream() -> None:
+    pool = ThreadPoolExecutor(shared.CORES)  # whose threads stay, as those of a job do
+
+    def stream(_: int) -> None:
         for _ in range(times // shared.CORES):
             work()
 
-    def streams() -> None:
-        threads = [threading.Thread(target=stream) for _ in range(shared.CORES)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    return streams
+    return lambda: list(pool.map(stream, range(shared.CORES)))
 
 
 def random_image(height: str, width: str) -> np.ndarray:

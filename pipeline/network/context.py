@@ -3,7 +3,10 @@
 Features averaged over all places tell a network what an image shows at large. Of a tile they tell
 something else than of its image, so its scores would not go with those of its neighbours. Here a
 network is cut in two: one function gives what is averaged, the other takes the averages of the
-whole image. Padding, too, tells something else than an image does: here it can be left out.
+whole image.
+
+Padding, too, tells something else than an image does, in averages and beside its border: a network
+can be made to see a part of its images alone.
 """
 
 from __future__ import annotations
@@ -48,16 +51,20 @@ def split(function: Any) -> tuple[Any, Any]:
 
 
 def of_part(function: Any) -> Callable[..., Any]:
-    """Lets a frozen function average over a part of its images alone.
+    """Lets a frozen function see a part of its images as if that were all of them.
+
+    What is averaged over images is averaged over the part. What looks at neighbouring cells finds
+    beyond the part what it would find beyond the border of an image: zeros mostly. (But for an
+    average pooling whose windows reach over the border, which counts what lies there.)
 
     Args:
         function: a concrete function, without variables, of images ``[n, h, w, c]`` and perhaps
             more.
 
     Returns:
-        A function of the same and of int32 ``[2]``: height and width, in pixels from the upper left
-        corner, of the part that counts in averages. That says nothing to a graph that has state or
-        control flow.
+        A function of the same and of int32 ``[2]``: height and width of the part, in pixels from
+        the upper left corner and multiples of the network's stride. Outputs are right in the part
+        alone. It says nothing to a graph that has state or control flow.
     """
     try:
         graph = Graph(function)
@@ -65,29 +72,93 @@ def of_part(function: Any) -> Callable[..., Any]:
         return lambda *given: function(*given[:-1])
     images = graph.inputs[0]
     part = graph.add_input("part", [2], tf.int32)
+    kept: dict[tuple[str, Callable], str] = {}
+
+    def put_before(node: Any, change: Callable) -> None:
+        """Puts a function of features, images and part before a node."""
+        tensor = node.input[0]
+        if (tensor, change) not in kept:
+            signature = [
+                tf.TensorSpec([None, None, None, None], graph.dtype(name))
+                for name in (tensor, images)
+            ]
+            changed = Graph(traced(change, *signature, tf.TensorSpec([2], tf.int32)))
+            inputs = [tensor, images, part]
+            (kept[tensor, change],) = graph.splice(changed, f"{node.name}/part", inputs)
+        node.input[0] = kept[tensor, change]
+
     for name in means(graph):
-        mean = graph.nodes[name]
-        signature = [
-            tf.TensorSpec([None, None, None, None], graph.dtype(tensor))
-            for tensor in (mean.input[0], images)
-        ]
-        average = Graph(traced(_average, *signature, tf.TensorSpec([2], tf.int32)))
-        # The mean of one place is that place, so what shape the mean has is left to it.
-        (mean.input[0],) = graph.splice(average, f"{name}/part", [mean.input[0], images, part])
+        put_before(graph.nodes[name], _average)  # the mean of one place is that place
+    for node in list(graph.nodes.values()):
+        if (change := _beyond(graph, node)) is not None:
+            put_before(node, change)
     graph.prune()
     return graph.function()
 
 
-def _average(features: Any, images: Any, part: Any) -> Any:
-    """``[n, 1, 1, c]``: features ``[n, h, w, c]`` averaged over the cells of a part of images."""
-    counts = []
+def _beyond(graph: Graph, node: Any) -> Callable | None:
+    """What makes a node find beyond a part what it finds beyond the border of an image."""
+    if node.op not in _BEYOND or graph.shapes([node.input[0]]) == [None]:
+        return None
+    before = graph.nodes.get(node.input[0].partition(":")[0])
+    if before is not None and before.op in _FRAMES:  # which is told already
+        return None
+    if "Conv" in node.op:
+        kernel = graph.constant(node.input[1])
+        if kernel is not None and kernel.shape[:2] == (1, 1):
+            return None
+    return _BEYOND[node.op]
+
+
+def _within(features: Any, images: Any, part: Any) -> list[Any]:
+    """Which rows and which columns of features ``[n, h, w, c]`` are of a part of images."""
+    found = []
     for axis in (1, 2):
         cells = tf.shape(features)[axis]
-        counts.append(tf.range(cells) < part[axis - 1] * cells // tf.shape(images)[axis])
-    within = counts[0][:, None] & counts[1]
-    kept = tf.where(within[:, :, None], features, tf.zeros([], features.dtype))
-    count = tf.reduce_sum(tf.cast(within, features.dtype))
+        found.append(tf.range(cells) < part[axis - 1] * cells // tf.shape(images)[axis])
+    return found
+
+
+def _average(features: Any, images: Any, part: Any) -> Any:
+    """``[n, 1, 1, c]``: the mean of a part."""
+    rows, columns = _within(features, images, part)
+    count = tf.reduce_sum(tf.cast(rows[:, None] & columns, features.dtype))
+    kept = _zero(features, images, part)
     return tf.reduce_sum(kept, axis=[1, 2], keepdims=True) / count
+
+
+def _zero(features: Any, images: Any, part: Any) -> Any:
+    rows, columns = _within(features, images, part)
+    nothing = tf.zeros([], features.dtype)
+    return tf.where(rows[:, None, None] & columns[:, None], features, nothing)
+
+
+def _lowest(features: Any, images: Any, part: Any) -> Any:
+    rows, columns = _within(features, images, part)
+    nothing = tf.constant(features.dtype.min, features.dtype)
+    return tf.where(rows[:, None, None] & columns[:, None], features, nothing)
+
+
+def _edge(features: Any, images: Any, part: Any) -> Any:
+    for axis, within in enumerate(_within(features, images, part), start=1):
+        last = tf.reduce_sum(tf.cast(within, tf.int32)) - 1
+        places = tf.minimum(tf.range(tf.shape(features)[axis]), last)
+        features = tf.gather(features, places, axis=axis)
+    return features
+
+
+# What operations that look at neighbours find beyond an image's border.
+_BEYOND = {
+    "Conv2D": _zero,
+    "DepthwiseConv2dNative": _zero,
+    "AvgPool": _zero,
+    "MaxPool": _lowest,
+    "Pad": _zero,
+    "PadV2": _zero,
+    "SpaceToBatchND": _zero,
+    "MirrorPad": _edge,
+}
+_FRAMES = ("Pad", "PadV2", "SpaceToBatchND", "MirrorPad")
 
 
 def means(graph: Graph) -> list[str]:

@@ -128,18 +128,13 @@ def test_padding_is_kept_out_of_averages(engine):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_head_on_a_canvas_gives_the_classes_of_graph_mode(tiny_model):
-    network = artifact.load(tiny_model)
-    one, other = Segmenter(network), Segmenter(network, "xla-head", long_side=256)
-    for images in mix()[:5]:
-        np.testing.assert_array_equal(one(images)[0], other(images)[0])
-
-
-def test_a_network_on_a_canvas_differs_at_the_border_alone(tiny_model):
+@pytest.mark.parametrize("engine", ["xla", "xla-head"])
+def test_classes_on_a_canvas_are_those_of_graph_mode(engine, tiny_model):
     network = artifact.load(tiny_model)
     coarse = np.random.default_rng(1).integers(0, 255, (1, 20, 20, 3), np.uint8)
-    images = np.kron(coarse, np.ones((1, 16, 16, 1), np.uint8))[:, :288, :320]
-    one, other = Segmenter(network), Segmenter(network, "xla", long_side=512)
-    agree = one(images)[0] == other(images)[0]
-    assert agree[:, :128, :160].all()
-    assert agree.mean() > 0.9
+    image = np.kron(coarse, np.ones((1, 16, 16, 1), np.uint8))
+    one, other = Segmenter(network), Segmenter(network, engine, long_side=512)
+    for images in (image[:, :96, :160], image[:, :288]):
+        expected = one(images)[0]
+        assert len(np.unique(expected)) > 2
+        assert (other(images)[0] == expected).mean() > 0.999  # there may be ties

@@ -94,6 +94,48 @@ def test_padding_that_is_not_finite_is_kept_out_of_averages():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def kernel(side, *channels):
+    return tf.constant(np.random.default_rng(1).normal(size=(side, side, *channels)), tf.float32)
+
+
+# What looks over the border of features, each in its own way.
+LOOKING = {
+    "a convolution": lambda x: tf.nn.conv2d(x, kernel(3, 3, 4), 1, "SAME"),
+    "one with a stride": lambda x: tf.nn.conv2d(x, kernel(5, 3, 4), 2, "SAME"),
+    "one that is dilated": lambda x: tf.nn.conv2d(x, kernel(3, 3, 4), 1, "SAME", dilations=2),
+    "one that is padded explicitly": lambda x: tf.nn.conv2d(
+        tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), kernel(3, 3, 4), 2, "VALID"
+    ),
+    "a depthwise convolution": lambda x: tf.nn.depthwise_conv2d(
+        x, kernel(3, 3, 1), [1, 2, 2, 1], "SAME"
+    ),
+    "a dilated depthwise one": lambda x: tf.nn.depthwise_conv2d(
+        x, kernel(3, 3, 1), [1, 1, 1, 1], "SAME", dilations=[2, 2]
+    ),
+    "pooling": lambda x: tf.nn.max_pool2d(x - 300, 3, 2, "SAME"),
+    "upsampling": lambda x: tf.nn.conv2d(
+        tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC"), kernel(2, 3, 4), 1, "VALID"
+    )[:, 1:, 1:],
+}
+
+
+@pytest.mark.parametrize("looking", LOOKING)
+def test_beyond_a_part_lies_what_lies_beyond_a_border(looking):
+    def network(images):
+        features = LOOKING[looking](tf.cast(images, tf.float32))
+        return tf.nn.relu(tf.nn.conv2d(features, kernel(3, features.shape[3], 2), 1, "SAME"))
+
+    whole = freeze(network, IMAGES)
+    seen = images(8, 12)
+    (expected,) = whole(tf.constant(seen))
+    padded = np.pad(seen, [(0, 0), (0, 8), (0, 4), (0, 0)], mode="edge")
+    (plain,) = whole(tf.constant(padded))
+    (found,) = of_part(whole)(tf.constant(padded), tf.constant([8, 12]))
+    height, width = expected.shape[1:3]
+    assert not np.allclose(plain[:, :height, :width], expected, rtol=1e-3)
+    np.testing.assert_allclose(found[:, :height, :width], expected, rtol=1e-4, atol=0.1)
+
+
 def test_what_has_state_averages_as_it_does():
     def network(images):
         noise = tf.random.uniform([], maxval=0.001)
