@@ -37,7 +37,7 @@ class Graph:
 
     def __init__(self, function: Any):
         for operation in function.graph.get_operations():
-            if operation.op_def.is_stateful or operation.type in _CONTROL_FLOW:
+            if operation.op_def.is_stateful:
                 raise ValueError(f"{operation.type} ({operation.name}) is not a pure function")
         self._take(
             function.graph.as_graph_def(),
@@ -47,11 +47,14 @@ class Graph:
 
     @classmethod
     def of(cls, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Graph:
-        """The graph of a ``GraphDef`` that has neither state nor control flow.
+        """The graph of a ``GraphDef`` that has no state.
 
         Args:
             inputs: names of its placeholders.
             outputs: tensors.
+
+        Raises:
+            ValueError: it has control flow, or two nodes of one name.
         """
         graph = cls.__new__(cls)
         graph._take(definition, inputs, outputs)
@@ -60,6 +63,11 @@ class Graph:
     def _take(self, definition: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self._rest = tf.compat.v1.GraphDef(versions=definition.versions, library=definition.library)
         self.nodes = {node.name: node for node in definition.node}
+        if len(self.nodes) < len(definition.node):
+            raise ValueError("two nodes have one name")
+        for node in self.nodes.values():
+            if node.op in _CONTROL_FLOW:
+                raise ValueError(f"{node.op} ({node.name}) is not a pure function")
         self.inputs, self.outputs = list(inputs), list(outputs)
         for node in self.nodes.values():
             node.input[:] = [_short(name) for name in node.input if not name.startswith("^")]

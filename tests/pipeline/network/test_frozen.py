@@ -123,6 +123,21 @@ def test_a_variable_that_is_written_is_left_to_the_loader(tmp_path):
         frozen.read(saved(module, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ([("x", "Placeholder"), ("y", "Switch")], r"Switch \(y\) is not a pure function"),
+        ([("x", "Placeholder"), ("y", "Relu"), ("y", "Neg")], "two nodes have one name"),
+    ],
+)
+def test_what_edges_cannot_be_taken_from_is_no_graph(nodes, why):
+    definition = tf.compat.v1.GraphDef(
+        node=[tf.compat.v1.NodeDef(name=name, op=op) for name, op in nodes]
+    )
+    with pytest.raises(ValueError, match=why):
+        Graph.of(definition, ["x"], ["y"])
+
+
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
 @pytest.mark.parametrize("content", [None, b"", b"no network"])
 def test_a_damaged_file_is_not_read(tmp_path, name, content):
