@@ -28,6 +28,8 @@ from typing import NamedTuple
 import click
 from peers import memory
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the tests' servers are
+
 from tests.servers import flink
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,7 +5,9 @@
 The null network gives each photo the class map that the real one gave it before, so that its mask
 costs what it does in a real job. The null sink writes no masks. Each is run on all photos and on
 some, in one process and in turns: what all take more than some, divided by how many more they are,
-is free of what a run costs once. Core-milliseconds a photo are printed, medians of the rounds.
+is free of what a run costs once. Core-milliseconds a photo are printed, medians of the rounds; and
+photos/s in one stream and in one a core, which tell how far streams of one process wait for each
+other, as for Python's lock.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import functools
 import logging
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -51,34 +52,40 @@ def main(photos: str, model: str, limit: int | None, rounds: int) -> None:
     job = functools.partial(cost, photos, model)
     segmenter.Segmenter = recording  # type: ignore[misc]
     job(count)
-    variants: dict[str, tuple[Any, Any]] = {
-        "the whole job": (network, write),
-        "null network": (replaying, write),
-        "null network and sink": (replaying, sink_of(write)),
+    variants: dict[str, tuple[Any, Any, int | None]] = {
+        "the whole job": (network, write, None),
+        "null network": (replaying, write, None),
+        "null network, one stream": (replaying, write, 1),
+        "null network and sink": (replaying, sink_of(write), None),
     }
     costs = defaultdict(list)
     for _ in range(rounds):
-        for name, (net, put) in variants.items():
+        for name, (net, put, workers) in variants.items():
             segmenter.Segmenter = net
             OutputFolder.write = put  # type: ignore[method-assign]
-            costs[name].append((job(count) - job(few)) / (count - few))
+            costs[name].append((job(count, workers) - job(few, workers)) / (count - few))
     click.echo(
         f"{count} photos, {os.cpu_count()} CPUs ({platform.machine()}), medians of {rounds} "
         "rounds, core-ms a photo"
     )
     for name, values in costs.items():
-        low, high = (f"{1000 * value:.1f}" for value in (min(values), max(values)))
-        click.echo(f"{name:<24}{1000 * statistics.median(values):6.1f} (from {low} to {high})")
+        spent, wall = np.median(values, axis=0)
+        (low, _), (high, _) = 1000 * np.min(values, axis=0), 1000 * np.max(values, axis=0)
+        click.echo(
+            f"{name:<26}{1000 * spent:6.1f} (from {low:.1f} to {high:.1f}), {1 / wall:.0f} photos/s"
+        )
 
 
-def cost(photos: str, model: str, count: int) -> float:
-    """Core-seconds of a job on the first so many photos."""
+def cost(photos: str, model: str, count: int, workers: int | None = None) -> np.ndarray:
+    """Core-seconds, and seconds, of a job on the first so many photos."""
     import pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
-        start = time.process_time()
-        summary = pipeline.segment(photos, f"{scratch}/out", model=model, limit=count)
-        spent = time.process_time() - start
+        start = np.array([time.process_time(), time.perf_counter()])
+        summary = pipeline.segment(
+            photos, f"{scratch}/out", model=model, limit=count, workers=workers
+        )
+        spent = np.array([time.process_time(), time.perf_counter()]) - start
     assert summary.masks == count, f"{summary.masks} masks of {count} photos"
     return spent
 
@@ -96,7 +103,7 @@ def recorders(network: Any) -> tuple[Any, Any]:
             return found
 
     class Replaying:
-        def __init__(self, network: Any, engine: str, batch_size: int, precision: str):
+        def __init__(self, network: Any, engine: str, batch_size: int, *others: Any):
             self.stride, self.batch_size = network.description.stride, batch_size
 
         def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

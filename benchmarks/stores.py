@@ -26,6 +26,9 @@ import click
 
 from pipeline.storage import Files
 from pipeline.storage import stores as clients
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the tests' servers are
+
 from tests.servers import stores
 
 LATENCY = 0.05  # seconds

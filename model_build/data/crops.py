@@ -57,8 +57,7 @@ def training_crops(
             scale = tf.random.stateless_uniform([], seeds[0], *scales)
             size = tf.cast(tf.round(tf.cast(tf.shape(ids), tf.float32) * scale), tf.int32)
             size = tf.maximum(size, 1)
-            image = tf.image.resize(image, size, antialias=True)
-            image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+            image = resize(image, size)
             ids = tf.image.resize(ids[..., None], size, "nearest")[..., 0]
         image, ids = pad_to(image, ids, tf.maximum(tf.shape(ids), crop), mirror=True)
         room = tf.shape(ids) - crop + 1
@@ -119,7 +118,27 @@ def pad_to(
     return image, ids
 
 
+def read_image(path: tf.Tensor) -> tf.Tensor:
+    """uint8 ``[h, w, 3]`` of an image file: the very pixels that the job decodes by Pillow.
+
+    Pillow itself would hold Python's lock here. TensorFlow decodes JPEGs by the same library, but
+    with a less exact inverse transform unless it is told otherwise.
+    """
+    data = tf.io.read_file(path)
+    image = tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(data, 3, expand_animations=False),
+    )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """An image uint8 ``[h, w, 3]`` at another size, int32 ``[2]`` (height, width)."""
+    image = tf.image.resize(image, size, antialias=True)
+    return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
+
+
 def _decode(image_path: tf.Tensor, mask_png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    image = tf.io.decode_image(tf.io.read_file(image_path), 3, expand_animations=False)
     ids = tf.io.decode_png(mask_png, 1)[..., 0]
-    return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(ids, (None, None))
+    return read_image(image_path), tf.ensure_shape(ids, (None, None))

@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
 from apache_beam.runners.runner import PipelineResult, PipelineState, create_runner
 from apache_beam.runners.worker import sdk_worker
@@ -33,6 +34,11 @@ _LOGGER = logging.getLogger(__name__)
 # The in-process runner's harness prints the traceback that it logs as well. Threads of a run that
 # was interrupted may do so later, so this holds for good.
 sdk_worker.print = lambda *values, **options: None  # type: ignore[attr-defined]
+
+# The in-process runner's streams would pass on each second, by another thread, what they have
+# encoded so far: also half an element, which nobody can decode. Without that they pass on what has
+# come together between two elements, as elsewhere.
+worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
 
 LOCAL_RUNNER = "FnApiRunner"
 LOCAL_NAMES = ("direct", "directrunner", "fnapirunner")

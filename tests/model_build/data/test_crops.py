@@ -200,6 +200,14 @@ def test_what_the_check_lets_pass_can_be_decoded(make_pair, toy_labels, tmp_path
     assert np.abs(images[0] - expected).max() <= 2
 
 
+def test_a_jpeg_has_the_pixels_that_pillow_gives_the_job(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=80)
+    with Image.open(tmp_path / "a.jpg") as written:
+        expected = np.array(written.convert("RGB"))
+    np.testing.assert_array_equal(crops.read_image(str(tmp_path / "a.jpg")), expected)
+
+
 def test_python_is_called_for_each_epoch_not_for_each_image(pairs, monkeypatch):
     from tensorflow.python.ops import script_ops  # where tf.data calls Python from
 

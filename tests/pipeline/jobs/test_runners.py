@@ -1,6 +1,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import apache_beam as beam
@@ -40,6 +42,48 @@ def test_a_local_run_has_a_stream_a_core_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(threads, "has_accelerator", lambda: True)
     runners.run_here(options, None)
     assert options.view_as(DirectOptions).direct_num_workers == 1
+
+
+# What takes long to encode, by Python, in a process that cannot take all memory: decoded from the
+# middle of an element, Beam may read that there are thousands of millions of windows.
+SLOWLY = """
+import contextlib, sys, time
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from pipeline.jobs import runners
+
+with contextlib.suppress(ImportError):
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+class Slow:
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        time.sleep(0.01)
+        return Slow, (self.number,)
+
+options = PipelineOptions([])
+runners.run_here(options, 2)
+pipeline = beam.Pipeline(options=options)
+groups = (
+    pipeline
+    | beam.Create(range(8))
+    | beam.FlatMap(lambda part: [(number % 7, Slow(number)) for number in range(part, 800, 8)])
+    | beam.GroupByKey()
+)
+groups | beam.MapTuple(lambda _, all: sys.stdout.write("".join(f"{one.number}\\n" for one in all)))
+runners.run(pipeline)
+"""
+
+
+def test_streams_pass_on_whole_elements_alone(tmp_path):
+    script = tmp_path / "slowly.py"
+    script.write_text(SLOWLY)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert sorted(map(int, done.stdout.split())) == list(range(800))
 
 
 @pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "PrismRunner", "PortableRunner"])
