@@ -36,11 +36,10 @@ def main(counts: tuple[int, ...], side: int, photos: str | None) -> None:
     what = f"{photos} at" if photos else "images of"
     click.echo(f"{what} {side} pixels, {os.cpu_count()} CPUs ({platform.machine()})")
     with tempfile.TemporaryDirectory() as scratch:
-        archive = Path(scratch, "photos")
-        make(archive, max(counts), side, sorted(Path(photos).glob("*.jpg")) if photos else [])
-        once = run(archive, Path(scratch, "once"), 1)
+        pictures = sorted(Path(photos).glob("*.jpg")) if photos else []
+        once = run(made(Path(scratch, "one"), 1, side, pictures))
         for count in counts:
-            found = run(archive, Path(scratch, str(count)), count)
+            found = run(made(Path(scratch, str(count)), count, side, pictures))
             each = (found.core_seconds - once.core_seconds) / (count - 1)
             click.echo(
                 f"{count:>9,} images: {1000 * each:.2f} core-ms an image, "
@@ -48,7 +47,7 @@ def main(counts: tuple[int, ...], side: int, photos: str | None) -> None:
             )
 
 
-def make(archive: Path, count: int, side: int, photos: list[Path]) -> None:
+def made(archive: Path, count: int, side: int, photos: list[Path]) -> Path:
     """Writes so many JPEGs in folders of a thousand: of photos, or each of other colours."""
     rng = np.random.default_rng(0)
     for index in range(count):
@@ -61,6 +60,7 @@ def make(archive: Path, count: int, side: int, photos: list[Path]) -> None:
         scale = side / max(image.size)
         size = round(image.width * scale), round(image.height * scale)
         image.resize(size, Image.Resampling.BICUBIC).save(path)
+    return archive
 
 
 class Run(NamedTuple):
@@ -71,18 +71,16 @@ class Run(NamedTuple):
     peak: int  # bytes
 
 
-def run(photos: Path, out: Path, count: int) -> Run:
-    """Runs the job by its defaults on the first so many images."""
-    command = [sys.executable, "-m", "pipeline", "segment", str(photos), "--output", str(out)]
+def run(archive: Path) -> Run:
+    """Runs the job by its defaults."""
+    command = [sys.executable, "-m", "pipeline", "segment", archive, "--output", f"{archive}-out"]
     start = time.perf_counter()
-    with subprocess.Popen(
-        [*command, "--limit", str(count)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as job:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as job:
         assert job.stdout is not None
         job.stdout.read()
         _, status, usage = os.wait4(job.pid, 0)
         job.returncode = os.waitstatus_to_exitcode(status)
-    assert job.returncode == 0, f"the job of {count} images ended with status {job.returncode}"
+    assert job.returncode == 0, f"{archive}: the job ended with status {job.returncode}"
     seconds = time.perf_counter() - start
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
