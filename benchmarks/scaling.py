@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py --core-ms 50 [--images 1000 --images 1000000] [--workers 16]
 
-A model, not a measurement: of one figure that `benchmarks/stages.py` measures, what an image costs,
-and of the records that travel through the graph, which are made and encoded here. It counts a first
+A model, not a measurement: of one figure that has been measured, what an image costs, and of the
+records that travel through the graph, which are made and encoded here. It counts a first
 run in a bucket; of a second one, with all masks there, what differs. It prints Markdown.
 """
 

@@ -20,8 +20,6 @@ import numpy as np
 from model_build.artifact import DEFAULT_MODEL
 
 BACKBONES = ("MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121", "ResNet50V2")
-# Of the executed graph, what computes convolutions and matrix products, fused or not.
-DENSE = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "BatchMatMulV2", "BatchMatMul")
 NO_WORK = ("Const", "_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "NoOp")
 
 

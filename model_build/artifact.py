@@ -4,10 +4,11 @@
 
     MODEL/model.json      labels, palette, normalisation, stride, long side, architecture, metrics,
                           fingerprint
-    MODEL/saved_model/    a TensorFlow SavedModel with two functions:
+    MODEL/saved_model/    a TensorFlow SavedModel with its functions:
                               body    uint8 RGB [n, h, w, 3]     → scores [n, h/s, w/s, c], where s
                                                                    is the finest stride scored
                               head    scores                     → float32 logits [n, h, w, c]
+                              logits  both, one after the other: the serving signature
 
 It loads without the code that trained it. The network is saved in two parts, so that
 what interpolates can be compiled or replaced apart from the body. To be trained further, the

@@ -140,7 +140,7 @@ SMALL = {
 
 
 @pytest.fixture
-def workplace(tmp_path, photos, tiny_model, request):
+def workplace(tmp_path, photos):
     """A folder in which README's commands find what they name."""
     (tmp_path / "my-photos/images").mkdir(parents=True)
     (tmp_path / "my-photos/masks").mkdir()

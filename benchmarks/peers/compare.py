@@ -119,7 +119,9 @@ def main(photos: str, limit: int | None, rounds: int, only: tuple[str, ...]) -> 
     peers = [
         peer
         for peer in PEERS
-        if not only or peer.name == REFERENCE or any(text in peer.name for text in only)
+        if not only
+        or peer.name == REFERENCE
+        or any(text.lower() in peer.name.lower() for text in only)
     ]
     title = heading(len(chosen), rounds)
     memory.adopt_orphans()

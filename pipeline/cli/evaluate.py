@@ -24,7 +24,7 @@ from pipeline.cli.options import (
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
-    epilog="Apache Beam's own options are passed on.",
+    epilog="Apache Beam's own options are passed on, but for --runner: it always runs here.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.option("--model", metavar="DIR", help="Score the masks that this saved model makes.")

@@ -66,12 +66,13 @@ _OF_MODELS = (
         "--engine",
         type=click.Choice(ENGINES),
         help="Compile the network (xla), its last step (xla-head) or nothing (graph).  "
-        "[default: xla on a GPU, xla-head on a CPU]",
+        "[default: xla on a GPU; on a CPU xla-head, with more than 32 classes graph]",
     ),
     click.option(
         "--precision",
         type=click.Choice(PRECISIONS),
-        help="Number format.  [default: bfloat16 if the CPU supports it, else float32]",
+        help="Number format.  [default: bfloat16 in a local run on a CPU that supports it, else "
+        "float32]",
     ),
     click.option(
         "--batch-size",

@@ -62,8 +62,8 @@ def segment(
         verify: check the pixels of every mask that stands against its row.
         max_pixels: reject larger images.
         engine: ``"auto"``, ``"xla"``, ``"xla-head"`` or ``"graph"``.
-        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``, the latter of them where this
-            machine's CPU computes it.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 in a local run on a CPU
+            that computes it, else float32.
         batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.
         workers: streams of a local run; None takes one a core, or one on an accelerator.
         shared_disk: with a runner elsewhere, every worker sees this machine's disk.
@@ -132,7 +132,8 @@ def evaluate(
         skip_missing: score what is there.
         long_side, tile, max_pixels, engine, precision, batch_size: with ``model``; see
             :func:`segment`.
-        workers, storage_options, beam_options: see :func:`segment`.
+        workers, storage_options, beam_options: see :func:`segment`; the runner is always this
+            process.
 
     Returns:
         Its ``scores`` are a dict: ``pixel_accuracy``, ``mean_accuracy``, ``miou`` and

@@ -157,7 +157,7 @@ def check(
     assert task.image.stamp is not None  # else it would be to do
     assert task.mask is not None
     try:
-        row = task.row if mask is None else _proven(task, mask, options, out)
+        row = task.row if mask is None else _proven(task, mask, options)
         if row is not None and image is not None:
             row = _of_image(row, task, image)
     except ForeignMask as error:
@@ -173,9 +173,7 @@ def check(
     return row._replace(image=task.image.path, source=task.image.stamp, written=task.mask)
 
 
-def _proven(
-    task: Task, data: bytes | Exception, options: KeepOptions, out: OutputFolder
-) -> Row | None:
+def _proven(task: Task, data: bytes | Exception, options: KeepOptions) -> Row | None:
     """The row of a mask by what is in it; None where it is to be done again.
 
     Its hash is ``""`` where nothing tells of which source it is.

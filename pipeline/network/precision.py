@@ -40,7 +40,7 @@ def resolve(precision: str, engine: str, local: bool) -> str:
 
     ``"auto"`` is bfloat16 where it is computed faster and all machines are known to do so: in the
     graph of a local run on a CPU that has it (``benchmarks/precision.py`` holds its masks against
-    those of float32). Else it is float32.
+    those of float32). Else it is float32, as on accelerators, where the engine is XLA.
 
     Args:
         engine: as it was resolved.

@@ -410,7 +410,7 @@ def test_a_training_goes_on_from_the_weights_of_the_start(
 
 
 def test_a_resumed_training_does_not_start_over(
-    run_training, begun, quick, tmp_path, assert_same_history, assert_close, read_checkpoint
+    run_training, begun, quick, tmp_path, read_checkpoint
 ):
     run_training(tmp_path / "straight", start=begun)
     run_training(tmp_path / "halves", start=begun, recipe=dataclasses.replace(quick, epochs=1))

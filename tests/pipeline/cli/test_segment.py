@@ -205,7 +205,7 @@ def test_an_output_may_be_named_like_a_pattern(segment):
     assert segment(out="o[u]t*?")[0] == 0
 
 
-def test_large_photos_go_in_tiles_and_small_ones_whole(segment, photos, tmp_path):
+def test_large_photos_go_in_tiles_and_small_ones_whole(segment, photos):
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 255, (20, 25, 3), np.uint8)
     large = Image.fromarray(np.kron(coarse, np.ones((25, 25, 1), np.uint8)))  # a tile has 256
@@ -235,7 +235,7 @@ def test_masks_in_tiles_do_not_mix_with_others(segment):
 
 
 @pytest.mark.parametrize("workers", ["1", "2", "3"])
-def test_masks_do_not_depend_on_workers(segment, tmp_path, workers):
+def test_masks_do_not_depend_on_workers(segment, workers):
     _, _, _, whole = segment(out="whole")
     status, _, err, out = segment("--workers", workers)
     assert status == 0, err

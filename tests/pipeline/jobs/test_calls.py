@@ -108,7 +108,7 @@ def test_a_script_makes_the_masks_of_the_command(script, by_command, tmp_path, p
     assert again["kept"] == 5
 
 
-def test_inputs_are_one_or_many_and_paths_or_text(script, tmp_path):
+def test_inputs_are_one_or_many_and_paths_or_text(script):
     told = script(
         """
 from pathlib import Path

@@ -40,7 +40,7 @@ def moments(count, of, seed):
 
 
 @pytest.fixture
-def undisturbed(stub_job, tmp_path, monkeypatch):
+def undisturbed(stub_job, monkeypatch):
     """Runs a job that nothing disturbs; its masks, and how many operations and writes it takes."""
 
     def run(where, out):

@@ -223,7 +223,7 @@ def test_a_lock_of_another_machine_that_changes_is_respected(
 
 @pytest.mark.parametrize("out", ["local", "s3"], indirect=True)
 def test_nothing_that_a_run_removes_is_another_living_runs(
-    waiting, stub_job, archive, out, expected, monkeypatch
+    waiting, stub_job, archive, out, expected
 ):
     first, gate = waiting
     (name,) = locks(out)

@@ -132,7 +132,7 @@ def test_a_folder_that_no_run_has_claimed_gets_no_journal(out):
     assert list(journals(out)) == []
 
 
-def test_what_could_not_be_put_is_put_by_the_next_flush(tmp_path, monkeypatch):
+def test_what_could_not_be_put_is_put_by_the_next_flush(tmp_path):
     out = OutputFolder(f"{tmp_path}/out", Files(), run="r1")
     journal = Journal(out)
     journal.add([row(1)])

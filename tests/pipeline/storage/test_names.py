@@ -47,5 +47,5 @@ def test_an_absolute_path_begins_with_one_slash(monkeypatch, keeps):
     assert absolute("//") == "/"
 
 
-def test_a_uri_is_absolute_as_it_is(monkeypatch):
+def test_a_uri_is_absolute_as_it_is():
     assert absolute("gs://b//x/../a.jpg") == "gs://b//x/../a.jpg"
