@@ -77,8 +77,8 @@ def start(archive, out, stub_model, tmp_path):
     """Starts a job; one that is given a gate waits after some images until that file is there."""
     model = stub_model()
 
-    def do(gate=None, after=6):
-        command = ["segment", str(archive), "--output", out, "--model", model]
+    def do(gate=None, after=7):  # with windows of four in two streams one is full, and written
+        command = ["segment", str(archive), "--output", out, "--model", model, "--workers", "2"]
         prepare = [stub_network] + ([functools.partial(wait_for, str(gate), after)] if gate else [])
         return Job(command, tmp_path / "log", prepare)
 
@@ -87,8 +87,10 @@ def start(archive, out, stub_model, tmp_path):
 
 def until(condition, job):
     """Waits until something is so, while a job runs."""
+    deadline = time.monotonic() + 100
     while not condition():
         assert job.running, job.errors
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
