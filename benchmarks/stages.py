@@ -105,6 +105,7 @@ def recorders(network: Any) -> tuple[Any, Any]:
     class Replaying:
         def __init__(self, network: Any, engine: str, batch_size: int, *others: Any):
             self.stride, self.batch_size = network.description.stride, batch_size
+            self.tile = None
 
         def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return known[key(images)]
