@@ -71,6 +71,7 @@ def of_part(function: Any) -> Callable[..., Any]:
     except ValueError:
         return lambda *given: function(*given[:-1])
     images = graph.inputs[0]
+    of_images = graph.dtype(images)
     part = graph.add_input("part", [2], tf.int32)
     kept: dict[tuple[str, Callable], str] = {}
 
@@ -79,8 +80,8 @@ def of_part(function: Any) -> Callable[..., Any]:
         tensor = node.input[0]
         if (tensor, change) not in kept:
             signature = [
-                tf.TensorSpec([None, None, None, None], graph.dtype(name))
-                for name in (tensor, images)
+                tf.TensorSpec([None, None, None, None], dtype)
+                for dtype in (node.attr["T"].type, of_images)
             ]
             changed = Graph(traced(change, *signature, tf.TensorSpec([2], tf.int32)))
             inputs = [tensor, images, part]
@@ -89,25 +90,24 @@ def of_part(function: Any) -> Callable[..., Any]:
 
     for name in means(graph):
         put_before(graph.nodes[name], _average)  # the mean of one place is that place
-    for node in list(graph.nodes.values()):
-        if (change := _beyond(graph, node)) is not None:
-            put_before(node, change)
+    looking = [node for node in graph.nodes.values() if _looks_beyond(graph, node)]
+    shapes = graph.shapes([node.input[0] for node in looking])
+    for node, shape in zip(looking, shapes, strict=True):
+        if shape is not None:
+            put_before(node, _BEYOND[node.op])
     graph.prune()
     return graph.function()
 
 
-def _beyond(graph: Graph, node: Any) -> Callable | None:
-    """What makes a node find beyond a part what it finds beyond the border of an image."""
-    if node.op not in _BEYOND or graph.shapes([node.input[0]]) == [None]:
-        return None
-    before = graph.nodes.get(node.input[0].partition(":")[0])
-    if before is not None and before.op in _FRAMES:  # which is told already
-        return None
-    if "Conv" in node.op:
-        kernel = graph.constant(node.input[1])
-        if kernel is not None and kernel.shape[:2] == (1, 1):
-            return None
-    return _BEYOND[node.op]
+def _looks_beyond(graph: Graph, node: Any) -> bool:
+    """Whether a node looks at cells beside those it computes, and nothing before it is told to."""
+    if node.op not in _BEYOND:
+        return False
+    before = graph.nodes.get(node.input[0])
+    if before is not None and before.op in _FRAMES:
+        return False
+    kernel = graph.constant(node.input[1]) if "Conv" in node.op else None
+    return kernel is None or kernel.shape[:2] != (1, 1)
 
 
 def _within(features: Any, images: Any, part: Any) -> list[Any]:

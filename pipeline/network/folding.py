@@ -299,7 +299,7 @@ def _fold_before(graph: Graph, convolution: Any, kernel: np.ndarray, multiple: i
     if summand.any():
         name = f"{convolution.name}/shifted"
         by = (summand / factor).astype(np.float32)
-        if (by == by[0]).all():  # TensorFlow adds one number ten times as fast as one a channel
+        if (by == by[0]).all():  # TensorFlow adds one number far faster than one a channel
             by = by[0]
         shift = graph.add_constant(f"{name}_by", np.asarray(by))
         source = graph.add("AddV2", name, [source, shift], T=np.dtype(np.float32))

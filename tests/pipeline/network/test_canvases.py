@@ -128,6 +128,13 @@ def test_padding_is_kept_out_of_averages(engine):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_head_on_a_canvas_gives_the_classes_of_graph_mode(tiny_model):
+    network = artifact.load(tiny_model)
+    one, other = Segmenter(network), Segmenter(network, "xla-head", long_side=256)
+    for images in mix()[:5]:
+        np.testing.assert_array_equal(one(images)[0], other(images)[0])
+
+
 @pytest.mark.parametrize("engine", ["xla", "xla-head"])
 def test_classes_on_a_canvas_are_those_of_graph_mode(engine, tiny_model):
     network = artifact.load(tiny_model)
