@@ -98,16 +98,22 @@ def headless(name: str) -> Any:
     model = getattr(keras.applications, name)(
         include_top=False, weights=None, input_shape=(None, None, 3)
     )
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # As trained ones are: the optimizer drops a bias of zero, and fuses less without one.
-            layer.set_weights([rng.uniform(0.5, 1, value.shape) for value in layer.get_weights()])
+    as_if_trained(model)
 
     def features(images: tf.Tensor) -> tf.Tensor:
         return model(tf.cast(images, tf.float32), training=False)
 
     return features
+
+
+def as_if_trained(model: Any) -> None:
+    """Gives batch norms random weights: the optimizer drops a bias of zero, and fuses less then."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1, value.shape) for value in layer.get_weights()])
 
 
 def trace(tf: Any, function: Any, image: np.ndarray, precision: str, calls: int) -> Trace:

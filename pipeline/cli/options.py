@@ -66,7 +66,7 @@ _OF_MODELS = (
         "--engine",
         type=click.Choice(ENGINES),
         help="Compile the network (xla), its last step (xla-head) or nothing (graph).  "
-        "[default: xla on a GPU; on a CPU xla-head, with more than 32 classes graph]",
+        "[default: xla on a GPU, xla-head on a CPU]",
     ),
     click.option(
         "--precision",

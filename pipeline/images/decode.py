@@ -95,9 +95,10 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     """An image of any mode as uint8 RGB ``[h, w, 3]``.
 
     By bands of rows, as Pillow holds four bytes a pixel, and whole images would be held in several
-    modes at once.
+    modes at once; but for small ones, of which that is slower.
     """
-    if image.mode == "F":  # whose unit is told by all of its values
+    # The unit of mode F is told by all of its values.
+    if image.mode == "F" or image.height <= BAND:
         return np.asarray(to_rgb(image))
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for start in range(0, image.height, BAND):
@@ -149,7 +150,7 @@ def _open(data: bytes | io.BytesIO) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB."""
+    """An image of any mode as RGB; itself where it is."""
     mode = image.mode
     if mode.startswith("I"):  # 16 bits, whatever the byte order; Pillow's convert would clip them
         values = np.asarray(image).astype(np.int64)
@@ -161,7 +162,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     elif mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         front = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

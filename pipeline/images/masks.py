@@ -126,8 +126,7 @@ def histogram(
     if size is None or size == class_map.shape:
         # By bands, as NumPy counts in numbers of eight bytes.
         bands = (class_map[start : start + BAND] for start in range(0, len(class_map), BAND))
-        each = [np.bincount(band.ravel(), minlength=len(labels)) for band in bands]
-        counts = np.sum(each, axis=0)
+        counts = np.sum([_counts(band.ravel(), len(labels)) for band in bands], axis=0)
     else:
         # How often each row and each column stands in the enlarged map.
         rows, columns = (
@@ -137,6 +136,12 @@ def histogram(
         weights = np.outer(rows, columns).ravel()  # exact: below 2**53
         counts = np.bincount(class_map.ravel(), weights, minlength=len(labels))
     return {name: int(count) for name, count in zip(labels.names, counts, strict=True) if count}
+
+
+def _counts(classes: np.ndarray, least: int) -> np.ndarray:
+    """How often each class stands in a row of them, by its runs: classes seldom change."""
+    ends = np.append(np.flatnonzero(classes[1:] != classes[:-1]), len(classes) - 1)
+    return np.bincount(classes[ends], np.diff(ends, prepend=-1), minlength=least)
 
 
 def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) -> bytes:

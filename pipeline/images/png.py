@@ -20,8 +20,7 @@ from pipeline.images.sizes import nearest
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # how each PNG begins (PNG, section 5.2)
 END = b"IEND\xaeB`\x82"  # the last chunk, which is always the same
-# Level 9 takes four times as long for masks that are 10 % smaller.
-LEVEL = 3
+LEVEL = 3  # says little where runs alone are looked for
 SPARSE = 3  # enlarged by less, a map compresses better as a whole, and as fast
 BAND = 256  # rows that are enlarged at a time
 ADLER = 65521  # the modulus of the checksum (RFC 1950, section 8.2)
@@ -74,9 +73,13 @@ def compressed(class_map: np.ndarray, size: tuple[int, int]) -> bytes:
     rows, columns = nearest(class_map.shape[0], height), nearest(class_map.shape[1], width)
     if height < SPARSE * class_map.shape[0]:
         lines = np.zeros((height, 1 + width), np.uint8)  # each begins with its filter: none
-        for start in range(0, height, BAND):
-            lines[start : start + BAND, 1:] = class_map[rows[start : start + BAND]][:, columns]
-        return zlib.compress(lines.data, LEVEL)
+        if class_map.shape == size:
+            lines[:, 1:] = class_map
+        else:
+            for start in range(0, height, BAND):
+                lines[start : start + BAND, 1:] = class_map[rows[start : start + BAND]][:, columns]
+        deflate = _deflate(zlib.MAX_WBITS)
+        return deflate.compress(lines) + deflate.flush()
     wide = class_map[:, columns]
     lines = np.full((len(wide), 1 + width), 2, np.uint8)  # each begins with its filter: up
     lines[0, 1:] = wide[0]
@@ -99,9 +102,12 @@ def _joined(lines: np.ndarray, counts: np.ndarray) -> bytes:
     return b"".join([*pieces, deflate.flush(), struct.pack(">I", checksum)])
 
 
-def _deflate() -> Any:
-    """Compresses runs of equal bytes, which is what such lines are, and looks for nothing else."""
-    return zlib.compressobj(LEVEL, wbits=-zlib.MAX_WBITS, strategy=zlib.Z_RLE)
+def _deflate(wbits: int = -zlib.MAX_WBITS) -> Any:
+    """Compresses runs of equal bytes, which is what lines of a class map are.
+
+    To look for more takes as long and makes masks larger (``benchmarks/masks.py``).
+    """
+    return zlib.compressobj(LEVEL, wbits=wbits, strategy=zlib.Z_RLE)
 
 
 def _repeated(length: int, count: int) -> tuple[bytes, int]:

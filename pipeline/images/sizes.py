@@ -25,7 +25,11 @@ def pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = pixels.shape[:2]
     if (height, width) == size:
         return pixels
-    return np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="edge")
+    padded = np.empty((*size, pixels.shape[2]), pixels.dtype)  # np.pad takes three times as long
+    padded[:height, :width] = pixels
+    padded[:height, width:] = pixels[:, -1:]
+    padded[height:] = padded[height - 1]
+    return padded
 
 
 def crop(class_map: np.ndarray, pixels: np.ndarray) -> np.ndarray:

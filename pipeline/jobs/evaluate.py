@@ -168,7 +168,6 @@ def _by_model(
         request.batch_size,
         threads.has_accelerator,
         local=True,
-        classes=len(description.labels),
         tile=tile_side(description) if request.tile else None,
         long_side=decode.long_side,
     )

@@ -220,7 +220,6 @@ def _engine(
         batch_size,
         accelerator,
         local,
-        classes=len(model.labels),
         tile=tile_side(model) if request.tile else None,
         long_side=long_side,
     )

@@ -68,7 +68,6 @@ class SegmentImages(beam.PTransform):
             batch_size,
             threads.has_accelerator,
             local=False,
-            classes=len(description.labels),
             tile=tile_side(description) if tile else None,
             long_side=self.decode.long_side,
         )

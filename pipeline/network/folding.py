@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.network.bands import argmax_by_bands
 from pipeline.network.graphs import Graph, set_attribute
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
@@ -28,13 +27,12 @@ TRIAL_SIZES = (((3, 0), (4, 1)), ((4, -1), (3, 0)))
 TOLERANCE = 1e-5  # of the largest value
 
 
-def fold(function: Any, multiple: int = 1, *, compiled: bool = False) -> Any:
+def fold(function: Any, multiple: int = 1) -> Any:
     """Rewrites a frozen function.
 
     Args:
         function: a concrete function without variables.
         multiple: the sides of its images, ``[n, h, w, c]``, are multiples of that.
-        compiled: whether XLA is to compile it, which takes no sizes that are found in a call.
 
     Returns:
         A concrete function that takes the same and gives the same, but for rounding; the function
@@ -45,8 +43,6 @@ def fold(function: Any, multiple: int = 1, *, compiled: bool = False) -> Any:
     except ValueError:
         return function
     rewrite(graph, multiple)
-    if not compiled:
-        argmax_by_bands(graph)
     return graph.function()
 
 

@@ -18,7 +18,6 @@ from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
 
 METRICS = "fcn_beam"  # the namespace of Beam's metrics
-MOST_CLASSES = 32  # whose logits XLA on a CPU finds the largest of faster than graph mode does
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,20 @@ def resolve(
     accelerator: Callable[[], bool],
     local: bool,
     *,
-    classes: int,
     tile: int | None = None,
     long_side: int | None = None,
 ) -> EngineOptions:
     """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
 
     ``"auto"`` is XLA on an accelerator. On a CPU XLA compiles the head alone, which takes less
-    time so, and nothing where there are many classes (``benchmarks/heads.py``); convolutions are
-    faster in graph mode (``benchmarks/canvases.py``). A batch is 8 images on an accelerator and one
+    time so (``benchmarks/heads.py``); convolutions are faster in graph mode
+    (``benchmarks/canvases.py``). A batch is 8 images on an accelerator and one
     on a CPU, where larger ones gain little and the last of each shape must be filled up. Of
     precisions see :func:`pipeline.network.precision.resolve`.
 
     Args:
         accelerator: whether the workers have one; asked only where it matters.
         local: this machine is the one that runs the network.
-        classes: that the network tells apart.
         tile, long_side: see :class:`EngineOptions`.
 
     Raises:
@@ -75,8 +72,7 @@ def resolve(
     if engine not in ENGINES:
         raise UserError(f"--engine {engine}: must be one of {', '.join(ENGINES)}")
     if engine == "auto":
-        on_cpu = "xla-head" if classes <= MOST_CLASSES else "graph"
-        engine = "xla" if accelerator() else on_cpu
+        engine = "xla" if accelerator() else "xla-head"
     return EngineOptions(
         model,
         engine,

@@ -16,6 +16,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from model_build.artifact import Network
 from pipeline.network.canvases import canvas, on_canvas
+from pipeline.network.cells import axes_of, by_cells
 from pipeline.network.context import of_part, split
 from pipeline.network.folding import fold
 from pipeline.network.precision import FLOAT32, check, optimizer
@@ -31,8 +32,9 @@ class Segmenter:
     Args:
         network: from :func:`pipeline.network.models.load`.
         engine: ``"graph"`` runs the network in TensorFlow's graph mode, ``"xla"`` compiles all of
-            it, ``"xla-head"`` what comes after its scores. What is compiled runs on canvases
-            (:mod:`pipeline.network.canvases`); what no canvas holds is run in graph mode.
+            it, ``"xla-head"`` what comes after its scores, see :func:`classifier`. What is compiled
+            as a whole runs on canvases (:mod:`pipeline.network.canvases`); what no canvas holds is
+            run in graph mode.
         batch_size: images a call.
         precision: of the network's features, ``"float32"`` or ``"bfloat16"``; logits are float32.
         tile: the longest side in pixels of the tiles that :meth:`tiled` takes images in, a multiple
@@ -58,9 +60,7 @@ class Segmenter:
         self.batch_size = batch_size
         self.tile = tile
         images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
-        body = fold(freeze(scores_of(network), images), self.stride, compiled=engine == "xla")
-        # The head has its own graph, as its sums decide between classes: they stay float32.
-        head = freeze(classes_of(network), _spec(body.outputs[0]))
+        body = fold(freeze(scores_of(network), images), self.stride)
         # Beyond that the logits of a canvas, which XLA holds all at once, take much memory.
         longest = tile or 2 * network.description.long_side
         longest = min(long_side or longest, longest)
@@ -76,10 +76,9 @@ class Segmenter:
             return on_canvas(compiled, run, place)
 
         score = ready(body)
-        if engine == "graph":
-            classify = runner(fold(head), FLOAT32)
-        else:
-            classify = compiled_head(head, place, side_of_cells(body, self.stride))
+        # The head has its own graph, as its sums decide between classes: they stay float32.
+        head = freeze(classes_of(network), _spec(body.outputs[0]))
+        classify = classifier(head, engine, place, lambda: side_of_cells(body, self.stride))
 
         def whole(images: Any) -> tuple[Any, Any]:
             scores, finite = score(images)
@@ -127,28 +126,37 @@ class Segmenter:
         return call
 
 
-def compiled_head(
-    head: Any, place: Callable[[tuple[int, int]], tuple[int, int] | None], pixels: int
+def classifier(
+    head: Any,
+    engine: str,
+    place: Callable[[tuple[int, int]], tuple[int, int] | None],
+    side: Callable[[], int],
 ) -> Callable[[Any], Sequence[Any]]:
-    """A frozen function of scores, compiled by XLA for canvases; in graph mode beyond them.
+    """What runs a frozen head: scores → classes, ``[n, h, w]``, as its only output.
+
+    An interpolation goes by cells (:mod:`pipeline.network.cells`), of which ``"xla-head"`` has
+    compiled what computes their logits. Any other head is compiled as a whole, for canvases, and so
+    is any by ``"xla"``.
 
     Args:
         place: of an image's size, the canvas.
-        pixels: the side of a cell of scores.
+        side: gives the side of a cell of scores, in pixels.
     """
-    run = tf.function(fold(head, compiled=True), [_spec(head.inputs[0])], jit_compile=True)
-
-    @functools.cache  # made when a large image wants it
-    def in_graph() -> Callable[..., Sequence[Any]]:
-        return runner(fold(head), FLOAT32)
+    spec, axes = _spec(head.inputs[0]), axes_of(head)
+    if axes is not None and engine != "xla":
+        return by_cells(axes, spec, compiled=engine == "xla-head")
+    folded = fold(head)
+    run = runner(folded, FLOAT32) if axes is None else by_cells(axes, spec, compiled=False)
+    if engine == "graph":
+        return run
+    compiled = tf.function(folded, [spec], jit_compile=True)
+    pixels = side()
 
     def place_cells(size: tuple[int, int]) -> tuple[int, int] | None:
         found = place((size[0] * pixels, size[1] * pixels))
         return None if found is None else (found[0] // pixels, found[1] // pixels)
 
-    return on_canvas(
-        lambda scores, part: run(scores), lambda scores: in_graph()(scores), place_cells
-    )
+    return on_canvas(lambda scores, part: compiled(scores), run, place_cells)
 
 
 def side_of_cells(body: Any, stride: int) -> int:

@@ -20,7 +20,7 @@ from pipeline.outputs.lock import check_claim
 from pipeline.records import Reject, Row
 from pipeline.storage import ends_the_job
 
-IMAGES = 100_000  # about as many a shard
+IMAGES = 10_000  # about as many a shard: its rows are put in order in memory
 SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
 NAMED = 3  # images that a message names
 

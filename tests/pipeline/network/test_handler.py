@@ -221,10 +221,8 @@ def nobody_asks():
     raise AssertionError("asked for an accelerator")
 
 
-def resolved(engine, precision, batch_size, accelerator, local=True, classes=21, **sides):
-    return resolve(
-        "model", engine, precision, batch_size, accelerator, local, classes=classes, **sides
-    )
+def resolved(engine, precision, batch_size, accelerator, local=True, **sides):
+    return resolve("model", engine, precision, batch_size, accelerator, local, **sides)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +242,6 @@ def test_what_is_left_open_follows_from_the_machine_by_a_fixed_rule(asked, accel
     engine, batch_size = asked
     options = resolved(engine, "float32", batch_size, lambda: accelerator)
     assert options == EngineOptions("model", *found)
-
-
-@pytest.mark.parametrize("accelerator", [False, True])
-def test_xla_takes_no_part_on_a_cpu_where_there_are_many_classes(accelerator):
-    engine = resolved("auto", "float32", None, lambda: accelerator, classes=150).engine
-    assert engine == ("xla" if accelerator else "graph")
 
 
 def test_what_says_which_tiles_and_canvases_there_are_is_handed_on():

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -178,6 +179,24 @@ def test_what_is_no_regular_file_is_not_read(not_regular):
     with pytest.raises(NotRegular):
         FILES.read(not_regular, 10)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("start", [0, 2, 9])
+def test_no_more_memory_is_taken_than_there_is_to_read(tmp_path, start):
+    path = tmp_path / "a"
+    path.write_bytes(b"abcd")
+    tracemalloc.start()
+    try:
+        assert local.read(str(path), 1 << 30, start) == b"abcd"[start:]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_a_file_that_does_not_tell_its_size_is_read():
+    assert local.read("/proc/version", 1 << 20) == Path("/proc/version").read_bytes()
 
 
 def test_a_folder_is_not_read(tmp_path):
