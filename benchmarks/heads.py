@@ -4,11 +4,11 @@
         [--photos photos/] [--rounds 9]
 
 Heads are those of FCNs: fixed interpolation from stride 16, learned upsampling from strides 8 and
-32, one thread. Scores are random and smooth, as those of a photo; of interpolation noise as well,
-where no two cells agree and all logits are computed, which is the worst. The variants alternate;
-medians are printed, and what XLA took to compile. That ``--engine auto`` has XLA compile heads on a
-CPU rests on them. With photos, the default model's head is measured on its scores of these, and the
-share of blocks whose logits are computed.
+32, one thread. Scores are random and smooth, as those of a photo. Interpolation is measured on
+noise as well, the worst case: all logits are computed, as no two cells agree. The variants
+alternate; medians are printed, and what XLA took to compile. That ``--engine auto`` has XLA compile
+heads on a CPU rests on them. With photos, the default model's head is measured on its scores of the
+first 60, and the share of blocks whose logits are computed is printed.
 """
 
 from __future__ import annotations

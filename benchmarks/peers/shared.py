@@ -18,7 +18,7 @@ SAVED_MODEL = str(MODEL / "saved_model")
 DESCRIPTION = json.loads((MODEL / "model.json").read_text(encoding="utf-8"))
 STRIDE, LONG_SIDE = DESCRIPTION["stride"], DESCRIPTION["long_side"]
 PALETTE = np.array(DESCRIPTION["palette"], np.uint8).tobytes()
-LEVEL = 3  # of compression, which is quick
+LEVEL = 3  # of Pillow's compression; higher ones take longer than they save
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 Size = tuple[int, int]

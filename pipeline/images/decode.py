@@ -95,7 +95,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     """An image of any mode as uint8 RGB ``[h, w, 3]``.
 
     By bands of rows, as Pillow holds four bytes a pixel, and whole images would be held in several
-    modes at once; but for small ones, of which that is slower.
+    modes at once. One that is no higher than a band gains nothing by it.
     """
     # The unit of mode F is told by all of its values.
     if image.mode == "F" or image.height <= BAND:

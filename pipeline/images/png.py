@@ -20,7 +20,7 @@ from pipeline.images.sizes import nearest
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # how each PNG begins (PNG, section 5.2)
 END = b"IEND\xaeB`\x82"  # the last chunk, which is always the same
-LEVEL = 3  # says little where runs alone are looked for
+LEVEL = 3  # makes little difference where only runs are looked for
 SPARSE = 3  # enlarged by less, a map compresses better as a whole, and as fast
 BAND = 256  # rows that are enlarged at a time
 ADLER = 65521  # the modulus of the checksum (RFC 1950, section 8.2)

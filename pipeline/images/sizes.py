@@ -25,7 +25,7 @@ def pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = pixels.shape[:2]
     if (height, width) == size:
         return pixels
-    padded = np.empty((*size, pixels.shape[2]), pixels.dtype)  # np.pad takes three times as long
+    padded = np.empty((*size, pixels.shape[2]), pixels.dtype)  # np.pad takes longer
     padded[:height, :width] = pixels
     padded[:height, width:] = pixels[:, -1:]
     padded[height:] = padded[height - 1]

@@ -17,8 +17,9 @@ import tensorflow as tf
 from pipeline.network.graphs import Graph
 
 PRODUCTS = ("BatchMatMulV2", "BatchMatMul", "MatMul")
-TRIAL_SIZES = ((5, 7), (6, 3))  # cells; from the first one weights are read
-TOLERANCE = 1e-5
+# (height, width) in cells, and what scores are multiplied by; from the first one weights are read.
+TRIALS = (((5, 7), 1.0), ((6, 3), 1e4))
+TOLERANCE = 1e-5  # of the largest value
 # A class leads if it does by more than this share of the largest score: by less, rounding decides.
 LEAD = 1e-5
 COMPILED = 1 << 14  # pixels whose logits a compiled program computes at a time, all in the cache
@@ -30,7 +31,7 @@ class Axis(NamedTuple):
 
     Attributes:
         weights: float32 ``[s, 2]``: of the pixels of a block, from one cell to the next, how much
-            of either goes into each. Before the first cell and behind the last it goes on as there.
+            of either goes into each. Beyond the border the outermost cells repeat.
         start: how many pixels of the first block, before the first cell, lie outside the image.
     """
 
@@ -80,19 +81,19 @@ def axes_of(head: Any) -> tuple[Axis, Axis] | None:
     except ValueError:
         return None
     channels = head.inputs[0].shape[-1]
-    largest = [node for node in graph.nodes.values() if node.op == "ArgMax"]
+    argmaxes = [node for node in graph.nodes.values() if node.op == "ArgMax"]
     matrices = [
         node.input[0]
         for node in graph.nodes.values()
         if node.op in PRODUCTS and graph.is_of_sizes(node.input[0])
     ]
-    if channels is None or channels < 2 or len(largest) != 1 or len(matrices) != 2:
+    if channels is None or channels < 2 or len(argmaxes) != 1 or len(matrices) != 2:
         return None
-    wanted = [*matrices, largest[0].input[0], graph.outputs[0]]
+    wanted = [*matrices, argmaxes[0].input[0], graph.outputs[0]]
     axes: list[Axis | None] = []
     rng = np.random.default_rng(0)
-    for size in TRIAL_SIZES:
-        scores = rng.standard_normal((head.inputs[0].shape[0] or 1, *size, channels))
+    for size, scale in TRIALS:
+        scores = scale * rng.standard_normal((head.inputs[0].shape[0] or 1, *size, channels))
         scores = scores.astype(np.float32)
         try:
             *found, logits, classes = graph.run(wanted, {graph.inputs[0]: scores})
@@ -106,10 +107,10 @@ def axes_of(head: Any) -> tuple[Axis, Axis] | None:
         axes = axes or [axis_of(rows), axis_of(columns)]
         if not all(map(_has_matrix, axes, (rows, columns))):
             return None
-        expected = np.einsum("yh,xw,nhwc->nyxc", rows, columns, scores)
-        if expected.shape != logits.shape or not np.allclose(expected, logits, atol=TOLERANCE):
+        expected = np.einsum("yh,xw,nhwc->nyxc", rows, columns, scores, optimize=True)
+        if not _are_close(expected, logits) or classes.shape != logits.shape[:3]:
             return None
-        if classes.shape != logits.shape[:3] or (classes != logits.argmax(axis=-1)).any():
+        if (classes != logits.argmax(axis=-1)).any():
             return None
     of_rows, of_columns = axes
     assert of_rows is not None
@@ -118,11 +119,18 @@ def axes_of(head: Any) -> tuple[Axis, Axis] | None:
 
 
 def _has_matrix(axis: Axis | None, matrix: np.ndarray) -> bool:
-    return axis is not None and np.allclose(axis.matrix(matrix.shape[1]), matrix, atol=TOLERANCE)
+    return axis is not None and _are_close(axis.matrix(matrix.shape[1]), matrix)
+
+
+def _are_close(one: np.ndarray, other: np.ndarray) -> bool:
+    largest_value = np.abs(one).max(initial=0)
+    return one.shape == other.shape and np.allclose(
+        one, other, rtol=0, atol=TOLERANCE * largest_value
+    )
 
 
 def by_cells(axes: tuple[Axis, Axis], spec: Any, compiled: bool) -> Callable[..., Sequence[Any]]:
-    """The function of a head: float32 scores ``[n, h, w, c]`` → a list of uint8 ``[n, H, W]``.
+    """What runs a head: float32 scores ``[n, h, w, c]`` → uint8 ``[n, H, W]``, in a list.
 
     Args:
         axes: from :func:`axes_of`.
@@ -134,35 +142,37 @@ def by_cells(axes: tuple[Axis, Axis], spec: Any, compiled: bool) -> Callable[...
     area, channels = sides[0] * sides[1], spec.shape[-1]
     weights = tf.constant(np.einsum("ya,xb->abyx", rows.weights, columns.weights).reshape(4, area))
     if compiled:
-        count = max(1, COMPILED // area)
-        signature = [tf.TensorSpec([count, 4, channels])]
+        at_a_time = max(1, COMPILED // area)
+        signature = [tf.TensorSpec([at_a_time, 4, channels])]
         classify = tf.function(
-            lambda corners: largest_by_class(corners, weights), signature, jit_compile=True
+            lambda corners: largest_by_class(corners, weights),
+            signature,
+            autograph=False,
+            jit_compile=True,
         )
     else:
-        count = max(1, PLAIN // area)
+        at_a_time = max(1, PLAIN // area)
 
         def classify(corners: Any) -> Any:
             return largest(corners, weights)
 
-    @tf.function(input_signature=[spec], autograph=False)
-    def classes(scores: Any) -> list[Any]:
-        one, is_one = leads_between(scores)
-        places = tf.where(~is_one)
+    def classes(scores: Any) -> Any:
+        first, leads = leads_between(scores)
+        places = tf.where(~leads)
         number = tf.shape(places)[0]
-        parts = (number + count - 1) // count
-        if compiled:
-            each = count
-        else:
+        parts = (number + at_a_time - 1) // at_a_time
+        if compiled:  # a program has one shape: the last part is filled up
+            each = at_a_time
+        else:  # one part at least, if an empty one, as its shape is not known
             parts = tf.maximum(parts, 1)
             each = (number + parts - 1) // parts
         filled = tf.pad(places, [[0, parts * each - number], [0, 0]])
         framed = tf.pad(scores, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         steps = tf.constant([[0, y, x] for y in (0, 1) for x in (0, 1)], tf.int64)
-        size = count if compiled else None
+        size = at_a_time if compiled else None
 
-        def part(places: Any) -> Any:
-            corners = tf.gather_nd(framed, places[:, None] + steps)
+        def part(some: Any) -> Any:
+            corners = tf.gather_nd(framed, some[:, None] + steps)
             return classify(tf.ensure_shape(corners, [size, 4, channels]))
 
         computed = tf.map_fn(
@@ -171,17 +181,18 @@ def by_cells(axes: tuple[Axis, Axis], spec: Any, compiled: bool) -> Callable[...
             fn_output_signature=tf.TensorSpec([size, area], tf.uint8),
             parallel_iterations=1,
         )
-        batch, height, width = (tf.shape(one)[axis] for axis in range(3))
-        blocks = tf.broadcast_to(one[..., None, None], [batch, height, width, *sides])
+        batch, height, width = (tf.shape(first)[axis] for axis in range(3))
+        blocks = tf.broadcast_to(first[..., None, None], [batch, height, width, *sides])
         pixels = tf.reshape(computed, [-1, *sides])[:number]
         blocks = tf.tensor_scatter_nd_update(blocks, places, pixels)
         blocks = tf.transpose(blocks, [0, 1, 3, 2, 4])
         pixels = tf.reshape(blocks, [batch, height * sides[0], width * sides[1]])
         top, left = rows.start, columns.start
         bottom, right = (height - 1) * sides[0] + top, (width - 1) * sides[1] + left
-        return [pixels[:, top:bottom, left:right]]
+        return pixels[:, top:bottom, left:right]
 
-    return classes
+    traced = tf.function(classes, [spec], autograph=False).get_concrete_function()
+    return lambda scores: [traced(tf.convert_to_tensor(scores))]
 
 
 def leads_between(scores: Any) -> tuple[Any, Any]:
@@ -193,12 +204,12 @@ def leads_between(scores: Any) -> tuple[Any, Any]:
     Returns:
         uint8 and bool ``[n, h + 1, w + 1]``: the first and last blocks lie beyond the border.
     """
-    leading = tf.pad(leaders(scores), [[0, 0], [1, 1], [1, 1]], "SYMMETRIC")
-    one, *others = (
-        leading[:, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)
+    framed = tf.pad(leaders(scores), [[0, 0], [1, 1], [1, 1]], "SYMMETRIC")
+    first, *others = (
+        framed[:, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)
     )
-    is_one = tf.reduce_all([one >= 0, *(one == other for other in others)], axis=0)
-    return tf.cast(one, tf.uint8), is_one
+    leads = tf.reduce_all([first >= 0, *(first == other for other in others)], axis=0)
+    return tf.cast(first, tf.uint8), leads
 
 
 def leaders(scores: Any) -> Any:

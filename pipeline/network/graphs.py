@@ -101,7 +101,7 @@ class Graph:
         """Adds a node, in the place of one that had this name.
 
         Args:
-            attributes: of the operation: a numpy dtype, an array, text, an int or a list of int.
+            attributes: of the operation: a numpy dtype, an array, text or a list of int.
 
         Returns:
             Its name.
@@ -339,7 +339,7 @@ def traced(function: Callable, *signature: Any) -> Any:
 
 
 def set_attribute(node: Any, key: str, value: Any) -> None:
-    """Sets an attribute of a node: a numpy dtype, an array, text, an int or a list of int."""
+    """Sets an attribute of a node: a numpy dtype, an array, text or a list of int."""
     attribute = node.attr[key]
     attribute.Clear()
     if isinstance(value, np.ndarray):
@@ -348,8 +348,6 @@ def set_attribute(node: Any, key: str, value: Any) -> None:
         attribute.type = tf.as_dtype(value).as_datatype_enum
     elif isinstance(value, str):
         attribute.s = value.encode()
-    elif isinstance(value, int):
-        attribute.i = value
     else:
         attribute.list.i[:] = value
         attribute.list.SetInParent()

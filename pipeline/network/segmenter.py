@@ -135,12 +135,13 @@ def classifier(
     """What runs a frozen head: scores → classes, ``[n, h, w]``, as its only output.
 
     An interpolation goes by cells (:mod:`pipeline.network.cells`), of which ``"xla-head"`` has
-    compiled what computes their logits. Any other head is compiled as a whole, for canvases, and so
-    is any by ``"xla"``.
+    compiled what computes their logits. Any other head it has compiled as a whole, for canvases, as
+    ``"xla"`` has all heads.
 
     Args:
         place: of an image's size, the canvas.
-        side: gives the side of a cell of scores, in pixels.
+        side: gives the side of a cell of scores, in pixels; canvases alone need it, and finding it
+            may run the body.
     """
     spec, axes = _spec(head.inputs[0]), axes_of(head)
     if axes is not None and engine != "xla":

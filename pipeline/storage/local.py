@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # What disks say that know no hard links, such as exFAT and some that are mounted from elsewhere.
 _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK))
-LEAST_READ = 1 << 16  # beyond a file's size, which those of the system may not tell
+_MORE = 1 << 16  # that is read beyond what a file says its size is
 
 
 def read(path: str, limit: int = -1, start: int = 0) -> bytes:
@@ -33,9 +33,14 @@ def read(path: str, limit: int = -1, start: int = 0) -> bytes:
     """
     with open(path, "rb", opener=_open_regular) as file:
         file.seek(start)
-        if limit >= 0:  # Python would take as much memory as it is asked to read
-            limit = min(limit, max(os.fstat(file.fileno()).st_size - start, 0) + LEAST_READ)
-        return file.read(limit)
+        if limit < 0:
+            return file.read()
+        # Python takes as much memory as it is asked to read, so no more is asked for than there is.
+        # Some files tell no size, or grow meanwhile.
+        found = file.read(min(limit, max(os.fstat(file.fileno()).st_size - start, 0) + _MORE))
+        while len(found) < limit and (more := file.read(min(limit - len(found), _MORE))):
+            found += more
+        return found
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tensorflow.python.eager import context
 
 from model_build import artifact
+from model_build.network.upsampling import Upsampling
 from pipeline.network.canvases import SIDES, canvas, on_canvas
 from pipeline.network.segmenter import Segmenter
 
@@ -128,19 +129,32 @@ def test_padding_is_kept_out_of_averages(engine):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_head_on_a_canvas_gives_the_classes_of_graph_mode(tiny_model):
-    network = artifact.load(tiny_model)
-    one, other = Segmenter(network), Segmenter(network, "xla-head", long_side=256)
-    for images in mix()[:5]:
-        np.testing.assert_array_equal(one(images)[0], other(images)[0])
+def learned():
+    """Whose head has weights of its own: no interpolation, so it goes on a canvas as a whole."""
+    head = Upsampling(3, 8)
+    head.build((None, None, None, 3))
+    noise = np.random.default_rng(3).normal(size=head.kernel.shape)
+    head.kernel.assign(head.kernel + 0.05 * noise)
+
+    def body(images):
+        return tf.nn.avg_pool2d(tf.cast(images, tf.float32), 8, 8, "VALID")
+
+    return types.SimpleNamespace(
+        description=types.SimpleNamespace(stride=32, long_side=256), body=body, head=head
+    )
 
 
+@pytest.fixture(scope="module", params=["interpolation", "learned"])
+def network(request, tiny_model):
+    return artifact.load(tiny_model) if request.param == "interpolation" else learned()
+
+
+@pytest.mark.parametrize("long_side", [256, 512])  # of the first the larger image has no canvas
 @pytest.mark.parametrize("engine", ["xla", "xla-head"])
-def test_classes_on_a_canvas_are_those_of_graph_mode(engine, tiny_model):
-    network = artifact.load(tiny_model)
+def test_classes_on_a_canvas_are_those_of_graph_mode(engine, network, long_side):
     coarse = np.random.default_rng(1).integers(0, 255, (1, 20, 20, 3), np.uint8)
     image = np.kron(coarse, np.ones((1, 16, 16, 1), np.uint8))
-    one, other = Segmenter(network), Segmenter(network, engine, long_side=512)
+    one, other = Segmenter(network), Segmenter(network, engine, long_side=long_side)
     for images in (image[:, :96, :160], image[:, :288]):
         expected = one(images)[0]
         assert len(np.unique(expected)) > 2

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+# No public name lists the functions that TensorFlow has traced.
+from tensorflow.python.eager import context
+
 from model_build.network.upsampling import Interpolation, Upsampling
 from pipeline.network.cells import axes_of, axis_of, by_cells
 from pipeline.network.segmenter import classes_of, freeze
@@ -24,6 +27,18 @@ def spec(batch=1, channels=CHANNELS):
 
 def frozen(layer, batch=1, channels=CHANNELS):
     return freeze(classes_of(types.SimpleNamespace(head=layer)), spec(batch, channels))
+
+
+def of_one_size(scores):
+    """40×56 pixels of however many cells, by two products."""
+
+    def matrix(pixels, cells):
+        where = tf.cast(tf.range(pixels) * cells // pixels, tf.int32)
+        return tf.one_hot(where, cells)
+
+    height, width = tf.shape(scores)[1], tf.shape(scores)[2]
+    wide = tf.reshape(tf.linalg.matmul(matrix(56, width), scores), [1, height, 56 * CHANNELS])
+    return tf.reshape(tf.linalg.matmul(matrix(40, height), wide), [1, 40, 56, CHANNELS])
 
 
 def smooth(*shape):
@@ -93,11 +108,15 @@ def test_an_interpolation_has_axes(stride, shift, channels):
         lambda x: Interpolation(8)(x) + tf.range(6, dtype=tf.float32),
         lambda x: Interpolation(8)(x**2),
         lambda x: -Interpolation(8)(x),
+        lambda x: Interpolation(8)(tf.clip_by_value(x, -6, 6)),
         lambda x: Interpolation(8)(x)[:, :, ::-1],
         lambda x: tf.transpose(Interpolation(8)(x), [0, 2, 1, 3]),
         lambda x: tf.image.resize(x, [40, 56]),
         # A product of scores with each other.
-        lambda x: tf.matmul(x, Interpolation(8)(x), transpose_a=True)[:, None],
+        lambda x: Interpolation(8)(tf.matmul(x, x, transpose_b=True)[..., :1] * x),
+        # Always of one size.
+        lambda x: tf.image.resize(Interpolation(8)(x), [40, 56]),
+        of_one_size,
     ],
 )
 def test_another_head_has_none(layer):
@@ -106,6 +125,21 @@ def test_another_head_has_none(layer):
 
 def test_a_head_of_one_class_has_none():
     assert axes_of(frozen(Interpolation(8), channels=1)) is None
+
+
+def unlike(scores):
+    """An interpolation of another stride and shift along rows than along columns."""
+    rows, columns = Interpolation(5, 0.5), Interpolation(2, 1.0)
+    height, width = tf.shape(scores)[1], tf.shape(scores)[2]
+    wide = tf.linalg.matmul(columns._tents(width), scores)
+    flat = tf.reshape(wide, [tf.shape(scores)[0], height, 2 * width * CHANNELS])
+    pixels = tf.linalg.matmul(rows._tents(height), flat)
+    return tf.reshape(pixels, [tf.shape(scores)[0], 5 * height, 2 * width, CHANNELS])
+
+
+def test_rows_and_columns_have_axes_of_their_own():
+    rows, columns = axes_of(frozen(unlike))
+    assert (len(rows.weights), len(columns.weights)) == (5, 2)
 
 
 # Classes
@@ -121,6 +155,24 @@ def test_classes_are_those_of_all_logits(stride, shift, batch, compiled):
         for size in SIZES:
             given = tf.constant(scores(batch, *size, CHANNELS))
             np.testing.assert_array_equal(run(given)[0], plain(given)[0])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rows_and_columns_are_not_mixed_up(compiled):
+    plain = frozen(unlike)
+    run = by_cells(axes_of(plain), spec(), compiled)
+    for size in SIZES:
+        given = tf.constant(smooth(1, *size, CHANNELS))
+        np.testing.assert_array_equal(run(given)[0], plain(given)[0])
+
+
+def test_nothing_is_traced_for_other_sizes():
+    run = by_cells(axes_of(frozen(Interpolation(8))), spec(), compiled=True)
+    run(tf.constant(noise(1, 5, 5, CHANNELS)))
+    before = context.context().list_function_names()
+    for size in SIZES:
+        run(tf.constant(noise(1, *size, CHANNELS)))
+    assert set(context.context().list_function_names()) == set(before)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

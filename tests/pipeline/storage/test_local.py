@@ -195,8 +195,10 @@ def test_no_more_memory_is_taken_than_there_is_to_read(tmp_path, start):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
-def test_a_file_that_does_not_tell_its_size_is_read():
-    assert local.read("/proc/version", 1 << 20) == Path("/proc/version").read_bytes()
+@pytest.mark.parametrize("limit", [20, 1 << 20])
+def test_a_file_that_does_not_tell_its_size_is_read(monkeypatch, limit):
+    monkeypatch.setattr(local, "_MORE", 7)
+    assert local.read("/proc/version", limit) == Path("/proc/version").read_bytes()[:limit]
 
 
 def test_a_folder_is_not_read(tmp_path):
