@@ -143,13 +143,19 @@ def classifier(
         side: gives the side of a cell of scores, in pixels; canvases alone need it, and finding it
             may run the body.
     """
-    spec, axes = _spec(head.inputs[0]), axes_of(head)
-    if axes is not None and engine != "xla":
+    spec = _spec(head.inputs[0])
+    axes = None if engine == "xla" else axes_of(head)
+    if axes is not None:
         return by_cells(axes, spec, compiled=engine == "xla-head")
     folded = fold(head)
-    run = runner(folded, FLOAT32) if axes is None else by_cells(axes, spec, compiled=False)
     if engine == "graph":
-        return run
+        return runner(folded, FLOAT32)
+
+    @functools.cache  # made when an image wants it that no canvas holds
+    def in_graph() -> Callable[[Any], Sequence[Any]]:
+        axes = axes_of(head)
+        return runner(folded, FLOAT32) if axes is None else by_cells(axes, spec, compiled=False)
+
     compiled = tf.function(folded, [spec], jit_compile=True)
     pixels = side()
 
@@ -157,7 +163,9 @@ def classifier(
         found = place((size[0] * pixels, size[1] * pixels))
         return None if found is None else (found[0] // pixels, found[1] // pixels)
 
-    return on_canvas(lambda scores, part: compiled(scores), run, place_cells)
+    return on_canvas(
+        lambda scores, part: compiled(scores), lambda scores: in_graph()(scores), place_cells
+    )
 
 
 def side_of_cells(body: Any, stride: int) -> int:
