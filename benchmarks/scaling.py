@@ -12,12 +12,12 @@ from __future__ import annotations
 import click
 from apache_beam.coders import FastPrimitivesCoder
 
-from pipeline.outputs.journal import ROWS
-from pipeline.outputs.shards import line_of, shard_count
-from pipeline.records import ImageRef, MaskRef, Row, Stamp
+from pipeline.outputs import journal
+from pipeline.outputs.shards import LISTED, PACKED, ROWS, pack, shard_count
+from pipeline.records import ImageRef, MaskRef, Row, Stamp, hash_of
 
 PAGE = 1000  # objects that a store lists a request
-NAME = "2026/11/25/camera-07/IMG_20261125_120102.jpg"
+NAME = "2026/11/25/camera-07/IMG_20261125_{:06}.jpg"
 BUCKET = "gs://archive-of-photos/incoming"
 
 
@@ -27,11 +27,7 @@ BUCKET = "gs://archive-of-photos/incoming"
 @click.option("--workers", default=16, show_default=True, help="Cores in all.")
 def main(core_ms: float, counts: tuple[int, ...], workers: int) -> None:
     """Print the model."""
-    first, again = shuffled()
-    click.echo(
-        f"{core_ms:g} core-ms an image; shuffled: {first} bytes an image in a first run, "
-        f"{again} in one that finds all masks done; {workers} cores\n"
-    )
+    click.echo(f"{core_ms:g} core-ms an image; {workers} cores\n")
     rows = {
         "core-hours": lambda n: f"{n * core_ms / 3.6e6:,.2f}",
         f"hours on {workers} cores": lambda n: f"{n * core_ms / 3.6e6 / workers:,.2f}",
@@ -39,12 +35,12 @@ def main(core_ms: float, counts: tuple[int, ...], workers: int) -> None:
         "objects read": lambda n: f"{n:,}",
         "objects written": lambda n: f"{n + journals(n) + 2 * shard_count(n):,}",
         "objects deleted": lambda n: f"{journals(n):,}",
-        "shuffled": lambda n: size(n * first),
+        "shuffled": lambda n: size(n * shuffled(n)[0]),
         "histogram shards": lambda n: f"{shard_count(n):,}",
         "rows a shard": lambda n: f"{n // shard_count(n):,}",
         "second run: list requests": lambda n: f"{2 * pages(n):,}",
         "second run: objects read": lambda n: f"{shard_count(n):,}",
-        "second run: shuffled": lambda n: size(n * again),
+        "second run: shuffled": lambda n: size(n * shuffled(n)[1]),
     }
     click.echo("| images | " + " | ".join(f"{n:,}" for n in counts) + " |")
     click.echo("|---|" + "---|" * len(counts))
@@ -59,20 +55,36 @@ def pages(images: int) -> int:
 
 def journals(images: int) -> int:
     """Files of the journal, where bundles are large."""
-    return -(-images // ROWS)
+    return -(-images // journal.ROWS)
 
 
-def shuffled() -> tuple[int, int]:
+def shuffled(images: int) -> tuple[float, float]:
     """Bytes an image that are shuffled in a first run, and in one that finds its mask done."""
-    path, mask = f"{BUCKET}/{NAME}", NAME.replace(".jpg", ".png")
-    stamp, put = Stamp(2_345_678, "1764075662123456"), Stamp(51_234, "1764075712654321")
-    pixels = {"background": 4_000_000, "person": 500_000, "car": 123_456}
-    row = Row(path, f"masks/{mask}", 6000, 4000, pixels, stamp, "0" * 64, put, "1" * 64, "2" * 64)
-    grouped = [(NAME, ImageRef(path, NAME, stamp))]
-    by_shard = [(7, (path, line_of(row))), (7, path)]
-    found = [(NAME, MaskRef(mask, put)), (NAME, row)]
+    rows = [row_of(number) for number in range(PACKED)]
+    paths = [row.image for row in rows]
+    by_shard = [*pack(rows, ROWS, images), *pack(paths, LISTED, images)]
+    grouped = [(row.mask, ImageRef(row.image, row.mask, row.source)) for row in rows]
+    found = [(row.mask, part) for row in rows for part in (MaskRef(row.mask, row.written), row)]
     first, again = encoded([*grouped, *by_shard]), encoded([*grouped, *found, *by_shard])
-    return first, again
+    return first / PACKED, again / PACKED
+
+
+def row_of(number: int) -> Row:
+    """The row of one of many photos."""
+    name = NAME.format(number)
+    hashes = [hash_of(f"{name}{what}".encode()) for what in ("photo", "mask")]
+    return Row(
+        f"{BUCKET}/{name}",
+        f"masks/{name.replace('.jpg', '.png')}",
+        6000,
+        4000,
+        {"background": 24_000_000 - 500 * number, "person": 400 * number, "car": 100 * number},
+        Stamp(2_345_678 + number, f"{1764075662123456 + 17 * number}"),
+        hashes[0],
+        Stamp(51_234 + number, f"{1764075712654321 + 19 * number}"),
+        hashes[1],
+        "2" * 32,
+    )
 
 
 def encoded(records: list) -> int:

@@ -10,7 +10,8 @@ fused stage.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -20,7 +21,7 @@ from pipeline.jobs.tasks import KeepMasks, PlanTasks, identify
 from pipeline.jobs.windows import SegmentWindows, Windowed
 from pipeline.outputs import summary
 from pipeline.outputs.ending import finish
-from pipeline.outputs.shards import WriteShards
+from pipeline.outputs.shards import LISTED, REJECTS, ROWS, UNLISTED, WriteShards
 
 
 class SegmentArchive(beam.PTransform):
@@ -55,9 +56,9 @@ class SegmentArchive(beam.PTransform):
         made = kept.tasks | "Segment" >> SegmentWindows(plan.decode, plan.engine, plan.write)
         found = Found(
             listed=images | "Listed" >> beam.Map(lambda image: image.path),
-            rows=(kept.rows, kept.ours, made.rows) | "Rows" >> beam.Flatten(),
+            rows=(kept.rows, kept.ours, made.rows),
             kept=kept.rows,
-            rejects=(planned.rejected, kept.rejected, made.rejected) | "Rejects" >> beam.Flatten(),
+            rejects=(planned.rejected, kept.rejected, made.rejected),
             unlisted=unlisted,
             passed_over=passed_over,
             outside=planned.outside,
@@ -70,18 +71,18 @@ class Found(NamedTuple):
 
     Attributes:
         listed: paths of all images.
-        rows: of all masks.
+        rows: of all masks, from each step that has some.
         kept: those rows of masks that earlier runs have made.
-        rejects: of images.
+        rejects: of images, from each step that has some.
         unlisted: rejects of what could not be listed.
         passed_over: files that are no images.
         outside: masks that are no image's.
     """
 
     listed: beam.PCollection
-    rows: beam.PCollection
+    rows: tuple[beam.PCollection, ...]
     kept: beam.PCollection
-    rejects: beam.PCollection
+    rejects: tuple[beam.PCollection, ...]
     unlisted: beam.PCollection
     passed_over: beam.PCollection
     outside: beam.PCollection
@@ -97,21 +98,25 @@ class Report(beam.PTransform):
 
     def expand(self, found):
         shards = {
-            "listed": found.listed,
-            "rows": found.rows,
-            "rejects": found.rejects,
-            "unlisted": found.unlisted,
+            LISTED: (found.listed,),
+            ROWS: found.rows,
+            REJECTS: found.rejects,
+            UNLISTED: (found.unlisted,),
         } | "Shards" >> WriteShards(self.plan.out, self.claimed.lock)
+        counted: tuple[tuple[beam.PCollection, Callable[[Any], summary.Tally]], ...] = (
+            *((rows, summary.tally_row) for rows in found.rows),
+            (found.kept, summary.tally_kept),
+            *((rejects, summary.tally_reject) for rejects in (*found.rejects, found.unlisted)),
+            (found.passed_over, summary.tally_passed_over),
+            (found.outside, summary.tally_outside),
+        )
         tallies = (
-            found.rows | "TallyRows" >> beam.Map(summary.tally_row),
-            found.kept | "TallyKept" >> beam.Map(summary.tally_kept),
-            found.rejects | "TallyRejects" >> beam.Map(summary.tally_reject),
-            found.unlisted | "TallyUnlisted" >> beam.Map(summary.tally_reject),
-            found.passed_over | "TallyPassedOver" >> beam.Map(summary.tally_passed_over),
-            found.outside | "TallyOutside" >> beam.Map(summary.tally_outside),
-        ) | "Tallies" >> beam.Flatten()
+            records | f"Tally{number}" >> beam.ParDo(summary.Tallied(tally))
+            for number, (records, tally) in enumerate(counted)
+        )
         return (
-            tallies
+            tuple(tallies)
+            | "Tallies" >> beam.Flatten()
             | "Total" >> beam.CombineGlobally(summary.sum_tallies)
             | "Summarise"
             >> beam.Map(

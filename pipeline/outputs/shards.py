@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
@@ -21,6 +21,8 @@ from pipeline.records import Reject, Row
 from pipeline.storage import ends_the_job
 
 IMAGES = 10_000  # about as many a shard: its rows are put in order in memory
+PACKED = 1000  # records that are packed together, at most
+LISTED, ROWS, REJECTS, UNLISTED = KINDS = ("listed", "rows", "rejects", "unlisted")
 SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
 NAMED = 3  # images that a message names
 
@@ -38,6 +40,34 @@ def shard_of(image: str, images: int) -> int:
 def line_of(record: Row | Reject) -> str:
     """A record's line, less its end."""
     return json.dumps(record.to_json())
+
+
+def pack(
+    records: Iterable[Row | Reject | str], kind: str, images: int
+) -> Iterator[tuple[int, tuple[str, bytes]]]:
+    """Records → what crosses the shuffle: for each of their shards, their kind and their lines.
+
+    The lines are compressed together, to a fifth or so: a local run holds all of them at its end,
+    and more than once.
+
+    Args:
+        records: of images that were listed, their paths.
+        kind: one of :data:`KINDS`.
+        images: number of all images.
+    """
+    lines = defaultdict(list)
+    for record in records:
+        if isinstance(record, str):
+            lines[shard_of(record, images)].append(json.dumps({"image": record}))
+        else:
+            lines[shard_of(record.image, images)].append(line_of(record))
+    for number, found in lines.items():
+        yield number, (kind, zlib.compress("\n".join(found).encode("ascii")))
+
+
+def unpack(packed: bytes) -> list[str]:
+    """The lines of one of :func:`pack`'s, as they were."""
+    return zlib.decompress(packed).decode("ascii").split("\n")
 
 
 def run_of(shard: str) -> str | None:
@@ -67,13 +97,12 @@ def mismatch(listed: Iterable[str], outcomes: Iterable[str]) -> str:
 
 
 def write_shard(
-    number: int, found: Mapping[str, Iterable], images: int, out: OutputFolder, lock: int
+    number: int, packed: Iterable[tuple[str, bytes]], images: int, out: OutputFolder, lock: int
 ) -> Iterator[str]:
     """Writes a share of the archive: its rows and its rejects, lines in order.
 
     Args:
-        found: its ``rows`` and ``rejects``, (image, line) each; paths of the images ``listed``; and
-            lines of what was ``unlisted``.
+        packed: see :func:`pack`.
         images: number of all images.
         lock: number of the run's lock.
 
@@ -84,23 +113,31 @@ def write_shard(
         JobError: an image has no outcome, or several; or another run has taken OUT over.
     """
     check_claim(out, lock)
-    rows, rejects = list(found["rows"]), list(found["rejects"])
-    if why := mismatch(found["listed"], (image for image, _ in (*rows, *rejects))):
+    lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for kind, some in packed:
+        lines[kind] += unpack(some)
+    outcomes = map(_image_of, (*lines[ROWS], *lines[REJECTS]))
+    if why := mismatch(map(_image_of, lines[LISTED]), outcomes):
         raise JobError(f"{why}; please report this bug")
     of = f"{out.run}-{number:05}-of-{shard_count(images):05}.jsonl"
-    rejected = [*(line for _, line in rejects), *found["unlisted"]]
-    for prefix, lines in ((HISTOGRAMS, [line for _, line in rows]), (REJECTED, rejected)):
+    written = {HISTOGRAMS: lines[ROWS], REJECTED: lines[REJECTS] + lines[UNLISTED]}
+    for prefix, of_prefix in written.items():
         with ends_the_job():
-            out.write(f"{prefix}-{of}", utf8("".join(f"{line}\n" for line in sorted(lines))))
+            out.write(f"{prefix}-{of}", utf8("".join(f"{line}\n" for line in sorted(of_prefix))))
         yield f"{prefix}-{of}"
+
+
+def _image_of(line: str) -> str:
+    return json.loads(line)["image"]
 
 
 class WriteShards(beam.PTransform):
     """Rows, rejects and what was listed → the names of the shards they were written to.
 
-    The input is a dict of PCollections: ``rows``, ``rejects`` of images, paths of the images
-    ``listed``, and rejects of what was ``unlisted``, which is no image. There is at least one shard
-    of each kind, if empty.
+    The input is a dict of :data:`KINDS`, each of as many PCollections as there are of it: paths of
+    the images ``listed``, ``rows``, ``rejects`` of images, and rejects of what was ``unlisted``,
+    which is no image. They are packed one by one, where they are made, and flattened only then.
+    There is at least one shard of each kind, if empty.
 
     Args:
         lock: number of the run's lock.
@@ -111,41 +148,33 @@ class WriteShards(beam.PTransform):
         self.out, self.lock = out, lock
 
     def expand(self, found):
-        images = beam.pvalue.AsSingleton(
-            found["listed"] | "Count" >> beam.combiners.Count.Globally()
-        )
+        (listed,) = found[LISTED]
+        images = beam.pvalue.AsSingleton(listed | "Count" >> beam.combiners.Count.Globally())
         numbers = (
-            found["listed"].pipeline
+            listed.pipeline
             | "Once" >> beam.Create([None])
             | "Numbers" >> beam.FlatMap(lambda _, images: range(shard_count(images)), images)
+            | "KeyNumbers" >> beam.Map(lambda number: (number, None))
         )
-        keyed = {
-            "rows": found["rows"] | "KeyRows" >> beam.Map(_keyed, images),
-            "rejects": found["rejects"] | "KeyRejects" >> beam.Map(_keyed, images),
-            "listed": found["listed"] | "KeyListed" >> beam.Map(_keyed_image, images),
-            "unlisted": found["unlisted"] | "KeyUnlisted" >> beam.Map(_keyed_line, images),
-            "numbers": numbers | "KeyNumbers" >> beam.Map(lambda number: (number, None)),
-        }
+        packed = (
+            records
+            | f"Batch{kind.title()}{number}"
+            >> beam.BatchElements(min_batch_size=PACKED, max_batch_size=PACKED)
+            | f"Pack{kind.title()}{number}" >> beam.FlatMap(pack, kind, images)
+            for kind, collections in found.items()
+            for number, records in enumerate(collections)
+        )
         return (
-            keyed
-            | "ByShard" >> beam.CoGroupByKey()
+            (numbers, *packed)
+            | "Packed" >> beam.Flatten()
+            | "ByShard" >> beam.GroupByKey()
             | "WriteShard"
             >> beam.FlatMap(
-                lambda shard, images, **written: write_shard(shard[0], shard[1], images, **written),
+                lambda shard, images, **written: write_shard(
+                    shard[0], filter(None, shard[1]), images, **written
+                ),
                 images,
                 out=self.out,
                 lock=self.lock,
             )
         )
-
-
-def _keyed_image(image: str, images: int) -> tuple[int, str]:
-    return shard_of(image, images), image
-
-
-def _keyed(record: Row | Reject, images: int) -> tuple[int, tuple[str, str]]:
-    return shard_of(record.image, images), (record.image, line_of(record))
-
-
-def _keyed_line(record: Reject, images: int) -> tuple[int, str]:
-    return shard_of(record.image, images), line_of(record)

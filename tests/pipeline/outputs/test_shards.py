@@ -14,9 +14,11 @@ from pipeline.outputs.shards import (
     WriteShards,
     line_of,
     mismatch,
+    pack,
     run_of,
     shard_count,
     shard_of,
+    unpack,
     write_shard,
 )
 from pipeline.records import Reject, Row, Stamp
@@ -24,6 +26,7 @@ from pipeline.storage import Files
 
 FILES = Files()
 NOTHING: dict = {"rows": [], "rejects": [], "listed": [], "unlisted": []}
+NAMES = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -47,11 +50,22 @@ def complete(rows=(), rejects=(), unlisted=()):
     return {"rows": rows, "rejects": rejects, "listed": listed, "unlisted": unlisted}
 
 
+def parted(kind, records):
+    """Rows and rejects come from several steps, which may have none; the others from one."""
+    if kind not in ("rows", "rejects"):
+        return [records]
+    return [records[0::2], [], records[1::2]]
+
+
 def written(found, out, lock=1):
     """Runs the transform; the lines of every file that stands in OUT afterwards, by its name."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         collections = {
-            name: pipeline | name >> beam.Create(list(values)) for name, values in found.items()
+            kind: tuple(
+                pipeline | f"{kind}{number}" >> beam.Create(values)
+                for number, values in enumerate(parted(kind, list(values)))
+            )
+            for kind, values in found.items()
         }
         names = collections | WriteShards(out, lock)
         count = shard_count(len(found["listed"]))
@@ -92,6 +106,7 @@ def test_no_images_make_one_empty_shard_of_each_kind(out):
 
 def test_many_images_are_shared_out(out, monkeypatch):
     monkeypatch.setattr(shards, "IMAGES", 4)
+    monkeypatch.setattr(shards, "PACKED", 2)
     rows = [row(f"{number}.jpg") for number in range(12)]
     rejects = [reject(f"bad{number}.jpg") for number in range(6)]
     unlisted = [reject(f"dir{number}", "list") for number in range(3)]
@@ -118,6 +133,35 @@ def test_shards_do_not_depend_on_the_order_of_records(tmp_path, monkeypatch):
     assert written(complete(rows), outs[0]) == written(complete(rows[::-1]), outs[1])
 
 
+# Packing
+
+
+@given(st.lists(NAMES.map(row) | NAMES.map(reject) | NAMES), st.integers(1, 40_000))
+def test_what_is_packed_comes_out_as_it_was_in_its_shard(records, images):
+    found = {number: unpack(packed) for number, (_, packed) in pack(records, "rows", images)}
+    assert len(found) == len(list(pack(records, "rows", images)))  # one a shard
+    images_of = {
+        number: [json.loads(line)["image"] for line in lines] for number, lines in found.items()
+    }
+    names = [record if isinstance(record, str) else record.image for record in records]
+    assert images_of == {
+        number: [name for name in names if shard_of(name, images) == number]
+        for number in {shard_of(name, images) for name in names}
+    }
+    lines = [line for lines in found.values() for line in lines]
+    assert {line_of(one) for one in records if not isinstance(one, str)} <= set(lines)
+
+
+def test_rows_of_a_shard_cross_the_shuffle_together():
+    rows = [
+        row(f"photos/{number:05}.jpg")._replace(hash=f"{number:064x}") for number in range(1000)
+    ]
+    ((number, (kind, packed)),) = pack(rows, "rows", images=1000)
+    assert (number, kind) == (0, "rows")
+    assert unpack(packed) == [line_of(one) for one in rows]
+    assert len(packed) * 5 < sum(map(len, map(line_of, rows)))
+
+
 # What would not add up
 
 
@@ -133,15 +177,15 @@ def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
     with pytest.raises(
         JobError, match=f"{out.path}: another job has taken over this output folder"
     ):
-        list(write_shard(0, NOTHING, 0, out, lock=1))
+        list(write_shard(0, [], 0, out, lock=1))
     assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/lock/2"]
-    assert len(list(write_shard(0, NOTHING, 0, out, lock=2))) == 2
+    assert len(list(write_shard(0, [], 0, out, lock=2))) == 2
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_remedy(tmp_path):
     out = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
     with pytest.raises(JobError, match="gone: has been removed; restore it"):
-        list(write_shard(0, NOTHING, 0, out, lock=1))
+        list(write_shard(0, [], 0, out, lock=1))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +220,7 @@ def test_how_many_shards_so_many_images_make(images, count):
     assert shard_count(images) == count
 
 
-@given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")), st.integers(1))
+@given(NAMES, st.integers(1))
 def test_every_image_has_a_shard(image, images):
     images = images % 10_000_000 + 1
     assert 0 <= shard_of(image, images) < shard_count(images)
