@@ -19,15 +19,14 @@ import resource
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, in_streams
 
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.network import ENGINES
@@ -196,31 +195,6 @@ def _long_side(model: str) -> int:
     from model_build.artifact import describe
 
     return describe(model).long_side
-
-
-def in_streams(work: Callable[[int], None], numbers: Sequence[int]) -> tuple[float, float]:
-    """Does a piece of work for each number, in as many threads as there are cores.
-
-    Returns:
-        Seconds that passed, and seconds of all cores.
-    """
-    left, lock = iter(numbers), threading.Lock()
-
-    def stream() -> None:
-        while True:
-            with lock:
-                number = next(left, None)
-            if number is None:
-                return
-            work(number)
-
-    threads = [threading.Thread(target=stream) for _ in range(usable_cores())]
-    start = time.perf_counter(), time.process_time()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 if __name__ == "__main__":

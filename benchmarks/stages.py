@@ -1,13 +1,14 @@
 """What a photo costs beside the network: the job with a null network, and with a null sink as well.
 
-    python benchmarks/stages.py photos/ [--limit 1000] [--rounds 3]
+    python benchmarks/stages.py photos/ [--limit 1000] [--rounds 3] [--precision float32]
 
 The null network gives each photo the class map that the real one gave it before, so that its mask
 costs what it does in a real job. The null sink writes no masks. Each is run on all photos and on
 some, in one process and in turns: what all take more than some, divided by how many more they are,
 is free of what a run costs once. Core-milliseconds a photo are printed, medians of the rounds; and
 photos/s in one stream and in one a core, which tell how far streams of one process wait for each
-other, as for Python's lock.
+other, as for Python's lock. Beside them stands the network alone, in as many streams, on the photos
+decoded beforehand: what share of its photos/s the job has.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import platform
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from classmaps import class_map_of, in_streams
 
-from model_build.artifact import DEFAULT_MODEL
+from model_build.artifact import DEFAULT_MODEL, describe
 from model_build.quiet import import_tensorflow
 
 SOME = 10  # a so-many-th of the photos
@@ -35,8 +38,9 @@ SOME = 10  # a so-many-th of the photos
 @click.argument("photos", type=click.Path(exists=True, file_okay=False))
 @click.option("--model", default=DEFAULT_MODEL)
 @click.option("--limit", type=int, help="Only the first so many photos.")
+@click.option("--precision", default="auto", show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-def main(photos: str, model: str, limit: int | None, rounds: int) -> None:
+def main(photos: str, model: str, limit: int | None, precision: str, rounds: int) -> None:
     """Measure the job's stages on PHOTOS, a folder of JPEGs."""
     logging.disable(logging.WARNING)  # Beam's, of each run
     import_tensorflow()
@@ -49,7 +53,8 @@ def main(photos: str, model: str, limit: int | None, rounds: int) -> None:
     few = count // SOME
     network, write = segmenter.Segmenter, OutputFolder.write
     recording, replaying = recorders(network)
-    job = functools.partial(cost, photos, model)
+    job = functools.partial(cost, photos, model, precision)
+    alone = network_alone(photos, model, precision, count)
     segmenter.Segmenter = recording  # type: ignore[misc]
     job(count)
     variants: dict[str, tuple[Any, Any, int | None]] = {
@@ -64,6 +69,7 @@ def main(photos: str, model: str, limit: int | None, rounds: int) -> None:
             segmenter.Segmenter = net
             OutputFolder.write = put  # type: ignore[method-assign]
             costs[name].append((job(count, workers) - job(few, workers)) / (count - few))
+        costs["network alone"].append(alone() / count)
     click.echo(
         f"{count} photos, {os.cpu_count()} CPUs ({platform.machine()}), medians of {rounds} "
         "rounds, core-ms a photo"
@@ -76,18 +82,46 @@ def main(photos: str, model: str, limit: int | None, rounds: int) -> None:
         )
 
 
-def cost(photos: str, model: str, count: int, workers: int | None = None) -> np.ndarray:
+def cost(
+    photos: str, model: str, precision: str, count: int, workers: int | None = None
+) -> np.ndarray:
     """Core-seconds, and seconds, of a job on the first so many photos."""
     import pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
         start = np.array([time.process_time(), time.perf_counter()])
         summary = pipeline.segment(
-            photos, f"{scratch}/out", model=model, limit=count, workers=workers
+            photos,
+            f"{scratch}/out",
+            model=model,
+            precision=precision,
+            limit=count,
+            workers=workers,
         )
         spent = np.array([time.process_time(), time.perf_counter()]) - start
     assert summary.masks == count, f"{summary.masks} masks of {count} photos"
     return spent
+
+
+def network_alone(photos: str, model: str, precision: str, count: int) -> Callable[[], np.ndarray]:
+    """What runs the network on the first so many photos: core-seconds, and seconds."""
+    from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
+    from pipeline.network import threads
+    from pipeline.network.handler import SegmentationHandler, resolve
+    from pipeline.storage import Files
+
+    options = resolve(model, "auto", precision, None, threads.has_accelerator, local=True)
+    segmenter = SegmentationHandler(options, Files()).load_model()
+    reading = DecodeOptions(describe(model).long_side, MAX_PIXELS)
+    paths = sorted(Path(photos).glob("*.jpg"))[:count]
+    pictures = [decode(path.read_bytes(), reading).pixels for path in paths]
+
+    def run() -> np.ndarray:
+        seconds, spent = in_streams(lambda n: class_map_of(pictures[n], segmenter), range(count))
+        return np.array([spent, seconds])
+
+    run()  # compiles
+    return run
 
 
 def recorders(network: Any) -> tuple[Any, Any]:
