@@ -10,10 +10,12 @@ fused stage.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
 
 from pipeline.inputs.listing import ListImages
 from pipeline.jobs.plan import Plan
@@ -111,7 +113,7 @@ class Report(beam.PTransform):
             (found.outside, summary.tally_outside),
         )
         tallies = (
-            records | f"Tally{number}" >> beam.ParDo(summary.Tallied(tally))
+            records | f"Tally{number}" >> beam.ParDo(Tallied(tally))
             for number, (records, tally) in enumerate(counted)
         )
         return (
@@ -127,3 +129,24 @@ class Report(beam.PTransform):
             )
             | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(shards), self.claimed)
         )
+
+
+class Tallied(beam.DoFn):
+    """Records → a tally of each bundle of them, so that no tally of a single one leaves it.
+
+    Args:
+        tally: of a record.
+    """
+
+    def __init__(self, tally: Callable[[Any], summary.Tally]):
+        self.tally = tally
+
+    def start_bundle(self):
+        self.total: summary.Tally = Counter()
+
+    def process(self, record):
+        self.total.update(self.tally(record))
+
+    def finish_bundle(self):
+        if self.total:
+            yield GlobalWindows.windowed_value(self.total)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindows
 
 from pipeline.records import Reject, Row
 
@@ -56,27 +53,6 @@ def sum_tallies(tallies: Iterable[Tally]) -> Tally:
     for tally in tallies:
         total.update(tally)
     return total
-
-
-class Tallied(beam.DoFn):
-    """Records → a tally of each bundle of them, so that no tally of a single one leaves it.
-
-    Args:
-        tally: of a record.
-    """
-
-    def __init__(self, tally: Callable[[Any], Tally]):
-        self.tally = tally
-
-    def start_bundle(self):
-        self.total: Tally = Counter()
-
-    def process(self, record):
-        self.total.update(self.tally(record))
-
-    def finish_bundle(self):
-        if self.total:
-            yield GlobalWindows.windowed_value(self.total)
 
 
 def summarise(

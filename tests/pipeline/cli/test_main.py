@@ -47,6 +47,23 @@ def test_help_of_the_commands_below_a_command_imports_nothing_heavy_either():
     assert done.stdout.count("Usage:") >= 1
 
 
+@pytest.mark.parametrize("command", ["segment", "evaluate"])
+def test_beam_is_imported_once_the_log_is_set_up(command):
+    code = (
+        "import sys\n"
+        "from pipeline.cli import evaluate, segment\n"
+        "from pipeline.cli.main import fcn_beam\n"
+        "def look(level):\n"
+        "    sys.exit('imported before' if 'apache_beam' in sys.modules else 'not imported yet')\n"
+        "segment.set_up_logging = evaluate.set_up_logging = look\n"
+        f"fcn_beam.main(['{command}', 'photos', '--max-rejected', '5%'], standalone_mode=False)\n"
+    )
+    if command == "evaluate":
+        code = code.replace(", '--max-rejected', '5%'", "")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "not imported yet"
+
+
 @pytest.mark.parametrize("arguments", [["-m", "pipeline"], ["-P", "-m", "pipeline"]])
 def test_a_mistyped_command_is_one_line_and_status_2(tmp_path, arguments):
     environment = os.environ | {"PYTHONPATH": os.getcwd()}

@@ -3,17 +3,13 @@ import math
 import time
 from collections import Counter
 
-import apache_beam as beam
 import pytest
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.outputs import summary as module
 from pipeline.outputs.summary import (
     Summary,
-    Tallied,
     allowed_rejects,
     sum_tallies,
     summarise,
@@ -83,18 +79,6 @@ def test_a_kept_mask_is_tallied_by_what_is_known_of_it():
     assert tally_kept(unversioned) == {("kept",): 1, ("unversioned",): 1}
     both = edited._replace(source=Stamp())
     assert tally_kept(both) == {("kept",): 1, ("edited",): 1, ("unversioned",): 1}
-
-
-def test_records_leave_a_bundle_as_one_tally():
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        tallies = pipeline | beam.Create(ROWS, reshuffle=False) | beam.ParDo(Tallied(tally_row))
-        assert_that(tallies, equal_to([sum_tallies(map(tally_row, ROWS))]))
-
-
-def test_a_bundle_without_records_has_no_tally():
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        none = pipeline | beam.Create([]) | beam.ParDo(Tallied(tally_row))
-        assert_that(none, equal_to([]))
 
 
 tallies = st.lists(
