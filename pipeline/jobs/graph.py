@@ -10,12 +10,9 @@ fused stage.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindows
 
 from pipeline.inputs.listing import ListImages
 from pipeline.jobs.plan import Plan
@@ -23,7 +20,7 @@ from pipeline.jobs.tasks import KeepMasks, PlanTasks, identify
 from pipeline.jobs.windows import SegmentWindows, Windowed
 from pipeline.outputs import summary
 from pipeline.outputs.ending import finish
-from pipeline.outputs.shards import LISTED, REJECTS, ROWS, UNLISTED, WriteShards
+from pipeline.outputs.shards import KEPT, LISTED, REJECTS, ROWS, UNLISTED, WriteShards
 
 
 class SegmentArchive(beam.PTransform):
@@ -58,7 +55,7 @@ class SegmentArchive(beam.PTransform):
         made = kept.tasks | "Segment" >> SegmentWindows(plan.decode, plan.engine, plan.write)
         found = Found(
             listed=images | "Listed" >> beam.Map(lambda image: image.path),
-            rows=(kept.rows, kept.ours, made.rows),
+            rows=(kept.ours, made.rows),
             kept=kept.rows,
             rejects=(planned.rejected, kept.rejected, made.rejected),
             unlisted=unlisted,
@@ -73,8 +70,8 @@ class Found(NamedTuple):
 
     Attributes:
         listed: paths of all images.
-        rows: of all masks, from each step that has some.
-        kept: those rows of masks that earlier runs have made.
+        rows: of masks that this run has made, from each step that has some.
+        kept: rows of masks that earlier runs have made.
         rejects: of images, from each step that has some.
         unlisted: rejects of what could not be listed.
         passed_over: files that are no images.
@@ -102,23 +99,18 @@ class Report(beam.PTransform):
         shards = {
             LISTED: (found.listed,),
             ROWS: found.rows,
+            KEPT: (found.kept,),
             REJECTS: found.rejects,
             UNLISTED: (found.unlisted,),
         } | "Shards" >> WriteShards(self.plan.out, self.claimed.lock)
-        counted: tuple[tuple[beam.PCollection, Callable[[Any], summary.Tally]], ...] = (
-            *((rows, summary.tally_row) for rows in found.rows),
-            (found.kept, summary.tally_kept),
-            *((rejects, summary.tally_reject) for rejects in (*found.rejects, found.unlisted)),
-            (found.passed_over, summary.tally_passed_over),
-            (found.outside, summary.tally_outside),
-        )
+        names = shards | "Names" >> beam.FlatMap(lambda shard: shard.names)
         tallies = (
-            records | f"Tally{number}" >> beam.ParDo(Tallied(tally))
-            for number, (records, tally) in enumerate(counted)
-        )
+            shards | "TallyShards" >> beam.Map(lambda shard: shard.tally),
+            found.passed_over | "TallyPassedOver" >> beam.Map(summary.tally_passed_over),
+            found.outside | "TallyOutside" >> beam.Map(summary.tally_outside),
+        ) | "Tallies" >> beam.Flatten()
         return (
-            tuple(tallies)
-            | "Tallies" >> beam.Flatten()
+            tallies
             | "Total" >> beam.CombineGlobally(summary.sum_tallies)
             | "Summarise"
             >> beam.Map(
@@ -127,26 +119,5 @@ class Report(beam.PTransform):
                 recipe=self.plan.recipe.to_json(),
                 options=self.plan.recorded,
             )
-            | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(shards), self.claimed)
+            | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(names), self.claimed)
         )
-
-
-class Tallied(beam.DoFn):
-    """Records → a tally of each bundle of them, so that no tally of a single one leaves it.
-
-    Args:
-        tally: of a record.
-    """
-
-    def __init__(self, tally: Callable[[Any], summary.Tally]):
-        self.tally = tally
-
-    def start_bundle(self):
-        self.total: summary.Tally = Counter()
-
-    def process(self, record):
-        self.total.update(self.tally(record))
-
-    def finish_bundle(self):
-        if self.total:
-            yield GlobalWindows.windowed_value(self.total)

@@ -11,18 +11,21 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import apache_beam as beam
 
 from model_build.errors import JobError
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder, utf8
 from pipeline.outputs.lock import check_claim
+from pipeline.outputs.summary import Tally, sum_tallies, tally_kept, tally_reject, tally_row
 from pipeline.records import Reject, Row
 from pipeline.storage import ends_the_job
 
 IMAGES = 10_000  # about as many a shard: its rows are put in order in memory
 PACKED = 1000  # records that are packed together, at most
-LISTED, ROWS, REJECTS, UNLISTED = KINDS = ("listed", "rows", "rejects", "unlisted")
+# What a shard has, see WriteShards.
+KINDS = LISTED, ROWS, KEPT, REJECTS, UNLISTED = "listed", "rows", "kept", "rejects", "unlisted"
 SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
 NAMED = 3  # images that a message names
 
@@ -96,18 +99,27 @@ def mismatch(listed: Iterable[str], outcomes: Iterable[str]) -> str:
     )
 
 
+class Shard(NamedTuple):
+    """A share of the archive that was written.
+
+    Attributes:
+        names: of its files, below OUT.
+        tally: of its rows and rejects.
+    """
+
+    names: tuple[str, str]
+    tally: Tally
+
+
 def write_shard(
     number: int, packed: Iterable[tuple[str, bytes]], images: int, out: OutputFolder, lock: int
-) -> Iterator[str]:
+) -> Shard:
     """Writes a share of the archive: its rows and its rejects, lines in order.
 
     Args:
         packed: see :func:`pack`.
         images: number of all images.
         lock: number of the run's lock.
-
-    Yields:
-        The names below OUT of both shards.
 
     Raises:
         JobError: an image has no outcome, or several; or another run has taken OUT over.
@@ -116,28 +128,31 @@ def write_shard(
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for kind, some in packed:
         lines[kind] += unpack(some)
-    outcomes = map(_image_of, (*lines[ROWS], *lines[REJECTS]))
-    if why := mismatch(map(_image_of, lines[LISTED]), outcomes):
+    values = {kind: [json.loads(line) for line in lines[kind]] for kind in KINDS}
+    outcomes = (*values[ROWS], *values[KEPT], *values[REJECTS])
+    listed = (value["image"] for value in values[LISTED])
+    if why := mismatch(listed, (value["image"] for value in outcomes)):
         raise JobError(f"{why}; please report this bug")
     of = f"{out.run}-{number:05}-of-{shard_count(images):05}.jsonl"
-    written = {HISTOGRAMS: lines[ROWS], REJECTED: lines[REJECTS] + lines[UNLISTED]}
-    for prefix, of_prefix in written.items():
+    names = f"{HISTOGRAMS}-{of}", f"{REJECTED}-{of}"
+    for name, kinds in zip(names, ((ROWS, KEPT), (REJECTS, UNLISTED)), strict=True):
+        in_order = sorted(line for kind in kinds for line in lines[kind])
         with ends_the_job():
-            out.write(f"{prefix}-{of}", utf8("".join(f"{line}\n" for line in sorted(of_prefix))))
-        yield f"{prefix}-{of}"
-
-
-def _image_of(line: str) -> str:
-    return json.loads(line)["image"]
+            out.write(name, utf8("".join(f"{line}\n" for line in in_order)))
+    kept = [Row.from_json(value) for value in values[KEPT]]
+    rows = (*kept, *map(Row.from_json, values[ROWS]))
+    rejects = (Reject(**value) for kind in (REJECTS, UNLISTED) for value in values[kind])
+    tallies = (*map(tally_row, rows), *map(tally_kept, kept), *map(tally_reject, rejects))
+    return Shard(names, sum_tallies(tallies))
 
 
 class WriteShards(beam.PTransform):
-    """Rows, rejects and what was listed → the names of the shards they were written to.
+    """Rows, rejects and what was listed → :class:`Shard`.
 
     The input is a dict of :data:`KINDS`, each of as many PCollections as there are of it: paths of
-    the images ``listed``, ``rows``, ``rejects`` of images, and rejects of what was ``unlisted``,
-    which is no image. They are packed one by one, where they are made, and flattened only then.
-    There is at least one shard of each kind, if empty.
+    the images ``listed``; ``rows`` of masks, apart from those that were ``kept`` of an earlier run;
+    ``rejects`` of images, and of what was ``unlisted``, which is no image. They are packed one by
+    one, where they are made, and flattened only then. There is at least one shard, if empty.
 
     Args:
         lock: number of the run's lock.
@@ -169,7 +184,7 @@ class WriteShards(beam.PTransform):
             | "Packed" >> beam.Flatten()
             | "ByShard" >> beam.GroupByKey()
             | "WriteShard"
-            >> beam.FlatMap(
+            >> beam.Map(
                 lambda shard, images, **written: write_shard(
                     shard[0], filter(None, shard[1]), images, **written
                 ),

@@ -3,22 +3,19 @@
 import hashlib
 import json
 import re
-from collections import Counter
 from dataclasses import replace
 
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline import SegmentImages
 from pipeline.inputs.names import group_key
-from pipeline.jobs.graph import SegmentArchive, Tallied
+from pipeline.jobs.graph import SegmentArchive
 from pipeline.jobs.plan import Request, plan
 from pipeline.jobs.segment import segment
 from pipeline.outputs.ending import Claimed
 from pipeline.outputs.recipe import Recipe
-from pipeline.outputs.summary import tally_passed_over
 from pipeline.records import Reject, Row, Stamp
 
 # Pixels
@@ -112,17 +109,6 @@ def test_photos_of_one_folder_are_work_for_many_workers(stub_model, photos, tmp_
     assert [name for name in shuffles if not spread.search(name)] == []
     # So there are as many keys as photos, though all lie in one folder.
     assert len({group_key(f"folder/{number:03}.jpg") for number in range(100)}) == 100
-
-
-# Totals
-
-
-@pytest.mark.parametrize("files", [0, 1, 5])
-def test_records_leave_a_bundle_as_one_tally_if_any(files):
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        names = pipeline | beam.Create(range(files), reshuffle=False)
-        tallies = names | beam.ParDo(Tallied(tally_passed_over))
-        assert_that(tallies, equal_to([Counter({("skipped",): files})] if files else []))
 
 
 # What a run leaves

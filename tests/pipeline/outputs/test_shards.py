@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import apache_beam as beam
 import pytest
@@ -25,7 +26,7 @@ from pipeline.records import Reject, Row, Stamp
 from pipeline.storage import Files
 
 FILES = Files()
-NOTHING: dict = {"rows": [], "rejects": [], "listed": [], "unlisted": []}
+NOTHING: dict = {"rows": [], "kept": [], "rejects": [], "listed": [], "unlisted": []}
 NAMES = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
 
 
@@ -44,10 +45,11 @@ def reject(image, stage="decode"):
     return Reject(image, stage, "OSError", "cut short")
 
 
-def complete(rows=(), rejects=(), unlisted=()):
+def complete(rows=(), rejects=(), unlisted=(), kept=()):
     """What was found where every image has its outcome."""
-    listed = [one.image for one in (*rows, *rejects)]
-    return {"rows": rows, "rejects": rejects, "listed": listed, "unlisted": unlisted}
+    listed = [one.image for one in (*rows, *kept, *rejects)]
+    found = {"rows": rows, "kept": kept, "rejects": rejects}
+    return found | {"listed": listed, "unlisted": unlisted}
 
 
 def parted(kind, records):
@@ -67,7 +69,7 @@ def written(found, out, lock=1):
             )
             for kind, values in found.items()
         }
-        names = collections | WriteShards(out, lock)
+        names = collections | WriteShards(out, lock) | beam.FlatMap(lambda shard: shard.names)
         count = shard_count(len(found["listed"]))
         expected = [
             f"{prefix}-r1-{number:05}-of-{count:05}.jsonl"
@@ -133,6 +135,30 @@ def test_shards_do_not_depend_on_the_order_of_records(tmp_path, monkeypatch):
     assert written(complete(rows), outs[0]) == written(complete(rows[::-1]), outs[1])
 
 
+def test_rows_of_masks_that_were_kept_are_among_the_rows(out):
+    found = complete([row("b.jpg")], kept=[row("a.jpg"), row("c.jpg")])
+    histograms, _ = written(found, out).values()
+    assert [json.loads(line)["image"] for line in histograms] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_a_shard_tells_the_tally_of_what_it_has(out):
+    rows, kept = [row("a.jpg")], [row("b.jpg"), row("c.jpg")._replace(recipe=None)]
+    found = complete(rows, [reject("d.jpg")], [reject("e", "list")], kept)
+    packed = [part for kind, some in found.items() for _, part in pack(some, kind, images=4)]
+    tally = write_shard(0, packed, 4, out, lock=1).tally
+    assert tally == Counter(
+        {
+            ("pixels", "sky"): 6,
+            ("masks",): 3,
+            ("kept",): 2,
+            ("edited",): 1,
+            ("rejected",): 2,
+            ("cause", "decode", "OSError"): 1,
+            ("cause", "list", "OSError"): 1,
+        }
+    )
+
+
 # Packing
 
 
@@ -177,15 +203,15 @@ def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
     with pytest.raises(
         JobError, match=f"{out.path}: another job has taken over this output folder"
     ):
-        list(write_shard(0, [], 0, out, lock=1))
+        write_shard(0, [], 0, out, lock=1)
     assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/lock/2"]
-    assert len(list(write_shard(0, [], 0, out, lock=2))) == 2
+    assert len(write_shard(0, [], 0, out, lock=2).names) == 2
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_remedy(tmp_path):
     out = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
     with pytest.raises(JobError, match="gone: has been removed; restore it"):
-        list(write_shard(0, [], 0, out, lock=1))
+        write_shard(0, [], 0, out, lock=1)
 
 
 @pytest.mark.parametrize(
