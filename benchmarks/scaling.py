@@ -13,7 +13,7 @@ import click
 from apache_beam.coders import FastPrimitivesCoder
 
 from pipeline.outputs import journal
-from pipeline.outputs.shards import LISTED, PACKED, ROWS, pack, shard_count
+from pipeline.outputs.shards import LISTED, PACKED, ROWS, pack, shard_count, share
 from pipeline.records import ImageRef, MaskRef, Row, Stamp, hash_of
 
 PAGE = 1000  # objects that a store lists a request
@@ -62,7 +62,8 @@ def shuffled(images: int) -> tuple[float, float]:
     """Bytes an image that are shuffled in a first run, and in one that finds its mask done."""
     rows = [row_of(number) for number in range(PACKED)]
     paths = [row.image for row in rows]
-    by_shard = [*pack(rows, ROWS, images), *pack(paths, LISTED, images)]
+    packed = pack(rows, ROWS), pack(paths, LISTED)
+    by_shard = [part for some in packed for part in share(some, images)]
     grouped = [(row.mask, ImageRef(row.image, row.mask, row.source)) for row in rows]
     found = [(row.mask, part) for row in rows for part in (MaskRef(row.mask, row.written), row)]
     first, again = encoded([*grouped, *by_shard]), encoded([*grouped, *found, *by_shard])

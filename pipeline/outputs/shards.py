@@ -45,32 +45,44 @@ def line_of(record: Row | Reject) -> str:
     return json.dumps(record.to_json())
 
 
-def pack(
-    records: Iterable[Row | Reject | str], kind: str, images: int
-) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """Records → what crosses the shuffle: for each of their shards, their kind and their lines.
+def pack(records: Iterable[Row | Reject | str], kind: str) -> tuple[str, bytes]:
+    """Records → their kind, and their lines, compressed together.
 
-    The lines are compressed together, to a fifth or so: a local run holds all of them at its end,
-    and more than once.
+    That is what crosses shuffles, a fifth or so of the lines: a local run holds all of them at its
+    end, and more than once.
 
     Args:
         records: of images that were listed, their paths.
         kind: one of :data:`KINDS`.
+    """
+    lines = (
+        json.dumps({"image": record}) if isinstance(record, str) else line_of(record)
+        for record in records
+    )
+    return kind, _compressed(lines)
+
+
+def share(packed: tuple[str, bytes], images: int) -> Iterator[tuple[int, tuple[str, bytes]]]:
+    """One of :func:`pack`'s → for each of its shards, by number, the part that belongs there.
+
+    Args:
         images: number of all images.
     """
+    kind, data = packed
     lines = defaultdict(list)
-    for record in records:
-        if isinstance(record, str):
-            lines[shard_of(record, images)].append(json.dumps({"image": record}))
-        else:
-            lines[shard_of(record.image, images)].append(line_of(record))
-    for number, found in lines.items():
-        yield number, (kind, zlib.compress("\n".join(found).encode("ascii")))
+    for line in unpack(data):
+        lines[shard_of(json.loads(line)["image"], images)].append(line)
+    for number, of_shard in lines.items():
+        yield number, (kind, _compressed(of_shard))
 
 
-def unpack(packed: bytes) -> list[str]:
-    """The lines of one of :func:`pack`'s, as they were."""
-    return zlib.decompress(packed).decode("ascii").split("\n")
+def _compressed(lines: Iterable[str]) -> bytes:
+    return zlib.compress("\n".join(lines).encode("ascii"))
+
+
+def unpack(data: bytes) -> list[str]:
+    """The lines that :func:`pack` has compressed."""
+    return zlib.decompress(data).decode("ascii").split("\n")
 
 
 def run_of(shard: str) -> str | None:
@@ -117,7 +129,7 @@ def write_shard(
     """Writes a share of the archive: its rows and its rejects, lines in order.
 
     Args:
-        packed: see :func:`pack`.
+        packed: its parts, see :func:`share`.
         images: number of all images.
         lock: number of the run's lock.
 
@@ -126,8 +138,8 @@ def write_shard(
     """
     check_claim(out, lock)
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    for kind, some in packed:
-        lines[kind] += unpack(some)
+    for kind, data in packed:
+        lines[kind] += unpack(data)
     values = {kind: [json.loads(line) for line in lines[kind]] for kind in KINDS}
     outcomes = (*values[ROWS], *values[KEPT], *values[REJECTS])
     listed = (value["image"] for value in values[LISTED])
@@ -175,13 +187,14 @@ class WriteShards(beam.PTransform):
             records
             | f"Batch{kind.title()}{number}"
             >> beam.BatchElements(min_batch_size=PACKED, max_batch_size=PACKED)
-            | f"Pack{kind.title()}{number}" >> beam.FlatMap(pack, kind, images)
+            | f"Pack{kind.title()}{number}" >> beam.Map(pack, kind)
             for kind, collections in found.items()
             for number, records in enumerate(collections)
         )
+        shares = tuple(packed) | "Packed" >> beam.Flatten() | "Share" >> beam.FlatMap(share, images)
         return (
-            (numbers, *packed)
-            | "Packed" >> beam.Flatten()
+            (numbers, shares)
+            | "Shares" >> beam.Flatten()
             | "ByShard" >> beam.GroupByKey()
             | "WriteShard"
             >> beam.Map(

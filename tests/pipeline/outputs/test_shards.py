@@ -19,6 +19,7 @@ from pipeline.outputs.shards import (
     run_of,
     shard_count,
     shard_of,
+    share,
     unpack,
     write_shard,
 )
@@ -144,7 +145,7 @@ def test_rows_of_masks_that_were_kept_are_among_the_rows(out):
 def test_a_shard_tells_the_tally_of_what_it_has(out):
     rows, kept = [row("a.jpg")], [row("b.jpg"), row("c.jpg")._replace(recipe=None)]
     found = complete(rows, [reject("d.jpg")], [reject("e", "list")], kept)
-    packed = [part for kind, some in found.items() for _, part in pack(some, kind, images=4)]
+    packed = [pack(some, kind) for kind, some in found.items()]
     tally = write_shard(0, packed, 4, out, lock=1).tally
     assert tally == Counter(
         {
@@ -162,30 +163,33 @@ def test_a_shard_tells_the_tally_of_what_it_has(out):
 # Packing
 
 
-@given(st.lists(NAMES.map(row) | NAMES.map(reject) | NAMES), st.integers(1, 40_000))
+@given(st.lists(NAMES.map(row) | NAMES.map(reject) | NAMES, min_size=1), st.integers(1, 40_000))
 def test_what_is_packed_comes_out_as_it_was_in_its_shard(records, images):
-    found = {number: unpack(packed) for number, (_, packed) in pack(records, "rows", images)}
-    assert len(found) == len(list(pack(records, "rows", images)))  # one a shard
-    images_of = {
-        number: [json.loads(line)["image"] for line in lines] for number, lines in found.items()
-    }
+    shares = list(share(pack(records, "rows"), images))
+    assert {kind for _, (kind, _) in shares} == {"rows"}
+    found = {number: unpack(data) for number, (_, data) in shares}
+    assert len(found) == len(shares)  # one a shard
     names = [record if isinstance(record, str) else record.image for record in records]
-    assert images_of == {
+    assert {
+        number: [json.loads(line)["image"] for line in lines] for number, lines in found.items()
+    } == {
         number: [name for name in names if shard_of(name, images) == number]
         for number in {shard_of(name, images) for name in names}
     }
-    lines = [line for lines in found.values() for line in lines]
-    assert {line_of(one) for one in records if not isinstance(one, str)} <= set(lines)
+    lines = {line for lines in found.values() for line in lines}
+    assert {line_of(one) for one in records if not isinstance(one, str)} <= lines
 
 
-def test_rows_of_a_shard_cross_the_shuffle_together():
+def test_lines_are_compressed_together():
     rows = [
         row(f"photos/{number:05}.jpg")._replace(hash=f"{number:064x}") for number in range(1000)
     ]
-    ((number, (kind, packed)),) = pack(rows, "rows", images=1000)
-    assert (number, kind) == (0, "rows")
-    assert unpack(packed) == [line_of(one) for one in rows]
-    assert len(packed) * 5 < sum(map(len, map(line_of, rows)))
+    lines = [line_of(one) for one in rows]
+    kind, packed = pack(rows, "rows")
+    ((number, (same, shared)),) = share((kind, packed), images=1000)
+    assert (number, kind, same) == (0, "rows", "rows")
+    assert unpack(packed) == unpack(shared) == lines
+    assert 5 * max(len(packed), len(shared)) < sum(map(len, lines))
 
 
 # What would not add up
