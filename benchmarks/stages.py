@@ -28,7 +28,7 @@ import click
 import numpy as np
 from classmaps import class_map_of, in_streams
 
-from model_build.artifact import DEFAULT_MODEL, describe
+from model_build.artifact import DEFAULT_MODEL
 from model_build.quiet import import_tensorflow
 
 SOME = 10  # a so-many-th of the photos
@@ -105,16 +105,15 @@ def cost(
 
 def network_alone(photos: str, model: str, precision: str, count: int) -> Callable[[], np.ndarray]:
     """What runs the network on the first so many photos: core-seconds, and seconds."""
-    from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
-    from pipeline.network import threads
-    from pipeline.network.handler import SegmentationHandler, resolve
-    from pipeline.storage import Files
+    from pipeline.images.decode import decode
+    from pipeline.jobs.plan import Request, plan
+    from pipeline.network.handler import SegmentationHandler
 
-    options = resolve(model, "auto", precision, None, threads.has_accelerator, local=True)
-    segmenter = SegmentationHandler(options, Files()).load_model()
-    reading = DecodeOptions(describe(model).long_side, MAX_PIXELS)
+    with tempfile.TemporaryDirectory() as scratch:
+        planned = plan(Request([photos], f"{scratch}/out", model=model, precision=precision))
+    segmenter = SegmentationHandler(planned.engine, planned.out.files).load_model()
     paths = sorted(Path(photos).glob("*.jpg"))[:count]
-    pictures = [decode(path.read_bytes(), reading).pixels for path in paths]
+    pictures = [decode(path.read_bytes(), planned.decode).pixels for path in paths]
 
     def run() -> np.ndarray:
         seconds, spent = in_streams(lambda n: class_map_of(pictures[n], segmenter), range(count))

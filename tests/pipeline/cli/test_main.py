@@ -47,8 +47,10 @@ def test_help_of_the_commands_below_a_command_imports_nothing_heavy_either():
     assert done.stdout.count("Usage:") >= 1
 
 
-@pytest.mark.parametrize("command", ["segment", "evaluate"])
-def test_beam_is_imported_once_the_log_is_set_up(command):
+@pytest.mark.parametrize(
+    "arguments", [["segment", "photos", "--max-rejected", "5%"], ["evaluate", "photos"]]
+)
+def test_beam_is_imported_once_the_log_is_set_up(arguments):
     code = (
         "import sys\n"
         "from pipeline.cli import evaluate, segment\n"
@@ -56,10 +58,8 @@ def test_beam_is_imported_once_the_log_is_set_up(command):
         "def look(level):\n"
         "    sys.exit('imported before' if 'apache_beam' in sys.modules else 'not imported yet')\n"
         "segment.set_up_logging = evaluate.set_up_logging = look\n"
-        f"fcn_beam.main(['{command}', 'photos', '--max-rejected', '5%'], standalone_mode=False)\n"
+        f"fcn_beam.main({arguments}, standalone_mode=False)\n"
     )
-    if command == "evaluate":
-        code = code.replace(", '--max-rejected', '5%'", "")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "not imported yet"
 
