@@ -100,7 +100,7 @@ def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: s
     """
 
     def attempt() -> File:
-        with _unfinished(path, data, scratch, root) as unfinished:
+        with _unfinished(path, data, scratch) as unfinished:
             written = stat_file(unfinished)
             if exclusive:
                 _rename_new(unfinished, path)
@@ -108,7 +108,7 @@ def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: s
                 os.replace(unfinished, path)
         return written._replace(path=path)
 
-    return _again(attempt)
+    return _in_folders(attempt, path, scratch, root)
 
 
 def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | None:
@@ -119,7 +119,7 @@ def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | N
     """
 
     def attempt() -> int | None:
-        with _unfinished(path, data, scratch, root) as unfinished:
+        with _unfinished(path, data, scratch) as unfinished:
             handle = os.open(unfinished, os.O_RDWR)
             try:
                 # Held before anybody can see it.
@@ -133,7 +133,7 @@ def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | N
         os.close(handle)
         return None
 
-    return _again(attempt)
+    return _in_folders(attempt, path, scratch, root)
 
 
 def _rename_new(unfinished: str, path: str) -> None:
@@ -151,6 +151,8 @@ def _rename_new(unfinished: str, path: str) -> None:
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
             os.rename(unfinished, path)
+    else:
+        _discard(unfinished)
 
 
 @contextlib.contextmanager
@@ -165,11 +167,24 @@ def _one_at_a_time(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _again(attempt: Callable[[], T]) -> T:
-    """Tries a write again where somebody removes empty folders at this moment."""
-    for _ in range(2):
-        with contextlib.suppress(FileNotFoundError):
+def _in_folders(attempt: Callable[[], T], path: str, scratch: str, root: str) -> T:
+    """What writing a file gives, whose folders are made where it finds them missing.
+
+    Most of the time they are there, and asking for them first would cost more than writing a mask.
+    Somebody may remove empty ones at any moment.
+
+    Raises:
+        FileNotFoundError: the root is missing.
+    """
+    for _ in range(3):
+        try:
             return attempt()
+        except (FileNotFoundError, NotADirectoryError):
+            if root and not os.path.isdir(root):
+                raise FileNotFoundError(errno.ENOENT, "has been removed", root) from None
+        with _named(path):
+            _make(scratch, root)
+            _make(os.path.dirname(path), root)
     return attempt()
 
 
@@ -204,22 +219,41 @@ def is_held(path: str) -> bool | None:
 
 
 @contextlib.contextmanager
-def _unfinished(path: str, data: bytes, scratch: str, root: str) -> Iterator[str]:
-    """A file of these bytes under a name of its own, which is gone afterwards."""
+def _unfinished(path: str, data: bytes, scratch: str) -> Iterator[str]:
+    """A file of these bytes under a name of its own, to be renamed; gone where that fails."""
     unfinished = os.path.join(scratch, uuid.uuid4().hex)
-    if root and not os.path.isdir(root):
-        raise FileNotFoundError(errno.ENOENT, "has been removed", root)
+    with _named(path):
+        try:
+            _create(unfinished, data)
+            yield unfinished
+        except BaseException:
+            _discard(unfinished)
+            raise
+
+
+def _create(path: str, data: bytes) -> None:
+    """Writes a new file; in few calls, as each waits for Python's lock."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        _make(scratch, root)
-        _make(os.path.dirname(path), root)
-        Path(unfinished).write_bytes(data)
-        yield unfinished
-    except OSError as error:
-        # Named by the file that was to be written, not by that of an attempt.
-        raise OSError(error.errno, error.strerror, path) from error
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(unfinished)
+        os.close(handle)
+
+
+def _discard(unfinished: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(unfinished)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Names errors by the file that was to be written, not by that of an attempt."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _make(folder: str, root: str) -> None:

@@ -274,14 +274,13 @@ def interpose_everywhere(before: Callable[[], None], patch=setattr) -> None:
 def interpose_bytes(before: Callable[[], None], patch=setattr) -> None:
     """Calls a function when half of an unfinished local file is written."""
 
-    def write_bytes(path: Path, data: bytes) -> int:
-        with open(path, "wb") as file:
+    def create(path: str, data: bytes) -> None:
+        with open(path, "xb", buffering=0) as file:
             file.write(data[: len(data) // 2])
-            file.flush()
             before()
-            return file.write(data[len(data) // 2 :])
+            file.write(data[len(data) // 2 :])
 
-    patch(Path, "write_bytes", write_bytes)
+    patch(local, "_create", create)
 
 
 def small_steps(patch=setattr) -> None:

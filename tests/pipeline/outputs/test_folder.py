@@ -1,7 +1,6 @@
 import json
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,7 @@ from pipeline.outputs.folder import (
     utf8,
 )
 from pipeline.records import Stamp
-from pipeline.storage import Files, Unlisted, ends_the_job
+from pipeline.storage import Files, Unlisted, ends_the_job, local
 
 FILES = Files()
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -121,10 +120,8 @@ def elsewhere(tmp_path):
 def written(monkeypatch):
     """How many unfinished files were written."""
     counted = []
-    write_bytes = Path.write_bytes
-    monkeypatch.setattr(
-        Path, "write_bytes", lambda path, data: counted.append(path) or write_bytes(path, data)
-    )
+    create = local._create
+    monkeypatch.setattr(local, "_create", lambda path, data: counted.append(create(path, data)))
     return lambda: len(counted)
 
 

@@ -49,15 +49,28 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, before)
 
 
 def test_a_write_cut_off_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(path, data):
-        with open(path, "wb") as file:
-            file.write(data[:1])
-        raise OSError(28, "No space left on device")
+    write, written = os.write, []
 
-    monkeypatch.setattr(local.Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="No space left"):
-        FILES.write(f"{tmp_path}/a", b"new")
+    def fail(handle, data):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(data[:1])
+        return write(handle, data[:1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        with pytest.raises(OSError, match="No space left"):
+            FILES.write(f"{tmp_path}/a", b"new")
+    assert written == [b"n"]
     assert tree(tmp_path) == {}
+
+
+def test_a_write_that_takes_several_calls_is_whole(tmp_path, monkeypatch):
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: write(handle, data[:2]))
+        FILES.write(f"{tmp_path}/a", b"seven b")
+    assert tree(tmp_path) == {"a": b"seven b"}
 
 
 def test_a_name_that_is_not_utf_8_is_listed_and_read(tmp_path):
