@@ -8,7 +8,11 @@ some, in one process and in turns: what all take more than some, divided by how 
 is free of what a run costs once. Core-milliseconds a photo are printed, medians of the rounds; and
 photos/s in one stream and in one a core, which tell how far streams of one process wait for each
 other, as for Python's lock. Beside them stands the network alone, in as many streams, on the photos
-decoded beforehand: what share of its photos/s the job has.
+decoded beforehand, and the job's steady state to be held against it: the rate of the masks from the
+first tenth to the last.
+
+A disk may take long to create files for some minutes after many were deleted, as each run's masks
+are; ``TMPDIR=/dev/shm`` leaves that out.
 """
 
 from __future__ import annotations
@@ -64,11 +68,15 @@ def main(photos: str, model: str, limit: int | None, precision: str, rounds: int
         "null network and sink": (replaying, sink_of(write), None),
     }
     costs = defaultdict(list)
+    steady = []
     for _ in range(rounds):
         for name, (net, put, workers) in variants.items():
             segmenter.Segmenter = net
-            OutputFolder.write = put  # type: ignore[method-assign]
-            costs[name].append((job(count, workers) - job(few, workers)) / (count - few))
+            times, OutputFolder.write = clocked(put)  # type: ignore[method-assign]
+            whole = job(count, workers)
+            if put is write and net is network:
+                steady.append(rate(times))
+            costs[name].append((whole - job(few, workers)) / (count - few))
         costs["network alone"].append(alone() / count)
     click.echo(
         f"{count} photos, {os.cpu_count()} CPUs ({platform.machine()}), medians of {rounds} "
@@ -80,6 +88,7 @@ def main(photos: str, model: str, limit: int | None, precision: str, rounds: int
         click.echo(
             f"{name:<26}{1000 * spent:6.1f} (from {low:.1f} to {high:.1f}), {1 / wall:.0f} photos/s"
         )
+    click.echo(f"the whole job, steady      {np.median(steady):.0f} photos/s")
 
 
 def cost(
@@ -144,6 +153,26 @@ def recorders(network: Any) -> tuple[Any, Any]:
             return known[key(images)]
 
     return Recording, Replaying
+
+
+def clocked(write: Any) -> tuple[list[float], Any]:
+    """A ``write`` of an output folder that notes when each mask is written, and its notes."""
+    times: list[float] = []
+
+    def put(self: Any, name: str, data: bytes) -> Any:
+        stamp = write(self, name, data)
+        if name.startswith("masks/"):
+            times.append(time.perf_counter())
+        return stamp
+
+    return times, put
+
+
+def rate(times: list[float]) -> float:
+    """Masks a second; a line is laid through their times, as a window's come together."""
+    tenth = len(times) // 10
+    middle = sorted(times)[tenth:-tenth]
+    return float(np.polyfit(middle, range(len(middle)), 1)[0])
 
 
 def sink_of(write: Any) -> Any:
