@@ -27,7 +27,7 @@ from pipeline.outputs.ending import Claimed
 from pipeline.outputs.folder import OutputFolder, parse_output
 from pipeline.outputs.recipe import Recipe
 from pipeline.records import Source
-from pipeline.storage import Files, is_remote, parse_options, secrets
+from pipeline.storage import Files, is_remote, parse_options, printable, secrets
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class Plan:
         """The options that decide no mask, as ``summary.json`` keeps them."""
         return {
             "out": self.out.path,
-            "root": self.listing.root,
-            "model": self.engine.model,
+            "root": printable(self.listing.root),
+            "model": printable(self.engine.model),
             "max_pixels": self.decode.max_pixels,
             "started": self.started,
             "overlays": self.out.overlays,

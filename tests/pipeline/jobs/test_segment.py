@@ -179,6 +179,15 @@ def test_broken_files_are_rejected_one_by_one(go, photos):
     assert "decode: TooManyPixels" in summary.table()
 
 
+def test_a_folder_whose_name_is_not_utf_8_rejects_its_photos_one_by_one(go, tmp_path):
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/in\xff")
+    picture(Path(source, "a.png"))
+    for _ in range(2):
+        summary, out = go(source)
+        assert (summary.images, summary.rejected) == (1, 1)
+        assert [row["image"] for row in rows(out, "rejected")] == [f"{tmp_path}/in\\udcff/a.png"]
+
+
 def test_a_folder_where_a_mask_goes_rejects_just_its_photo(go, tmp_path):
     picture(tmp_path / "in/a.jpg")
     picture(tmp_path / "in/a.png/b.jpg")  # its mask lies in a folder named as the other's mask
