@@ -96,10 +96,13 @@ def until(condition, job):
 
 @pytest.fixture
 def waiting(start, out, tmp_path):
-    """A job in the middle of its work, and the file that lets it go on."""
+    """A job in the middle of its work, and the file that lets it go on.
+
+    Its one full window has been written, with its rows: nothing in OUT moves.
+    """
     gate = tmp_path / "gate"
     job = start(gate)
-    until(lambda: masks(out), job)
+    until(lambda: contents(f"{out}/journal"), job)
     yield job, gate
     gate.touch()
     job.wait()
