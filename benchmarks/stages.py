@@ -74,7 +74,7 @@ def main(photos: str, model: str, limit: int | None, precision: str, rounds: int
             segmenter.Segmenter = net
             times, OutputFolder.write = clocked(put)  # type: ignore[method-assign]
             whole = job(count, workers)
-            if put is write and net is network:
+            if net is network:
                 steady.append(rate(times))
             costs[name].append((whole - job(few, workers)) / (count - few))
         costs["network alone"].append(alone() / count)
