@@ -6,7 +6,6 @@ loaded already, so that many of them can be started, interrupted and killed.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import multiprocessing
@@ -83,12 +82,8 @@ def pictures(folder: Path, count: int, seed: int = 0, side: int = 24) -> None:
 
 def contents(where: str) -> dict[str, bytes]:
     """Names and bytes of the files below a folder, local or remote."""
-    found = {}
-    for file in FILES.list(where):
-        if isinstance(file, File):
-            with contextlib.suppress(FileNotFoundError):  # a living job has renamed it meanwhile
-                found[file.path[len(where) + 1 :]] = FILES.read(file.path)
-    return found
+    found = [file for file in FILES.list(where) if isinstance(file, File)]
+    return {file.path[len(where) + 1 :]: FILES.read(file.path) for file in found}
 
 
 def upload(folder: Path, where: str) -> None:
