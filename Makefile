@@ -8,7 +8,7 @@ CLOUD_INSTALLED := $(VENV)/.cloud-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run-local run-dataflow run-flink flink-up flink-down test servers lint lock bench bench-peers clean
+.PHONY: help run-local run-dataflow run-flink flink-up flink-down test check servers lint lock bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ flink-up: $(INSTALLED) ## Start a small Flink on this machine; needs Java and Ma
 flink-down: ## End it
 	@$(PYTHON) deploy/flink/cluster.py down
 
-test: $(DEV_INSTALLED) ## Run the tests
+test: $(DEV_INSTALLED) ## Run the tests, slow ones too with ARGS=--all
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 servers: $(BIN)/fake-gcs-server $(BIN)/prism ## Install what tests of gs:// and of Prism use; needs Go
@@ -57,6 +57,11 @@ $(BIN)/fake-gcs-server: | $(DEV_INSTALLED)
 # Of the version of apache-beam in requirements.txt.
 $(BIN)/prism: | $(DEV_INSTALLED)
 	GOBIN="$(abspath $(BIN))" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
+
+LIGHT = tests/test_house.py tests/pipeline/images tests/pipeline/inputs tests/pipeline/outputs \
+	tests/pipeline/storage/test_names.py tests/pipeline/storage/test_local.py tests/model_build/data
+check: lint ## Check style and types and run the tests of the light rooms, in under a minute
+	@$(BIN)/python -m pytest $(LIGHT)
 
 lint: $(DEV_INSTALLED) ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

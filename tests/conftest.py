@@ -1,62 +1,53 @@
-"""What tests of both packages need: a small network and small photos."""
+"""Fixtures of both packages, and the two speeds of the tests.
+
+Nothing heavy is imported here, so a file of a light room runs in a second or two.
+"""
+
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from model_build.quiet import import_tensorflow
-from pipeline.network.threads import set_threads
+from tests import networks
 
 pytest_plugins = ["tests.servers.fixtures"]
 
-LONGEST = ["test_flink.py", "test_faults.py", "test_calls.py", "test_stores.py"]
 
-import_tensorflow()
-# Jobs in this process need TensorFlow with these threads; set before its first operation.
-set_threads()
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests that are marked slow, too")
+
+
+def pytest_configure(config):
+    """Leaves out slow tests unless --all, -m or a test's own name asks for them."""
+    asked = config.option.all or config.option.markexpr or any("::" in arg for arg in config.args)
+    if not asked:
+        config.option.markexpr = "not slow"
+
+
+def pytest_sessionstart(session):
+    if session.config.option.markexpr == "not slow" and not hasattr(session.config, "workerinput"):
+        print(
+            "Leaving out tests that are marked slow (clusters, kills, n-th failures, trainings, "
+            "wheels, documents' commands); `make test ARGS=--all` runs everything."
+        )
+
+
+def pytest_collection_finish(session):
+    """Sets TensorFlow's threads, where collected tests have imported it, before its first use."""
+    if "tensorflow" in sys.modules:
+        networks.use_tensorflow()
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files come first, so that no worker is left alone with one at the end."""
-    order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    """Slow tests come first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """A saved-model folder: random weights and a small body, but a network with every part."""
-    import keras
-
-    from model_build import artifact
-    from model_build.data.labels import VOC
-    from model_build.network import backbones
-    from model_build.network.fcn import fcn
-
-    def body(include_top, weights, input_shape):
-        layers = keras.layers
-        inputs = keras.Input(input_shape)
-        x = layers.Conv2D(8, 8, 8, padding="same", activation="relu")(inputs)
-        x = layers.DepthwiseConv2D(3, padding="same")(x)
-        x = layers.Conv2D(32, 4, 4, padding="same", activation="relu")(x)
-        return keras.Model(inputs, layers.BatchNormalization()(x))
-
-    keras.utils.set_random_seed(3)
-    normalisation = backbones.Normalisation("RGB", (1 / 64,) * 3, (-2.0,) * 3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "_find", lambda name: (body, normalisation))
-        model, _ = fcn(len(VOC), "small")
-    folder = tmp_path_factory.mktemp("model")
-    description = artifact.Description(
-        backbone="small",
-        labels=VOC,
-        normalisation=normalisation.to_json(),
-        stride=32,
-        long_side=96,
-        parameters=0,
-    )
-    artifact.save(folder, model, description)
-    model.save(folder / "model.keras")
-    return str(folder)
+    return str(networks.save_tiny(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """The comparison with peers: what it counts and tells, not how fast anything is."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks/peers"
@@ -66,12 +70,21 @@ def test_a_peer_that_is_not_installed_fails_with_pips_last_word(compare, tmp_pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_counts_processes_below_processes(compare):
-    hold = "import time; held = b'x' * 200_000_000; time.sleep(5)"  # two looks
+    hold = "import sys; held = b'x' * 200_000_000; sys.stdin.read()"
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
     command = [sys.executable, "-c", start]
-    status, _, peak = compare.memory.run(command, ROOT, {})
-    assert status == 0
-    assert peak > 200_000_000
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE) as process,
+        compare.memory.watched([os.getpid()], interval=0.05) as peak,
+    ):
+        wait_until(lambda: peak[0] > 200_000_000, "the memory is seen")
+        process.stdin.close()
+    assert process.returncode == 0
+
+
+def test_a_commands_status_and_last_words_come_with_its_memory(compare):
+    command = [sys.executable, "-c", "print('done'); raise SystemExit(7)"]
+    assert compare.memory.run(command, ROOT, {})[:2] == (7, "done\n")
 
 
 def test_masks_of_peers_have_the_photos_upright_size(compare, tmp_path):

@@ -12,13 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from model_build.data.labels import LabelSet
-from model_build.network import backbones
 
 TOY = LabelSet(("ground", "box", "disc"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
 
@@ -191,6 +189,8 @@ def make_source(monkeypatch):
 
 
 def _tiny(include_top, weights, input_shape):
+    import keras
+
     layers = keras.layers
     inputs = x = keras.Input(input_shape)
     for index, (filters, stride) in enumerate(((16, 8), (32, 4))):
@@ -202,6 +202,8 @@ def _tiny(include_top, weights, input_shape):
 
 
 def _find_tiny(name):
+    from model_build.network import backbones
+
     return _tiny, backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)
 
 
@@ -210,6 +212,8 @@ def use_tiny_backbone():
     """A function that makes every backbone name of a monkeypatch mean two small convolutions."""
 
     def use(monkeypatch):
+        from model_build.network import backbones
+
         monkeypatch.setattr(backbones, "_find", _find_tiny)
 
     return use
@@ -291,6 +295,8 @@ def read_checkpoint():
     """A function that loads a network as it was after so many epochs."""
 
     def read(output, epochs):
+        import keras
+
         return keras.models.load_model(output / "checkpoints" / f"epoch-{epochs:03d}.keras")
 
     return read
@@ -299,6 +305,8 @@ def read_checkpoint():
 @pytest.fixture(scope="session")
 def score_saved(toy_data, toy_labels):
     """A function that scores a saved-model folder on the toy data."""
+    import keras
+
     from model_build import artifact
     from model_build.data import crops
     from model_build.data.layouts import DataFolder
@@ -376,7 +384,7 @@ def start_commands():
         arguments = json.dumps([list(map(str, command)) for command in commands])
         process = subprocess.Popen(
             [sys.executable, "-c", script, arguments],
-            cwd=Path(backbones.__file__).parents[2],
+            cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

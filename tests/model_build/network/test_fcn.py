@@ -231,3 +231,28 @@ def test_scoring_layers_are_those_whose_weights_depend_on_the_classes():
     ]
     assert scoring_layers(few) == names
     assert set(names) == {"scores", "enlarged16", "scores16", "enlarged8", "scores8", "logits"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"skips": 8},
+        {"output_stride": 16, "context": True},
+        {"learn_upsampling": True},
+    ],
+    ids=str,
+)
+def test_no_network_multiplies_a_tensor_of_rank_4_by_a_matrix(form):
+    """TensorFlow 2.21.0 crashes on that under oneDNN (tensorflow/tensorflow#117700)."""
+    model, _ = fcn(21, "mobilenet_v2", **form)
+    images = tf.TensorSpec([1, 64, 96, 3], tf.uint8)
+    graph = tf.function(model).get_concrete_function(images).graph
+    ranks = [
+        [tensor.shape.rank for tensor in operation.inputs]
+        for function in [graph, *(each.graph for each in graph._functions.values())]
+        for operation in function.get_operations()
+        if "MatMul" in operation.type
+    ]
+    assert [4, 2] not in ranks
+    assert form.get("learn_upsampling") or [2, 4] in ranks, "its upsampling is found"

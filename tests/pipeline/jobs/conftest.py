@@ -7,7 +7,10 @@ import pytest
 from model_build import artifact
 from model_build.data.labels import VOC
 from pipeline.jobs import plan, segment
+from tests.networks import use_tensorflow
 from tests.pipeline.jobs import reliability
+
+use_tensorflow()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from pipeline.jobs.status import began, status
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.lock import new_run
 from tests.pipeline.jobs.reliability import Job, journalled, pictures, small_steps, stub_network
+from tests.waiting import wait_until
 
 COUNT = 12
 DONE = 7  # masks of two windows of four, of which one may hold the image that is none
@@ -45,11 +46,12 @@ def held(tmp_path):
     prepare = [stub_network, small_steps, functools.partial(hold_after_masks, DONE + 1, gate)]
     options = ["--output", out, "--workers", "1"]
     job = Job(["segment", str(tmp_path / "in"), *options], tmp_path / "log", prepare)
-    deadline = time.monotonic() + 100
-    while not Path(out, "journal").exists() or len(journalled(out)) < DONE:
+
+    def half_done():
         assert job.running, job.errors
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return Path(out, "journal").exists() and len(journalled(out)) >= DONE
+
+    wait_until(half_done, "two windows are written")
     yield job, gate, out
     gate.unlink(missing_ok=True)
     job.wait()

@@ -26,6 +26,7 @@ from pipeline.outputs.journal import Journal, journals
 from pipeline.records import ImageRef, Photo, Reject, Row, Stamp, Task, Window, hash_of
 from pipeline.storage import Files
 from pipeline.storage.faults import BadName, Unauthenticated, Unavailable
+from tests.waiting import DEADLINE
 
 RECIPE = "r" * 32
 OPTIONS = DecodeOptions(long_side=None, max_pixels=10_000)
@@ -38,7 +39,7 @@ class Together(Files):
     """Reads and writes that only end once several are under way."""
 
     barrier: threading.Barrier = field(
-        default_factory=lambda: threading.Barrier(AT_ONCE, timeout=10)
+        default_factory=lambda: threading.Barrier(AT_ONCE, timeout=DEADLINE)
     )
 
     def read(self, path, limit=-1):

@@ -3,6 +3,7 @@ import threading
 import pytest
 
 from pipeline.outputs.gate import Stopped, passing, stop
+from tests.waiting import DEADLINE
 
 
 def test_a_run_that_has_not_been_stopped_passes_as_often_as_it_likes():
@@ -29,33 +30,33 @@ def test_a_stop_waits_for_the_writes_under_way():
     def write():
         with passing("g-waits"):
             begun.set()
-            go_on.wait(20)
+            go_on.wait(DEADLINE)
             order.append("written")
 
     def end():
-        stop("g-waits", 20)
+        stop("g-waits", DEADLINE)
         order.append("stopped")
 
     writer, ender = threading.Thread(target=write), threading.Thread(target=end)
     writer.start()
-    begun.wait(20)
+    begun.wait(DEADLINE)
     ender.start()
     ender.join(0.1)
     assert ender.is_alive()
     with pytest.raises(Stopped), passing("g-waits"):
         pytest.fail("a write began while the run was being stopped")
     go_on.set()
-    writer.join(20)
-    ender.join(20)
+    writer.join(DEADLINE)
+    ender.join(DEADLINE)
     assert order == ["written", "stopped"]
 
 
 def test_a_stop_waits_for_writes_that_fail():
     with pytest.raises(ZeroDivisionError), passing("g-fails"):
         raise ZeroDivisionError
-    ended = threading.Thread(target=stop, args=("g-fails", 600))
+    ended = threading.Thread(target=stop, args=("g-fails", DEADLINE))
     ended.start()
-    ended.join(20)
+    ended.join(DEADLINE)
     assert not ended.is_alive()
 
 

@@ -16,6 +16,7 @@ from pipeline.outputs import processes
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.lock import Lock, check_claim, new_run, numbers
 from pipeline.storage import Files, local
+from tests.waiting import DEADLINE, wait_until
 
 FILES = Files()
 HOLD = """
@@ -173,7 +174,7 @@ def test_of_several_who_take_it_at_once_just_one_gets_it(out):
     outcomes = []
 
     def take(lock):
-        start.wait(20)
+        start.wait(DEADLINE)
         try:
             outcomes.append(lock.take())
         except UserError as refusal:
@@ -183,7 +184,7 @@ def test_of_several_who_take_it_at_once_just_one_gets_it(out):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(DEADLINE)
     winners = [one for one in outcomes if isinstance(one, Lock)]
     assert len(outcomes) == 6
     assert len(winners) == 1
@@ -417,13 +418,7 @@ def test_a_lock_beats_where_the_disk_or_store_knows_no_locks(out, no_locks, monk
     lock = Lock(out).take()
     assert content(out, 1)["held"] is False
     before = content(out, 1)["beat"]
-    pause = threading.Event()
-    for _ in range(2000):
-        if content(out, 1)["beat"] > before + 2:
-            break
-        pause.wait(0.01)
-    else:
-        pytest.fail("it does not beat")
+    wait_until(lambda: content(out, 1)["beat"] > before + 2, "it beats three times")
     lock.release()
     assert list(FILES.list(out.path)) == []
 
@@ -448,7 +443,7 @@ def test_a_lock_that_was_taken_away_is_not_put_back(out, no_locks, monkeypatch):
     monkeypatch.setattr(module, "BEAT", 0.01)
     lock = Lock(out).take()
     FILES.delete(f"{out.path}/lock/1")
-    lock._beating.join(20)
+    lock._beating.join(DEADLINE)
     assert not lock._beating.is_alive()
     lock.abandon()
     assert numbers(out) == []
@@ -478,7 +473,7 @@ def test_a_beat_that_fails_does_not_end_the_beating(out, no_locks, monkeypatch):
         again.set()
 
     lock._write = fail
-    assert again.wait(20)
+    assert again.wait(DEADLINE)
     lock.release()
 
 

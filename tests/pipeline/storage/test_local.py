@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.storage import File, Files, Unlisted, local
 from pipeline.storage.faults import NotRegular
+from tests.waiting import DEADLINE
 
 FILES = Files()
 
@@ -445,7 +446,7 @@ def test_of_several_who_create_a_file_without_hard_links_just_one_does(tmp_path,
     start = threading.Barrier(8)
 
     def create(number):
-        start.wait(20)
+        start.wait(DEADLINE)
         try:
             return FILES.write(f"{tmp_path}/x/1", b"%d" % number, exclusive=True) and number
         except FileExistsError:

@@ -1,5 +1,6 @@
 import contextlib
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -52,16 +53,21 @@ def test_what_is_permanent_is_not(error):
     assert len(attempts) == 1
 
 
-def test_the_deadline_ends_it():
+def test_the_deadline_ends_it(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr(retries, "time", clock)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(retries.random, "uniform", lambda low, high: high)
     attempts = []
 
     def operation():
-        attempts.append(1)
+        attempts.append(clock.now)
         raise ConnectionResetError("reset")
 
     with pytest.raises(ConnectionResetError):
-        with_retries(operation, deadline=0.05)
-    assert 2 < len(attempts) < 200
+        with_retries(operation, deadline=10)
+    assert attempts == [0, 0.5, 1.5, 3.5, 7.5]
 
 
 def test_pauses_grow_and_are_drawn_at_random(monkeypatch):
