@@ -8,6 +8,8 @@ import threading
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.runners.worker import data_plane
 
 from model_build.errors import JobError, Terminated, UserError
 from pipeline.jobs import runners
@@ -121,6 +123,26 @@ def test_what_dataflow_needs_is_the_users_error(arguments, missing):
 @pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "PrismRunner"])
 def test_other_runners_have_what_they_need(runner):
     runners.check_options(PipelineOptions(["--runner", runner]))
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_beam_reads_the_buffers_time_limit_that_local_runs_set(monkeypatch, limit):
+    """It is a private constant of Beam's: renamed, it would be set to no effect."""
+    if limit is not None:
+        monkeypatch.setattr(worker_handlers, "DATA_BUFFER_TIME_LIMIT_MS", limit)
+    create, limits = data_plane.ClosableOutputStream.create, set()
+
+    def noted(close, flush, milliseconds):
+        limits.add(milliseconds)
+        return create(close, flush, milliseconds)
+
+    monkeypatch.setattr(data_plane.ClosableOutputStream, "create", noted)
+    options = PipelineOptions([])
+    runners.run_here(options, 2)
+    pipeline = beam.Pipeline(options=options)
+    pipeline | beam.Create([(1, 2)]) | beam.GroupByKey()
+    runners.run(pipeline)
+    assert limits == {limit or 0}
 
 
 class Ended:
