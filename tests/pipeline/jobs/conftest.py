@@ -18,12 +18,15 @@ def stub_model(tmp_path_factory):
 
 @pytest.fixture
 def stub_job(monkeypatch, stub_model):
-    """Runs ``segment`` in this process with the stub: ``stub_job(input, out, **options)``."""
+    """Runs ``segment`` in this process with the stub: ``stub_job(input, out, **options)``.
+
+    In one stream unless told otherwise: several pass their elements by a server.
+    """
     reliability.stub_network(monkeypatch.setattr)
     model = stub_model()
 
     def run(where, out, **options):
-        request = {"inputs": [str(where)], "output": str(out), "model": model} | options
-        return segment.segment(plan.Request(**request))
+        request = {"inputs": [str(where)], "output": str(out), "model": model, "workers": 1}
+        return segment.segment(plan.Request(**request | options))
 
     return run

@@ -234,7 +234,13 @@ class Job:
 
     @property
     def errors(self) -> str:
-        return self._err.read_text()
+        """Its standard error, less :func:`without_progress`."""
+        return without_progress(self._err.read_text())
+
+
+def without_progress(errors: str) -> str:
+    """What a command has printed beside the lines of its progress, which come on slow machines."""
+    return re.sub(r"^\d+/\d+ images, .*\n", "", errors, flags=re.MULTILINE)
 
 
 def _run_command(arguments, variables, output, errors, prepare):
