@@ -268,7 +268,7 @@ def held(photos, tiny_model, out):
     code = (
         "from pipeline.cli import main\n"
         "from tests.pipeline.jobs import reliability\n"
-        f"reliability.hold_reads({str(photos)!r}, 64)\n"
+        "reliability.hold_masks(8)\n"
         "main.main()"
     )
     arguments = ["segment", photos, "--output", out, "--model", tiny_model]

@@ -32,7 +32,7 @@ from model_build.data.labels import VOC
 from pipeline.jobs import windows
 from pipeline.network import models, threads
 from pipeline.outputs import gate, journal
-from pipeline.outputs.folder import SUMMARY
+from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.records import hash_of
 from pipeline.storage import File, Files, files, folders, is_remote, local, paging
 from tests.signatures import remember_signatures
@@ -363,16 +363,21 @@ def interpose_bytes(before: Callable[..., None], patch=setattr) -> None:
     patch(local, "_create", create)
 
 
-def hold_reads(where: str, after: int) -> None:
-    """Lets a job of this process read so many files below a folder, and wait then until it ends."""
-    below, ended = itertools.count(1), threading.Event()
+def hold_masks(after: int) -> None:
+    """Lets a job of this process write so many masks, and wait then until its run is stopped."""
+    write, stop = OutputFolder.write, gate.stop
+    begun, stopped = itertools.count(1), threading.Event()
 
-    def hold(name: str, path: str, *_: object) -> None:
-        if path.startswith(f"{where}/") and next(below) > after:
-            ended.wait()
+    def hold(self, name: str, data: bytes):
+        if name.startswith("masks/") and next(begun) > after:
+            stopped.wait()
+        return write(self, name, data)
 
-    interpose(local, ["read"], hold)
-    interpose(gate, ["stop"], lambda *_: ended.set())
+    def stop_and_release(*arguments) -> None:
+        stop(*arguments)
+        stopped.set()
+
+    OutputFolder.write, gate.stop = hold, stop_and_release
 
 
 def small_steps(patch=setattr) -> None:

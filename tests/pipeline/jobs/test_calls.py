@@ -463,7 +463,7 @@ from pipeline.jobs import calls, child
 calls.fixed_otherwise = lambda: True
 child._CODE = child._CODE.replace("from pipeline.jobs.child", "from tests.pipeline.jobs import "
     "reliability; reliability.stub_network(); reliability.small_steps(); "
-    "reliability.hold_reads(%r, 8); from pipeline.jobs.child" % photos)
+    "reliability.hold_masks(8); from pipeline.jobs.child")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     pipeline.segment(photos, out, model=model, workers=1)
