@@ -104,6 +104,7 @@ def blocks(document):
     return [block for block in code if block.startswith(("import ", "from "))]
 
 
+@pytest.mark.slow
 def test_the_python_of_the_output_page_runs(out, tmp_path):
     (tmp_path / "out").symlink_to(out)
     (tmp_path / "out/masks/chelsea.png").write_bytes((out / "masks/b.png").read_bytes())
@@ -186,6 +187,7 @@ def environment(workplace, request):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [one for one in commands("README.md") if one not in ELSEWHERE])
 def test_a_command_of_the_readme_runs(command, workplace, environment, tiny_model):
     small = next((more for start, more in SMALL.items() if command.startswith(start)), "")
@@ -203,6 +205,7 @@ def test_a_command_of_the_readme_runs(command, workplace, environment, tiny_mode
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_row_of_the_readme_is_what_the_default_model_gives():
     row = json.loads(re.search(r'"pixels": ({.*?})', (ROOT / "README.md").read_text())[1])
     network = load(DEFAULT_MODEL)

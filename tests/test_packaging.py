@@ -107,6 +107,7 @@ def sources():
     return names
 
 
+@pytest.mark.slow
 def test_setup_py_makes_a_source_distribution_with_all_modules(project, tmp_path):
     command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
@@ -116,6 +117,7 @@ def test_setup_py_makes_a_source_distribution_with_all_modules(project, tmp_path
         assert sources() <= {name.partition("/")[2] for name in tar.getnames()}
 
 
+@pytest.mark.slow
 def test_the_wheel_works_by_itself_with_its_default_model(project, tmp_path):
     make_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w"]
     done = subprocess.run(

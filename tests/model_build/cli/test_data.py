@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from model_build.cli.data import data
 from model_build.data import download
 from model_build.errors import UserError
 from pipeline.cli.main import fcn_beam
+from tests.waiting import wait_until
 
 ROOT = Path(download.__file__).parents[2]
 
@@ -62,10 +62,14 @@ def test_an_interrupt_keeps_what_has_come(serve, voc_tar, make_source, tmp_path)
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ
     )
     part = tmp_path / "voc.tar.part"
-    while process.poll() is None and not (part.exists() and part.stat().st_size):
-        time.sleep(0.01)
+
+    def came():
+        assert process.poll() is None, process.communicate()
+        return part.exists() and part.stat().st_size
+
+    wait_until(came, "a part has come")
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr == "fcn-beam: interrupted; run the same command again to continue\n"
     kept = part.read_bytes()

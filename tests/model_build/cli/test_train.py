@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import pytest
 from click.testing import CliRunner
 
 from model_build import artifact
 from model_build.cli.train import train
 from model_build.errors import UserError
+from model_build.network import backbones
 from model_build.network.fcn import Architecture
 from model_build.training import loop
 from model_build.training.recipes import RECIPES
@@ -20,18 +22,31 @@ def invoke(command, *arguments):
     return CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=False)
 
 
+def five_strides(include_top, weights, input_shape):
+    """A backbone that has cells of each size that skips and output strides ask for, and no more."""
+    inputs = x = keras.Input(input_shape)
+    for index in range(5):
+        x = keras.layers.Conv2D(4, 3, 2, padding="same", name=f"conv{index}")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(name=f"bn{index}")(x))
+    return keras.Model(inputs, x, name="five_strides")
+
+
 @pytest.fixture(scope="module")
 def trained(make_voc, tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")
     data, output = make_voc(root / "data", val=1, sizes=((64, 96),)), root / "model"
-    result = invoke(
-        train, data, "--output", output, "--backbone", "mobilenet_v2",
-        "--backbone-weights", "none", "--crop", "64x64", "--epochs", 1, "--batch-size", 2,
-        "--learning-rate", 0.002, "--seed", 3, "--skips", "8s", "--output-stride", 16,
-        "--learn-upsampling", "--context", "--schedule", "poly", "--accumulate", 2,
-        "--class-balance", 0.25, "--scales", "0.9-1.25", "--backbone-rate", 0.2,
-        "--patience", 1, "--engine", "graph", "--precision", "float32",
-    )  # fmt: skip
+    normalisation = backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "_find", lambda name: (five_strides, normalisation))
+        patch.setattr(loop, "draw", lambda *arguments: None)  # takes as long as the training
+        result = invoke(
+            train, data, "--output", output, "--backbone", "five_strides",
+            "--backbone-weights", "none", "--crop", "64x64", "--epochs", 1, "--batch-size", 2,
+            "--learning-rate", 0.002, "--seed", 3, "--skips", "8s", "--output-stride", 16,
+            "--learn-upsampling", "--context", "--schedule", "poly", "--accumulate", 2,
+            "--class-balance", 0.25, "--scales", "0.9-1.25", "--backbone-rate", 0.2,
+            "--patience", 1, "--engine", "graph", "--precision", "float32",
+        )  # fmt: skip
     return SimpleNamespace(data=data, output=output, result=result)
 
 
@@ -54,6 +69,7 @@ def passed_on(monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_train_writes_a_saved_model_and_reports_its_scores(trained):
     assert trained.result.exception is None
     assert trained.result.exit_code == 0
@@ -65,6 +81,7 @@ def test_train_writes_a_saved_model_and_reports_its_scores(trained):
     )
 
 
+@pytest.mark.slow
 def test_options_replace_those_of_the_recipe(trained):
     report = artifact.describe(str(trained.output)).training
     recipe = report["recipe"]
@@ -76,7 +93,7 @@ def test_options_replace_those_of_the_recipe(trained):
     assert recipe["scales"] == [0.9, 1.25]
     assert report["start"] == "none"
     assert artifact.describe(str(trained.output)).architecture == {
-        "backbone_name": "mobilenet_v2",
+        "backbone_name": "five_strides",
         "skips": 8,
         "output_stride": 16,
         "learn_upsampling": True,
@@ -88,6 +105,7 @@ def test_options_replace_those_of_the_recipe(trained):
         assert len(list(csv.DictReader(file))) == 1
 
 
+@pytest.mark.slow
 def test_training_twice_needs_resume(trained):
     result = invoke(train, trained.data, "--output", trained.output, "--crop", "64x64")
     assert isinstance(result.exception, UserError)
@@ -199,6 +217,7 @@ def test_options_that_contradict_the_start_are_told_before_data_is_read(tmp_path
     assert str(result.exception).startswith("--output-stride 32: contradicts ")
 
 
+@pytest.mark.slow
 def test_pairs_of_new_labels_are_learnt_from_the_default_model(make_paired, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "draw", lambda *arguments: None)  # takes as long as the training
     data = make_paired(tmp_path / "data", [f"photo{index}" for index in range(3)])

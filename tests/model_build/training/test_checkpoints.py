@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from types import SimpleNamespace
 
 import keras
@@ -73,12 +72,6 @@ def interrupted(epoch, step=None):
         signal.signal(signal.SIGINT, before)
 
 
-def wait_for(path, process):
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-
-
 def test_history_has_a_row_an_epoch(long_training):
     rows = checkpoints.read_history(long_training.output)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
@@ -108,10 +101,12 @@ def test_events_for_tensorboard_tell_what_history_tells(long_training):
     assert found.items() >= expected.items()
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_that_no_longer_improves(impatient):
     assert epochs_of(impatient.output) == ["1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_last_and_of_the_first_of_the_best_epochs_are_kept(impatient):
     assert kept(impatient.output) == ["epoch-002.keras", "epoch-004.keras"]
     folder = impatient.output / "checkpoints"
@@ -120,6 +115,7 @@ def test_checkpoints_of_the_last_and_of_the_first_of_the_best_epochs_are_kept(im
     assert artifact.describe(str(impatient.output)).training["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     network = artifact.load(str(impatient.output))
@@ -128,6 +124,7 @@ def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
     assert not np.allclose(logits, read_checkpoint(impatient.output, 4)(image), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
     (impatient.output / "model.json").unlink()
     again = impatient.run(patience=2, resume=True)
@@ -137,6 +134,7 @@ def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
     assert (impatient.output / "model.json").exists()
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_its_last_epoch_and_not_from_its_best(impatient, read_checkpoint):
     resumed = impatient.run(resume=True)
     assert any("epoch-004.keras: resuming after epoch 4" in line for line in resumed.lines)
@@ -164,6 +162,7 @@ def test_whether_to_go_on(tmp_path, scores, patience, expected):
     assert Keeper(tmp_path, len(scores), patience).worthwhile() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "epochs"),
     [({"epoch": 1, "step": 1}, 1), ({"epoch": 0, "step": 1}, 0)],
@@ -200,6 +199,7 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(
     assert kept(tmp_path) == ["epoch-002.keras"]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_knows_its_schedule_and_what_it_has_accumulated(
     run_training, quick, tmp_path, read_checkpoint, assert_close, assert_same_history
 ):
@@ -225,6 +225,7 @@ def test_a_resumed_training_takes_the_learning_rate_of_the_command(tmp_path, qui
     assert float(models[1].optimizer.learning_rate) == pytest.approx(1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_that_only_lacks_its_saved_model_can_be_resumed(
     run_training, undisturbed, tmp_path, read_checkpoint, assert_close
 ):
@@ -238,14 +239,26 @@ def test_a_training_that_only_lacks_its_saved_model_can_be_resumed(
     assert artifact.describe(str(tmp_path)).fingerprint == again.description.fingerprint
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_is_resumed_to_the_same_history(
     start_commands, train_options, run_training, long_training, tmp_path, quick, assert_same_history
 ):
-    command = start_commands((*train_options, "--epochs", 6, "--output", tmp_path))
-    wait_for(tmp_path / "checkpoints" / "epoch-001.keras", command)
-    time.sleep(random.uniform(0, 0.4))
-    command.kill()
-    assert command.wait() == -signal.SIGKILL
+    moment = random.randrange(4, 18)  # of its steps; an epoch has three
+    before = f"""
+        import os, signal
+        steps, on_train_batch_end = [], checkpoints.Keeper.on_train_batch_end
+
+        def die_after_step(self, index, logs=None):
+            on_train_batch_end(self, index, logs)
+            steps.append(index)
+            if len(steps) == {moment}:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoints.Keeper.on_train_batch_end = die_after_step
+        """
+    command = start_commands((*train_options, "--epochs", 6, "--output", tmp_path), before=before)
+    _, stderr = command.communicate()
+    assert command.returncode == -signal.SIGKILL, stderr
     path, epochs = checkpoints.latest(tmp_path)
     keras.models.load_model(path)
     assert epochs >= 1
@@ -254,6 +267,7 @@ def test_a_training_killed_at_any_moment_is_resumed_to_the_same_history(
     assert (tmp_path / "model.json").exists()
 
 
+@pytest.mark.slow
 def test_a_training_killed_while_it_writes_a_checkpoint_is_resumed(
     start_commands, train_options, run_training, undisturbed, tmp_path, assert_same_history
 ):
@@ -279,6 +293,7 @@ def test_a_training_killed_while_it_writes_a_checkpoint_is_resumed(
     assert kept(tmp_path) == ["epoch-002.keras"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(
     start_commands, train_options, tmp_path, read_checkpoint
 ):
@@ -310,6 +325,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_epoch(run_tr
     assert str(caught.value).startswith(str(tmp_path / "file"))
 
 
+@pytest.mark.slow
 def test_output_that_holds_a_training_needs_resume(run_training, undisturbed):
     with pytest.raises(UserError) as caught:
         run_training(undisturbed.output)
@@ -323,6 +339,7 @@ def test_resume_needs_a_checkpoint(run_training, tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_resume_with_other_options_is_refused_in_one_line(run_training, undisturbed, quick):
     longer = dataclasses.replace(quick, epochs=3)
     with pytest.raises(UserError, match="does not fit this command") as caught:
@@ -331,6 +348,7 @@ def test_resume_with_other_options_is_refused_in_one_line(run_training, undistur
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_resume_with_another_dilation_is_refused(quick, tmp_path):
     plain, _ = fcn(3, "mobilenet_v2")
     compile_model(plain, quick, 3)

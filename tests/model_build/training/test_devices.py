@@ -11,6 +11,7 @@ from model_build.training import checkpoints, devices
 from model_build.training.recipes import RECIPES
 
 
+@pytest.mark.slow
 def test_half_precision_leaves_a_float32_network(run_training, undisturbed, tmp_path, score_saved):
     trained = run_training(tmp_path, precision="mixed_bfloat16", half=True)
     assert keras.config.dtype_policy().name == "float32"
@@ -50,6 +51,7 @@ def test_a_failed_training_puts_the_dtype_policy_back(run_training, tmp_path):
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 def test_xla_trains_the_same(run_training, undisturbed, tmp_path, assert_same_history):
     run_training(tmp_path, engine="xla")
     assert_same_history(undisturbed.output, tmp_path)
@@ -111,6 +113,7 @@ TWO_DEVICES = f"""
     """
 
 
+@pytest.mark.slow
 def test_two_devices_train_what_one_does(
     start_commands,
     run_training,

@@ -67,6 +67,7 @@ def test_pictures_are_drawn(long_training):
         assert (long_training.output / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_seed_decides_the_training(run_training, undisturbed, tmp_path, assert_same_history):
     run_training(tmp_path / "same")
     assert_same_history(undisturbed.output, tmp_path / "same")
@@ -75,6 +76,7 @@ def test_a_seed_decides_the_training(run_training, undisturbed, tmp_path, assert
         assert_same_history(undisturbed.output, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_half_reports_the_scores_of_the_rounded_network(
     run_training, undisturbed, tmp_path, monkeypatch
 ):
@@ -93,6 +95,7 @@ def test_half_reports_the_scores_of_the_rounded_network(
     assert saved
 
 
+@pytest.mark.slow
 def test_a_diverging_training_stops_in_one_line(
     use_tiny_backbone, train_options, tmp_path, monkeypatch, capfd
 ):
@@ -123,6 +126,7 @@ def test_a_diverging_training_stops_in_one_line(
     assert len(checkpoints.read_history(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_an_epoch_whose_last_step_spoils_the_weights_diverges_too(run_training, quick, tmp_path):
     ruinous = dataclasses.replace(quick, batch_size=6, learning_rate=1e30)
     with pytest.raises(UserError, match=r"the validation loss is .* at step 1 of epoch 1"):
@@ -130,6 +134,7 @@ def test_an_epoch_whose_last_step_spoils_the_weights_diverges_too(run_training, 
     assert checkpoints.latest(tmp_path)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_keeps_its_weights(
     run_training, tiny_backbone, tmp_path, read_checkpoint
 ):
@@ -183,6 +188,7 @@ def test_a_split_of_void_alone_is_refused(run_training, voc_folder, palette_png,
         run_training(tmp_path / "out", data=voc_folder)
 
 
+@pytest.mark.slow
 def test_unknown_mask_colours_are_reported(run_training, voc_folder, tmp_path):
     path = voc_folder / "SegmentationClass" / "train_0.png"
     colours = np.zeros((64, 96, 3), np.uint8)

@@ -287,7 +287,6 @@ def run(code, tmp_path, **environment):
         env=os.environ | {"PYTHONPATH": str(root)} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
     )
 
 

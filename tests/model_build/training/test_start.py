@@ -367,6 +367,7 @@ def begun(undisturbed):
     return starting(str(undisturbed.output), {})
 
 
+@pytest.mark.slow
 def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, quick, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
     same = run_training(tmp_path / "out", start=begun, recipe=none, pictures=True)
@@ -383,6 +384,7 @@ def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, qui
     assert not (tmp_path / "out" / "training.png").exists()
 
 
+@pytest.mark.slow
 def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_folder, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
     with pytest.raises(
@@ -396,6 +398,7 @@ def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_fold
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_weights_of_the_start(
     run_training, undisturbed, begun, tmp_path, quick, read_checkpoint, assert_close
 ):
@@ -409,6 +412,7 @@ def test_a_training_goes_on_from_the_weights_of_the_start(
     assert_close(started, ended)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_does_not_start_over(
     run_training, begun, quick, tmp_path, read_checkpoint
 ):
@@ -422,6 +426,7 @@ def test_a_resumed_training_does_not_start_over(
     assert int(read_checkpoint(tmp_path / "halves", 2).optimizer.iterations) == 6
 
 
+@pytest.mark.slow
 def test_what_comes_from_a_start_learns_slowly(run_training, begun, quick, voc_folder, tmp_path):
     from model_build.training import recipes
 

@@ -1,5 +1,6 @@
 """``fcn-beam segment``; the job itself is tested in ``jobs/test_segment.py``."""
 
+import functools
 import json
 import os
 import re
@@ -7,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.cli import main
+from tests.pipeline.jobs import reliability
+from tests.waiting import wait_until
 
 
 def in_a_process(*arguments, **options):
@@ -23,19 +25,36 @@ def in_a_process(*arguments, **options):
 
 
 @pytest.fixture
-def segment(photos, tiny_model, tmp_path, monkeypatch, capsys):
-    """``segment`` of the photos in this process; its status, what it printed, and OUT."""
+def command(monkeypatch, capsys):
+    """Runs ``segment`` in this process; its status, and what it printed."""
 
-    def run(*arguments, inputs=(photos,), out="out"):
-        target = tmp_path / out
-        options = ["--output", target, "--model", tiny_model, *arguments]
-        monkeypatch.setattr("sys.argv", ["fcn-beam", "segment", *map(str, (*inputs, *options))])
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["fcn-beam", "segment", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main.main()
         printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err, target
+        return stop.value.code, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def segment_with(command, photos, tmp_path):
+    """``segment`` of the photos by a network in this process; see ``command``, and OUT."""
+
+    def run(*arguments, model, inputs=(photos,), out="out"):
+        target = tmp_path / out
+        return *command(*inputs, "--output", target, "--model", model, *arguments), target
+
+    return run
+
+
+@pytest.fixture
+def segment(segment_with, tmp_path, monkeypatch):
+    """The same by a network that costs nothing."""
+    (tmp_path / "stub").mkdir()
+    reliability.stub_network(monkeypatch.setattr)
+    return functools.partial(segment_with, model=reliability.save_stub(tmp_path / "stub"))
 
 
 def masks(out):
@@ -75,21 +94,22 @@ def rows(out):
     ],
 )
 def test_what_a_user_can_fix_is_one_line_and_status_2(
-    photos, tiny_model, tmp_path, arguments, message
+    command, photos, tiny_model, tmp_path, monkeypatch, arguments, message
 ):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other/readme.txt").write_text("no image")
     if "--model" not in arguments:
         arguments = [*arguments, "--model", tiny_model]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    done = in_a_process("segment", *arguments, cwd=tmp_path, env=environment)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, printed, err = command(*arguments)
+    assert (status, printed) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["@-", "@/dev/stdin"])
 def test_a_list_may_come_by_standard_input(photos, tiny_model, tmp_path, name):
     lines = "".join(f"{path}\n" for path in photos.glob("*/*.jpg"))
@@ -99,27 +119,33 @@ def test_a_list_may_come_by_standard_input(photos, tiny_model, tmp_path, name):
     assert done.stdout.splitlines()[-1].startswith("5 images: 5 to do")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "labels"])
-def test_a_damaged_model_is_one_line(photos, tiny_model, tmp_path, damage):
-    model = tmp_path / "model"
-    shutil.copytree(tiny_model, model)
-    if damage == "truncated":
-        (weights,) = model.glob("saved_model/variables/*.data-*")
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    else:
-        description = json.loads((model / "model.json").read_text())
-        description["labels"].pop()
-        (model / "model.json").write_text(json.dumps(description))
+def test_a_model_with_a_label_too_few_is_one_line(command, photos, tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    description = json.loads((model / "model.json").read_text())
+    description["labels"].pop()
+    (model / "model.json").write_text(json.dumps(description))
+    status, _, err = command(photos, "--output", tmp_path / "out", "--model", model)
+    assert status == 2
+    assert "20 labels" in err
+    assert err.count("\n") == 1, err
+
+
+@pytest.mark.slow
+def test_a_truncated_model_is_one_line(photos, tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (weights,) = model.glob("saved_model/variables/*.data-*")
+    weights.write_bytes(weights.read_bytes()[:-1000])
     done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", model)
     assert done.returncode == 2
-    assert ("truncated" if damage == "truncated" else "20 labels") in done.stderr
+    assert "truncated" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_summary_and_nothing_else(photos, tiny_model, tmp_path):
     done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", tiny_model)
     assert done.returncode == 0
-    assert done.stderr == ""
+    assert reliability.without_progress(done.stderr) == ""
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert (lines["images"], lines["masks"], lines["rejected"]) == ("5", "5", "0")
     assert lines["results:"] == str(tmp_path / "out")
@@ -205,7 +231,9 @@ def test_an_output_may_be_named_like_a_pattern(segment):
     assert segment(out="o[u]t*?")[0] == 0
 
 
-def test_large_photos_go_in_tiles_and_small_ones_whole(segment, photos):
+@pytest.mark.slow
+def test_large_photos_go_in_tiles_and_small_ones_whole(segment_with, photos, tiny_model):
+    segment = functools.partial(segment_with, model=tiny_model)
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 255, (20, 25, 3), np.uint8)
     large = Image.fromarray(np.kron(coarse, np.ones((25, 25, 1), np.uint8)))  # a tile has 256
@@ -234,61 +262,63 @@ def test_masks_in_tiles_do_not_mix_with_others(segment):
     assert segment("--tile", "--dry-run")[1].splitlines()[-1].startswith("5 images: 0 to do")
 
 
-@pytest.mark.parametrize("workers", ["1", "2", "3"])
-def test_masks_do_not_depend_on_workers(segment, workers):
-    _, _, _, whole = segment(out="whole")
-    status, _, err, out = segment("--workers", workers)
+def held(photos, tiny_model, out):
+    """The real command on many photos: it has written masks, and waits until it is ended."""
+    reliability.pictures(photos, 80)
+    code = (
+        "from pipeline.cli import main\n"
+        "from tests.pipeline.jobs import reliability\n"
+        "reliability.hold_masks(8)\n"
+        "main.main()"
+    )
+    arguments = ["segment", photos, "--output", out, "--model", tiny_model]
+    process = subprocess.Popen(
+        # A shell's background jobs ignore Ctrl-C, and so do their children.
+        [sys.executable, "-c", f"import signal\n{DEFAULT}\n{code}", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def wrote():
+        assert process.poll() is None, process.communicate()
+        return masks(out)
+
+    wait_until(wrote, "the command has written masks")
+    return process
+
+
+DEFAULT = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_completed_with_the_same_masks(segment_with, photos, tiny_model, tmp_path):
+    segment = functools.partial(segment_with, model=tiny_model)
+    process = held(photos, tiny_model, tmp_path / "cut")
+    process.kill()
+    process.communicate()
+    assert 0 < len(masks(tmp_path / "cut")) < 85
+    status, printed, err, cut = segment(out="cut")
     assert status == 0, err
-    assert len(masks(out)) == 5
-    assert masks(out) == masks(whole)
-
-
-def test_a_killed_run_is_completed_with_the_same_masks(photos, tiny_model, tmp_path):
-    rng = np.random.default_rng(0)
-    for index in range(150):
-        noise = rng.integers(0, 255, (96, 96, 3), np.uint8)
-        Image.fromarray(noise).save(photos / f"{index}.png")
-    options = ["--model", tiny_model, "--output"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert in_a_process("segment", photos, *options, whole).returncode == 0
-    command = [sys.executable, "-m", "pipeline", "segment", str(photos), *options, str(cut)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(cut.glob("masks/*.png")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 0 < len(list(cut.glob("masks/**/*.png"))) < 155
-    done = in_a_process("segment", photos, *options, cut)
-    assert done.returncode == 0
-    assert "kept from an earlier run" in done.stdout
+    assert "kept from an earlier run" in printed
+    *_, whole = segment(out="whole")
     assert masks(cut) == masks(whole)
-    assert len(masks(cut)) == 155
+    assert len(masks(cut)) == 85
     assert rows(cut) == rows(whole)
     assert sorted(path.name for path in cut.iterdir() if path.is_dir()) == ["masks"]
 
 
-@pytest.mark.parametrize(
-    ("sent", "word", "status"),
-    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
-)
-def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path, sent, word, status):
-    # So many, and so large, that the job would go on for far longer than it takes to end.
-    noise = np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), np.uint8)
-    Image.fromarray(noise).save(photos / "0.png", compress_level=1)
-    for index in range(1, 1200):
-        os.link(photos / "0.png", photos / f"{index}.png")
+@pytest.mark.slow
+def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pipeline", "segment", photos, "--output", out]
-    process = subprocess.Popen([*command, "--model", tiny_model], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(out.glob("masks/*.png")):
-        time.sleep(0.01)
-    process.send_signal(sent)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert f"fcn-beam: {word}; " in stderr
+    process = held(photos, tiny_model, out)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "fcn-beam: interrupted; " in stderr
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
-    assert len(list(out.glob("masks/**/*.png"))) < 1205
+    assert len(masks(out)) < 85
     assert not list(out.glob(".unfinished/**/*.*"))
     assert not (out / "summary.json").exists()
 

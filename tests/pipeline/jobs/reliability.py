@@ -7,14 +7,18 @@ loaded already, so that many of them can be started, interrupted and killed.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,12 +27,18 @@ import pipeline.cli.main
 import pipeline.cli.segment
 import pipeline.jobs.preview
 import pipeline.jobs.segment
+from model_build import artifact
+from model_build.data.labels import VOC
 from pipeline.jobs import windows
 from pipeline.network import models, threads
-from pipeline.outputs import journal
-from pipeline.outputs.folder import SUMMARY
+from pipeline.outputs import gate, journal
+from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.records import hash_of
 from pipeline.storage import File, Files, files, folders, is_remote, local, paging
+from tests.signatures import remember_signatures
+from tests.waiting import DEADLINE
+
+remember_signatures()
 
 FILES = Files()
 SEGMENTER = "pipeline.network.segmenter"
@@ -53,18 +63,33 @@ class StubSegmenter:
 
 
 def stub_network(patch: Callable = setattr) -> None:
-    """Lets jobs of this process run without TensorFlow.
+    """Lets jobs of this process run without a network; without TensorFlow if it runs nothing else.
 
     Args:
-        patch: sets an attribute, as ``monkeypatch.setattr`` does.
+        patch: sets an attribute, as ``monkeypatch.setattr`` does where it is to be undone.
     """
-    if "tensorflow" not in sys.modules:
+    if patch is setattr and "tensorflow" not in sys.modules:
         sys.modules[SEGMENTER] = types.ModuleType(SEGMENTER)
         for module in ("model_build.quiet", "pipeline.jobs.segment"):
             patch(sys.modules[module], "import_tensorflow", lambda: None)
         patch(threads, "set_threads", lambda: True)
     patch(importlib.import_module(SEGMENTER), "Segmenter", StubSegmenter)
     patch(models, "load", models.describe)
+
+
+def save_stub(folder: Path, fingerprint: str = "a" * 64) -> str:
+    """Writes the description of a network, which :func:`stub_network` is; gives the folder."""
+    description = artifact.Description(
+        backbone="stub",
+        labels=VOC,
+        normalisation={},
+        stride=StubSegmenter.stride,
+        long_side=96,
+        parameters=0,
+        fingerprint=fingerprint,
+    )
+    (folder / artifact.DESCRIPTION).write_text(json.dumps(description.to_json()))
+    return str(folder)
 
 
 def pictures(folder: Path, count: int, seed: int = 0, side: int = 24) -> None:
@@ -192,7 +217,7 @@ class Job:
 
     def wait(self) -> int:
         """Its exit status; a signal's number, negative, if that has ended it."""
-        self._process.join(400)
+        self._process.join(DEADLINE)
         status = self._process.exitcode
         if status is None:
             self._process.kill()
@@ -209,7 +234,13 @@ class Job:
 
     @property
     def errors(self) -> str:
-        return self._err.read_text()
+        """Its standard error, less :func:`without_progress`."""
+        return without_progress(self._err.read_text())
+
+
+def without_progress(errors: str) -> str:
+    """What a command has printed beside the lines of its progress, which come on slow machines."""
+    return re.sub(r"^\d+/\d+ images, .*\n", "", errors, flags=re.MULTILINE)
 
 
 def _run_command(arguments, variables, output, errors, prepare):
@@ -234,53 +265,119 @@ class Countdown:
     def __init__(self, at: int | None, action: Callable[[], None]):
         self.count, self._at, self._action = 0, at, action
 
-    def hit(self) -> None:
+    def hit(self, *_: object) -> None:
         self.count += 1
         if self.count == self._at:
             self._action()
+
+
+class Operation(NamedTuple):
+    """An operation on a disk or store, less what is equal in all of its kind.
+
+    Attributes:
+        name: of the function that does it.
+        file: its file or folder; numbers and random names are left out.
+        caller: the function that asks the storage for it; empty in a thread of the storage's own.
+    """
+
+    name: str
+    file: str
+    caller: str
+
+
+def operation(name: str, *arguments: object) -> Operation:
+    """Describes the operation that is under way, from what is interposed before it."""
+    paths = [argument for argument in arguments if isinstance(argument, str)]
+    path = paths[-1] if name == "objects" else paths[0]
+    file = re.sub(r"\d{8}T\d{6}Z-[0-9a-f]{6}|[0-9a-f]{16,}", "*", path)
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        module = frame.f_globals["__name__"]
+        if module.startswith("pipeline.") and not module.startswith("pipeline.storage."):
+            return Operation(name, re.sub(r"\d+", "0", file), f"{module}:{frame.f_code.co_name}")
+    return Operation(name, re.sub(r"\d+", "0", file), "")
+
+
+class FirstOf:
+    """Calls a function at the first operation of a kind, and keeps the kinds that it has seen."""
+
+    def __init__(self, kind: Operation | None, action: Callable[[], None]):
+        self.operations: dict[Operation, None] = {}  # a set in their order
+        self._kind, self._action = kind, action
+
+    def hit(self, name: str, *arguments: object) -> None:
+        kind = operation(name, *arguments)
+        if kind not in self.operations:
+            self.operations[kind] = None
+            if kind == self._kind:
+                self._action()
 
 
 LOCAL = ("read", "write", "create_held", "is_held", "delete", "stat_file", "prune")
 FOLDERS = ("look_into", "below", "walk", "behind", "look")
 
 
-def interpose(module, names: Sequence[str], before: Callable[[], None], patch=setattr) -> None:
-    """Calls a function before each call of others."""
+def interpose(module, names: Sequence[str], before: Callable[..., None], patch=setattr) -> None:
+    """Calls ``before(name, *arguments)`` before each call of the functions of these names."""
 
-    def around(function):
+    def around(name, function):
         def call(*arguments, **options):
-            before()
+            before(name, *arguments)
             return function(*arguments, **options)
 
         return call
 
     for name in names:
-        patch(module, name, around(getattr(module, name)))
+        patch(module, name, around(name, getattr(module, name)))
 
 
-def interpose_locally(before: Callable[[], None], patch=setattr) -> None:
+def interpose_locally(before: Callable[..., None], patch=setattr) -> None:
     """Calls a function before each operation on a local disk."""
     interpose(local, LOCAL, before, patch)
     interpose(folders, FOLDERS, before, patch)
 
 
-def interpose_everywhere(before: Callable[[], None], patch=setattr) -> None:
+def interpose_everywhere(before: Callable[..., None], patch=setattr) -> None:
     """Calls a function before each operation on a local disk or a store."""
     interpose_locally(before, patch)
     interpose(files, ["with_retries"], before, patch)
     interpose(paging, ["with_retries"], before, patch)
 
 
-def interpose_bytes(before: Callable[[], None], patch=setattr) -> None:
+def interpose_bytes(before: Callable[..., None], patch=setattr) -> None:
     """Calls a function when half of an unfinished local file is written."""
+
+    unfinished, target = local._unfinished, threading.local()
+
+    def note(path: str, data: bytes, scratch: str):
+        target.path = path
+        return unfinished(path, data, scratch)
 
     def create(path: str, data: bytes) -> None:
         with open(path, "xb", buffering=0) as file:
             file.write(data[: len(data) // 2])
-            before()
+            before("write", target.path)
             file.write(data[len(data) // 2 :])
 
+    patch(local, "_unfinished", note)
     patch(local, "_create", create)
+
+
+def hold_masks(after: int) -> None:
+    """Lets a job of this process write so many masks, and wait then until its run is stopped."""
+    write, stop = OutputFolder.write, gate.stop
+    begun, stopped = itertools.count(1), threading.Event()
+
+    def hold(self, name: str, data: bytes):
+        if name.startswith("masks/") and next(begun) > after:
+            stopped.wait()
+        return write(self, name, data)
+
+    def stop_and_release(*arguments) -> None:
+        stop(*arguments)
+        stopped.set()
+
+    OutputFolder.write, gate.stop = hold, stop_and_release
 
 
 def small_steps(patch=setattr) -> None:

@@ -1,5 +1,7 @@
 """Bundles that are given up at any moment and tried again, in this process."""
 
+import pytest
+
 from pipeline.jobs import graph, windows
 from pipeline.jobs.windows import ReadWindows, WriteWindow
 from pipeline.outputs import shards
@@ -53,6 +55,7 @@ def losing_finish(content, out, *arguments):
     return found
 
 
+@pytest.mark.slow
 def test_workers_may_be_lost_at_any_moment(stub_job, tmp_path, monkeypatch):
     reliability.small_steps(monkeypatch.setattr)
     reliability.pictures(tmp_path / "photos", COUNT)

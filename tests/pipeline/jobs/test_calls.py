@@ -1,12 +1,14 @@
-"""The calls as other people's programs make them: each in a process of its own."""
+"""The calls as other people's programs make them: here, and in programs of their own."""
 
+import dataclasses
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,46 +18,10 @@ from PIL import Image
 import pipeline
 from model_build.data.labels import VOC
 from pipeline.cli import main
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.getcwd()}
-
-# Before the script: nothing, or what a notebook has done with TensorFlow by then.
-FRESH = ""
-IN_USE = """
-import tensorflow as tf
-tf.config.threading.set_intra_op_parallelism_threads(5)
-assert float(tf.reduce_sum(tf.zeros(3) + 1)) == 3
-"""
-TENSORFLOW = pytest.mark.parametrize("before", [FRESH, IN_USE], ids=["fresh", "in use"])
-
-
-@pytest.fixture
-def script(tmp_path, photos, tiny_model):
-    """Runs a program that knows ``photos``, ``model`` and ``out``; what it tells comes as JSON."""
-
-    def run(code, before=FRESH, out="out"):
-        names = {"photos": str(photos), "model": tiny_model, "out": str(tmp_path / out)}
-        program = "\n".join(
-            [
-                "import json, sys",
-                before,
-                *(f"{name} = {value!r}" for name, value in names.items()),
-                "import pipeline",
-                code,
-            ]
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
+from pipeline.jobs import calls, child, evaluate, segment
+from pipeline.outputs.summary import Summary
+from tests.pipeline.jobs import reliability
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -77,118 +43,163 @@ def masks(out):
 
 
 @pytest.fixture
-def by_command(command, tmp_path, photos, tiny_model):
-    """The masks that the command makes."""
-    out = tmp_path / "command"
-    assert command("segment", photos, "--output", out, "--model", tiny_model)[0] == 0
-    return masks(out)
+def model(stub_model, monkeypatch):
+    """A network that costs nothing, with which jobs run in this process."""
+    reliability.stub_network(monkeypatch.setattr)
+    monkeypatch.setattr(calls, "fixed_otherwise", lambda: False)
+    return stub_model()
 
 
-SEGMENT = """
-from dataclasses import asdict
-summary = pipeline.segment(photos, out, model=model)
-assert type(summary).__name__ == "Summary"
-print(json.dumps(asdict(summary) | {"ran here": "pipeline.network.segmenter" in sys.modules}))
-"""
+# The calls in this process
 
 
-@TENSORFLOW
-def test_a_script_makes_the_masks_of_the_command(script, by_command, tmp_path, photos, before):
-    told = script(SEGMENT, before)
-    assert told.pop("ran here") == (before == FRESH)
-    out = tmp_path / "out"
+def test_a_call_makes_the_masks_of_the_command(model, command, photos, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "command"
+    summary = pipeline.segment(photos, out, model=model)
+    assert isinstance(summary, Summary)
     written = json.loads((out / "summary.json").read_text())
-    assert {name: told[name] for name in written} == written
-    assert (told["images"], told["masks"], told["rejected"]) == (5, 5, 0)
-    assert told["output"] == str(out)
-    assert told["stages"]["infer"] > 0
-    assert len(by_command) == 5
-    assert masks(out) == by_command
-    again = script(SEGMENT, before)
-    assert again["kept"] == 5
+    found = json.loads(json.dumps(dataclasses.asdict(summary)))
+    assert {name: found[name] for name in written} == written
+    assert (summary.images, summary.masks, summary.rejected) == (5, 5, 0)
+    assert summary.output == str(out)
+    assert summary.stages["infer"] > 0
+    assert command("segment", photos, "--output", other, "--model", model)[0] == 0
+    assert len(masks(out)) == 5
+    assert masks(out) == masks(other)
+    assert pipeline.segment(photos, out, model=model).kept == 5
 
 
-def test_inputs_are_one_or_many_and_paths_or_text(script):
-    told = script(
-        """
-from pathlib import Path
-found = [pipeline.segment(inputs, out + str(index), model=Path(model)).masks for index, inputs in
-    enumerate([Path(photos), [Path(photos) / "a", photos + "/b"], iter([photos + "/a/0.jpg"])])]
-print(json.dumps(found))
-"""
+def test_inputs_are_one_or_many_and_paths_or_text(model, photos, tmp_path):
+    for index, (inputs, count) in enumerate(
+        [
+            (photos, 5),
+            ([photos / "a", f"{photos}/b"], 5),
+            (iter([f"{photos}/a/0.jpg"]), 1),
+        ]
+    ):
+        found = pipeline.segment(inputs, tmp_path / f"out{index}", model=Path(model))
+        assert found.masks == count
+
+
+def test_a_thread_that_is_not_the_main_one_may_call(model, photos, tmp_path):
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(pipeline.segment(photos, tmp_path / "out", model=model))
     )
-    assert told == [5, 5, 1]
+    thread.start()
+    thread.join()
+    assert (found[0].masks, found[0].kept) == (5, 0)
 
 
-def test_every_argument_arrives(script, tmp_path):
-    told = script(
-        """
-summary = pipeline.segment(photos, out, model=model, overlays=True, long_side=64, tile=True,
-    all_files=True, limit=3, max_pixels=10_000, engine="graph", batch_size=2, workers=2,
-    storage_options={"s3.anon": "true"}, beam_options=["--runner", "DirectRunner"])
-print(json.dumps(summary.options | summary.recipe))
-""",
-        IN_USE,
-    )
-    expected = {
-        "overlays": True,
-        "long_side": 64,
-        "tile": 256,
-        "all_files": True,
-        "limit": 3,
-        "max_pixels": 10_000,
-        "engine": "graph",
-        "batch_size": 2,
-    }
-    assert {name: told[name] for name in expected} == expected
-    overlays = (tmp_path / "out/overlays").rglob("*.jpg")
-    assert sorted(path.name for path in overlays) == ["0.jpg", "2.jpg"]  # the third is too large
+SEGMENT_OPTIONS = {
+    "overlays": True,
+    "long_side": 64,
+    "tile": True,
+    "all_files": True,
+    "limit": 3,
+    "overwrite": True,
+    "moved": True,
+    "verify": True,
+    "max_pixels": 10_000,
+    "engine": "graph",
+    "precision": "float32",
+    "batch_size": 2,
+    "workers": 2,
+    "shared_disk": True,
+    "storage_options": {"s3.anon": "true"},
+    "beam_options": ["--runner", "DirectRunner"],
+}
+EVALUATE_OPTIONS = {
+    "masks": "masks",
+    "split": "test",
+    "skip_missing": True,
+    **{
+        name: SEGMENT_OPTIONS[name]
+        for name in ("long_side", "tile", "max_pixels", "engine", "precision", "batch_size")
+    },
+    **{name: SEGMENT_OPTIONS[name] for name in ("workers", "storage_options", "beam_options")},
+}
 
 
-ERRORS = """
-told = []
-for call in {calls!r}:
-    try:
-        eval(call)
-    except (pipeline.UserError, pipeline.JobError) as error:
-        told.append([type(error).__name__, str(error)])
-print(json.dumps(told))
-"""
+class Asked(Exception):
+    """What a job is asked for."""
 
 
-@TENSORFLOW
-def test_errors_are_the_commands_line(script, command, tmp_path, photos, tiny_model, before):
-    out = ["--output", tmp_path / "out", "--model", tiny_model]
-    cases = {
-        "segment('nowhere', out, model=model)": ["segment", "nowhere", *out],
-        "segment(photos, out, model=photos)": ["segment", photos, *out[:3], photos],
-        "segment(photos, out, model=model, beam_options=['--runner', 'None'])": [
-            *("segment", photos, *out, "--runner", "None")
-        ],
-        "segment([], out, model=model)": ["segment", *out],
-        "segment(iter(['nowhere']), out, model=model)": ["segment", "nowhere", *out],
-        "evaluate(photos, model=model)": ["evaluate", "--data", photos, *out[2:]],
-        "evaluate(photos)": ["evaluate", "--data", photos],
-    }
-    told = script(ERRORS.format(calls=[f"pipeline.{call}" for call in cases]), before)
-    assert len(told) == len(cases)
-    for (kind, message), arguments in zip(told, cases.values(), strict=True):
-        assert kind == "UserError"
-        assert command(*arguments) == (2, "", f"fcn-beam: {message}\n")
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize(
+    ("function", "required", "options"),
+    [
+        ("segment", {"inputs": ["in"], "output": "out", "model": "m"}, SEGMENT_OPTIONS),
+        ("evaluate", {"data": "d", "model": "m"}, EVALUATE_OPTIONS),
+    ],
+)
+def test_every_argument_arrives(monkeypatch, function, required, options, elsewhere):
+    def ask(request):
+        raise Asked(request)
+
+    module = {"segment": segment, "evaluate": evaluate}[function]
+    monkeypatch.setattr(module, function, ask)
+    monkeypatch.setattr(calls, "fixed_otherwise", lambda: elsewhere)
+    monkeypatch.setattr(calls, "run_in_child", through_the_child)
+    with pytest.raises(Asked) as asked:
+        getattr(pipeline, function)(**required | options)
+    (request,) = asked.value.args
+    expected = module.Request(**required | options)
+    assert request == expected
+    unset = module.Request(**required)
+    for name in options:
+        assert getattr(request, name) != getattr(unset, name), f"{name} is at its default"
+
+
+def through_the_child(function, request):
+    """What a child does with a request that has travelled as JSON."""
+    return child._run(function, json.loads(json.dumps(dataclasses.asdict(request))))
+
+
+def test_errors_are_the_commands_line(model, command, tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = ["--output", tmp_path / "out", "--model", model]
+    asked = {"output": tmp_path / "out", "model": model}
+    no_runner = ["--runner", "None"]
+    for call, arguments in (
+        (lambda: pipeline.segment("nowhere", **asked), ["segment", "nowhere", *out]),
+        (
+            lambda: pipeline.segment(photos, **asked | {"model": photos}),
+            ["segment", photos, *out[:3], photos],
+        ),
+        (
+            lambda: pipeline.segment(photos, **asked, beam_options=no_runner),
+            ["segment", photos, *out, *no_runner],
+        ),
+        (lambda: pipeline.segment([], **asked), ["segment", *out]),
+        (lambda: pipeline.segment(iter(["nowhere"]), **asked), ["segment", "nowhere", *out]),
+        (
+            lambda: pipeline.evaluate(photos, model=model),
+            ["evaluate", "--data", photos, *out[2:]],
+        ),
+        (lambda: pipeline.evaluate(photos), ["evaluate", "--data", photos]),
+    ):
+        with pytest.raises(pipeline.UserError) as failed:
+            call()
+        assert command(*arguments) == (2, "", f"fcn-beam: {failed.value}\n")
     assert not (tmp_path / "out").exists()
 
 
-@TENSORFLOW
-def test_what_ends_a_job_is_a_job_error(script, command, tmp_path, photos, tiny_model, before):
-    # The world's fault and no image's: nobody can tell what OUT holds.
+@pytest.fixture
+def unreadable(tmp_path):
+    """An output folder that cannot be looked into: the world's fault, and no image's."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/run.json").symlink_to("run.json")
-    call = "pipeline.segment(photos, out, model=model)"
-    ((kind, message),) = script(ERRORS.format(calls=[call]), before)
-    assert kind == "JobError"
-    assert message.startswith(f"{tmp_path}/out/run.json: Too many levels of symbolic links")
+    return tmp_path / "out"
+
+
+def test_what_ends_a_job_is_a_job_error(model, command, photos, unreadable):
+    with pytest.raises(pipeline.JobError) as failed:
+        pipeline.segment(photos, unreadable, model=model)
+    message = str(failed.value)
+    assert message.startswith(f"{unreadable}/run.json: Too many levels of symbolic links")
     assert "\n" not in message
-    status, _, err = command("segment", photos, "--output", tmp_path / "out", "--model", tiny_model)
+    status, _, err = command("segment", photos, "--output", unreadable, "--model", model)
     assert status == 1
     assert err.splitlines()[-1].startswith(f"fcn-beam: {message}")
 
@@ -239,67 +250,220 @@ def data(photos, tmp_path):
     return folder
 
 
-EVALUATE = """
-result = pipeline.evaluate({data!r}, model=model, workers=1)
-print(json.dumps([result.scores, result.report, result.images]))
-"""
-
-
-@TENSORFLOW
-def test_a_script_scores_a_model_as_the_command_does(script, command, data, tiny_model, before):
-    scores, report, images = script(EVALUATE.format(data=str(data)), before)
-    status, printed, err = command("evaluate", "--data", data, "--model", tiny_model, "--json", "-")
+def test_a_call_scores_a_model_as_the_command_does(model, command, data):
+    result = pipeline.evaluate(data, model=model, workers=1)
+    status, printed, err = command("evaluate", "--data", data, "--model", model, "--json", "-")
     assert status == 0, err
-    expected = json.loads(printed)
-    assert scores == report["scores"] == expected["scores"]
-    assert 0 < scores["miou"] < 1
-    assert report == expected
-    assert images == len(list(data.glob("images/*"))) == 3
+    assert result.report == json.loads(printed)
+    assert result.scores == result.report["scores"]
+    assert 0 < result.scores["miou"] < 1
+    assert result.images == len(list(data.glob("images/*"))) == 3
 
 
-@TENSORFLOW
-def test_without_scores_evaluate_says_what_the_command_says(script, command, data, before):
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_without_scores_evaluate_says_what_the_command_says(command, data, monkeypatch, elsewhere):
+    monkeypatch.setattr(calls, "fixed_otherwise", lambda: elsewhere)
+    monkeypatch.setattr(
+        calls, "run_in_child", lambda *asked: dataclasses.asdict(through_the_child(*asked))
+    )
     min(data.glob("masks/*.png")).unlink()
-    call = f"pipeline.evaluate({str(data)!r}, masks={str(data / 'masks')!r})"
-    ((kind, message),) = script(ERRORS.format(calls=[call]), before)
-    assert kind == "UserError"
-    assert "0.png: no prediction" in message
+    with pytest.raises(pipeline.UserError, match=r"0\.png: no prediction") as failed:
+        pipeline.evaluate(data, masks=data / "masks")
     assert command("evaluate", "--data", data, "--masks", data / "masks") == (
         1,
         "",
-        f"fcn-beam: {message}\n",
+        f"fcn-beam: {failed.value}\n",
     )
 
 
-def test_masks_are_scored_without_tensorflow(script, data):
-    told = script(
-        f"""
-result = pipeline.evaluate({str(data)!r}, masks={str(data / "masks")!r})
+# The child's two ends, each by itself
+
+
+@pytest.fixture
+def answer(monkeypatch, capsys):
+    """Lets the child answer a request in this process: its status, and its answer."""
+    monkeypatch.setattr(child, "process_is_ours", lambda: None)
+    monkeypatch.setattr(child, "_end_with_parent", lambda: None)
+
+    def ask(function, request):
+        line = json.dumps({"function": function, "request": dataclasses.asdict(request)})
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n"))
+        try:
+            child.main()
+        except SystemExit as stop:
+            return stop.code, None
+        return 0, json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+def test_a_child_answers_with_what_the_job_returns(answer, model, photos, tmp_path):
+    request = segment.Request([str(photos)], str(tmp_path / "out"), model)
+    status, told = answer("segment", request)
+    assert status == 0
+    summary = Summary(**told["result"])
+    assert (summary.masks, summary.output) == (5, str(tmp_path / "out"))
+
+
+def test_a_child_answers_with_the_error_that_ends_the_job(answer, model, photos, unreadable):
+    request = segment.Request([str(photos)], str(unreadable), model)
+    told = {}
+    for change in ({}, {"inputs": ["nowhere"]}):
+        changed = dataclasses.replace(request, **change)
+        status, found = answer("segment", changed)
+        with pytest.raises((pipeline.JobError, pipeline.UserError)) as failed:
+            segment.segment(changed)
+        assert (status, found) == (
+            0,
+            {"error": type(failed.value).__name__, "message": str(failed.value)},
+        )
+        told[found["error"]] = found["message"]
+    assert sorted(told) == ["JobError", "UserError"]
+
+
+def test_a_child_that_is_interrupted_ends_with_status_130(answer, monkeypatch, capsys):
+    def interrupted(request):
+        raise KeyboardInterrupt("the job was cancelled")
+
+    monkeypatch.setattr(segment, "segment", interrupted)
+    assert answer("segment", segment.Request(["in"], "out")) == (130, None)
+    assert capsys.readouterr().err == "fcn-beam: the job was cancelled\n"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Lets a small program stand for the child."""
+
+    def use(code):
+        monkeypatch.setattr(child, "_CODE", f"path = {{path!r}}\n{code}")
+
+    return use
+
+
+ECHO = "import sys; print('noise'); print('{{\"result\": ' + sys.stdin.readline().strip() + '}}')"
+
+
+def test_a_request_goes_to_the_child_by_a_pipe_and_not_by_its_arguments(program, monkeypatch):
+    program(ECHO)
+    commands = []
+    start = subprocess.Popen.__init__
+
+    def note(self, command, **options):
+        commands.append(repr([command, options]))
+        start(self, command, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", note)
+    request = segment.Request(["in"], "out", storage_options={"s3.secret": "hush-hush"})
+    told = child.run_in_child("segment", request)
+    asked = json.loads(json.dumps(dataclasses.asdict(request)))  # which knows no tuples
+    assert told == {"function": "segment", "request": asked}
+    assert len(commands) == 1
+    assert "hush-hush" not in commands[0]
+
+
+@pytest.mark.parametrize("error", [pipeline.UserError, pipeline.JobError])
+def test_an_error_of_the_child_is_raised_here(program, error):
+    told = json.dumps({"error": error.__name__, "message": "out: no such disk"})
+    program(f"print({told!r})".replace("{", "{{").replace("}", "}}"))
+    with pytest.raises(error, match=r"^out: no such disk$"):
+        child.run_in_child("segment", segment.Request(["in"], "out"))
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(7)", "print('no JSON'); raise SystemExit(7)"])
+def test_a_child_that_ends_without_an_answer_is_a_job_error(program, code):
+    program(code)
+    with pytest.raises(pipeline.JobError, match=r"its process ended with status 7$"):
+        child.run_in_child("segment", segment.Request(["in"], "out"))
+
+
+# Programs of their own
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.getcwd()}
+
+# Before a program's own code: nothing, or what a notebook has done with TensorFlow by then.
+FRESH = ""
+IN_USE = """
+import tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(5)
+assert float(tf.reduce_sum(tf.zeros(3) + 1)) == 3
+"""
+
+
+@pytest.fixture
+def script(tmp_path, photos, tiny_model, data):
+    """Starts a program that knows ``photos``, ``model``, ``data`` and ``out``."""
+    names = {"photos": photos, "model": tiny_model, "data": data, "out": tmp_path / "out"}
+    started = []
+
+    def start(code, before=FRESH):
+        known = [f"{name} = {str(value)!r}" for name, value in names.items()]
+        program = "\n".join(["import json, sys", before, *known, "import pipeline", code])
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def answered(process):
+    """What a program has printed as JSON in its last line."""
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return json.loads(printed.splitlines()[-1])
+
+
+SCRIPT = """
+found = pipeline.segment(photos, out, model=model)
+scores = pipeline.evaluate(data, model=model).scores
+ran_here = "pipeline.network.segmenter" in sys.modules
+print(json.dumps([found.masks, found.stages["infer"] > 0, scores, ran_here]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [FRESH, IN_USE], ids=["fresh", "in use"])
+def test_a_program_makes_the_masks_and_scores_of_the_command(
+    script, command, tmp_path, photos, data, tiny_model, before
+):
+    count, timed, scores, ran_here = answered(script(SCRIPT, before))
+    assert (count, timed, ran_here) == (5, True, before == FRESH)
+    other = tmp_path / "command"
+    assert command("segment", photos, "--output", other, "--model", tiny_model)[0] == 0
+    assert len(masks(other)) == 5
+    assert masks(tmp_path / "out") == masks(other)
+    options = ("--data", data, "--model", tiny_model, "--json", "-")
+    status, printed, err = command("evaluate", *options)
+    assert status == 0, err
+    assert scores == json.loads(printed)["scores"]
+
+
+@pytest.mark.slow
+def test_masks_are_scored_without_tensorflow(script):
+    code = """
+result = pipeline.evaluate(data, masks=data + "/masks")
 print(json.dumps([result.scores["miou"], "tensorflow" in sys.modules]))
 """
-    )
-    assert told == [1.0, False]
+    assert answered(script(code)) == [1.0, False]
 
 
-THREAD = """
-import threading
-found = []
-thread = threading.Thread(target=lambda: found.append(pipeline.segment(photos, out, model=model)))
-thread.start()
-thread.join()
-print(json.dumps([found[0].masks, found[0].kept]))
-"""
-
-
-@TENSORFLOW
-def test_a_thread_that_is_not_the_main_one_may_call(script, by_command, tmp_path, before):
-    assert script(THREAD, before) == [5, 0]
-    assert masks(tmp_path / "out") == by_command
-
-
-# A shell's background job ignores Ctrl-C, and so would a program that it starts.
-INTERRUPTED = """
+# The child runs a job that waits when it has written masks. A shell's background job ignores
+# Ctrl-C, and so would a program that it starts.
+HELD = """
 import signal
+from pipeline.jobs import calls, child
+calls.fixed_otherwise = lambda: True
+child._CODE = child._CODE.replace("from pipeline.jobs.child", "from tests.pipeline.jobs import "
+    "reliability; reliability.stub_network(); reliability.small_steps(); "
+    "reliability.hold_masks(8); from pipeline.jobs.child")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     pipeline.segment(photos, out, model=model, workers=1)
@@ -308,80 +472,52 @@ except KeyboardInterrupt:
 """
 
 
-def children(process):
-    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+@pytest.fixture
+def held(script, photos, tmp_path):
+    """A program whose child has written masks and goes on until it is ended; the child."""
+    reliability.pictures(photos, 20)
+    process = script(HELD)
+
+    def wrote():
+        assert process.poll() is None, process.communicate()
+        return masks(tmp_path / "out")
+
+    wait_until(wrote, "the child has written masks")
+    (number,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return process, number
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the child in /proc")
-def test_an_interrupt_reaches_the_child(photos, tiny_model, tmp_path):
-    for index in range(600):
-        Image.new("RGB", (96, 96), (index % 256, 0, 0)).save(photos / f"{index}.png")
-    out = tmp_path / "out"
-    names = f"photos, out, model = {str(photos)!r}, {str(out)!r}, {tiny_model!r}"
-    program = "\n".join(["import json", IN_USE, names, "import pipeline", INTERRUPTED])
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
-    while process.poll() is None and not list(out.glob("masks/*.png")):
-        time.sleep(0.01)
-    (child,) = children(process.pid)
+in_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="looks for the child in /proc"
+)
+
+
+@in_proc
+@pytest.mark.slow
+def test_an_interrupt_reaches_the_child(held, tmp_path):
+    process, number = held
     process.send_signal(signal.SIGINT)  # to the program alone, not as a terminal does to both
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert json.loads(told) == "interrupted"
-    assert not Path(f"/proc/{child}").exists()
-    assert 0 < len(list(out.glob("masks/**/*.png"))) < 605
-    assert not (out / "summary.json").exists()
+    assert answered(process) == "interrupted"
+    assert not Path(f"/proc/{number}").exists()
+    assert 0 < len(masks(tmp_path / "out")) < 25
+    assert not (tmp_path / "out/summary.json").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the child in /proc")
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_child_ends_with_its_program(photos, tiny_model, tmp_path, sent):
-    for index in range(600):
-        Image.new("RGB", (96, 96), (index % 256, 0, 0)).save(photos / f"{index}.png")
-    out = tmp_path / "out"
-    call = f"pipeline.segment({str(photos)!r}, {str(out)!r}, model={tiny_model!r}, workers=1)"
-    program = "\n".join([IN_USE, "import pipeline", call])
-    process = subprocess.Popen([sys.executable, "-c", program], env=ENVIRONMENT)
-    while process.poll() is None and not list(out.glob("masks/*.png")):
-        time.sleep(0.01)
-    (child,) = children(process.pid)
-    process.send_signal(sent)
+@in_proc
+@pytest.mark.slow
+def test_a_child_ends_with_its_program(held, tmp_path):
+    process, number = held
+    process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{child}/exe").exists()  # a zombie has none
-    assert not (out / "summary.json").exists()
-
-
-def test_secrets_are_not_in_the_childs_arguments(photos, tiny_model, tmp_path):
-    arguments = tmp_path / "arguments"
-    watch = f"""
-import subprocess
-start = subprocess.Popen.__init__
-def note(self, command, **options):
-    open({str(arguments)!r}, "a").write(repr([command, options.get("env")]))
-    start(self, command, **options)
-subprocess.Popen.__init__ = note
-pipeline.segment({str(photos)!r}, {str(tmp_path / "out")!r}, model={tiny_model!r},
-    storage_options={{"s3.secret": "hush-hush"}})
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{IN_USE}\nimport pipeline\n{watch}"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pipeline.jobs.child" in arguments.read_text()
-    assert "hush-hush" not in arguments.read_text() + done.stdout + done.stderr
+    # A zombie has none.
+    wait_until(lambda: not Path(f"/proc/{number}/exe").exists(), "the child has ended")
+    assert not (tmp_path / "out/summary.json").exists()
 
 
 # What `import pipeline` brings
 
 
+@pytest.mark.slow
 def test_exports_are_lazy():
     code = (
         "import sys, pipeline\n"

@@ -23,6 +23,7 @@ from pipeline.storage import local, paging, retries, stores
 from tests.pipeline.jobs import reliability
 from tests.pipeline.jobs.reliability import (
     Countdown,
+    FirstOf,
     Job,
     StubSegmenter,
     assert_complete,
@@ -108,27 +109,27 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True, capture_output=True)
 
 
-def test_a_full_disk_ends_the_real_command_in_one_line(small_disk, tmp_path, tiny_model):
+@pytest.mark.slow
+def test_a_full_disk_ends_the_job_in_one_line(small_disk, start, tmp_path):
     pictures(tmp_path / "many", 80, side=40)
     out = small_disk.folder / "out"
     (small_disk.folder / "others").write_bytes(bytes(200 << 10))
-    command = [sys.executable, "-m", "pipeline", "segment", str(tmp_path / "many")]
-    command += ["--output", str(out), "--model", tiny_model]
-    full = subprocess.run(command, capture_output=True, text=True)
-    assert full.returncode == 1
-    assert_one_line(full.stderr, "No space left", "free some space", "of 80 images", GOES_ON)
+    full = start(where=tmp_path / "many", into=str(out))
+    assert full.wait() == 1
+    assert_one_line(full.errors, "No space left", "free some space", "of 80 images", GOES_ON)
     stood = versions(str(out))
     assert 0 < len(stood) < 80
     assert not list(out.rglob(".unfinished/*/*"))
     small_disk("size=4m")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = start(where=tmp_path / "many", into=str(out))
+    assert (done.wait(), done.errors) == (0, "")
     now = versions(str(out))
     assert {path: now[path] for path in stood} == stood
     assert len(now) == 80
     assert_complete(str(out), masks(str(out)))
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_ends_the_job_in_one_line(small_disk, start, expected):
     out = f"{small_disk.folder}/out"
     small_disk("size=4m")
@@ -152,6 +153,7 @@ def lose_output(out):
     interpose(local, ["write"], moved.hit)
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_is_removed_meanwhile_ends_the_job(start, out, expected):
     lost = start(functools.partial(lose_output, out))
     assert lost.wait() == 1
@@ -166,9 +168,8 @@ def test_an_output_folder_that_is_removed_meanwhile_ends_the_job(start, out, exp
 
 
 @pytest.fixture
-def refusing(s3, moto_address, archive, monkeypatch):
-    """A proxy before a bucket that holds the photos."""
-    reliability.upload(archive, f"{s3}/in")
+def refusing(s3, moto_address, monkeypatch):
+    """A proxy before a bucket."""
     with proxy(moto_address) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.address)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -177,16 +178,18 @@ def refusing(s3, moto_address, archive, monkeypatch):
         yield between
 
 
-def test_a_store_that_refuses_from_some_request_on_ends_the_job(stub_job, refusing, s3, expected):
+@pytest.mark.slow
+def test_a_store_that_refuses_from_some_request_on_ends_the_job(stub_job, refusing, s3, tmp_path):
+    pictures(tmp_path / "few", 3)
+    reliability.upload(tmp_path / "few", f"{s3}/in")
     before = refusing.requests
     stub_job(f"{s3}/in", f"{s3}/undisturbed")
     requests = refusing.requests - before
+    expected = masks(f"{s3}/undisturbed")
     for status, code, remedy, share in (
         (400, "ExpiredToken", "renew the credentials", 0.2),
-        (400, "ExpiredToken", "renew the credentials", 0.5),
         (400, "ExpiredToken", "renew the credentials", 0.9),
-        (503, "SlowDown", "check the network and the store's quota", 0.4),
-        (429, "TooManyRequests", "check the network and the store's quota", 0.7),
+        (503, "SlowDown", "check the network and the store's quota", 0.5),
     ):
         out = f"{s3}/out-{code}-{share}"
         refusing.status, refusing.code = status, code
@@ -207,42 +210,52 @@ def test_a_store_that_refuses_from_some_request_on_ends_the_job(stub_job, refusi
 OF_MEMORY = ("cat_file", "pipe_file", "rm_file", "info")
 
 
-def fail_at(number, kind, where, out, model, expected):
-    """A job whose n-th operation fails, and a second run; in a process of its own.
+def run_with(before, kind, where, out, model):
+    """Runs a job in this process, and calls a function before its operations.
 
     Args:
-        kind: ``"full"`` counts writes, to a disk that is full; ``"any"`` counts all operations: on
-            the photos' disk and on OUT's store.
-
-    Returns:
-        What the failed job has told, nothing if it had a reject instead; None if it has less
-        operations.
+        kind: ``"full"`` means writes, to a disk; ``"any"`` all operations: on the photos' disk and
+            on OUT's store.
     """
-    out = f"memory://bucket/{number}" if kind == "any" else f"{out}-{number}"
     request = plan.Request(inputs=[where], output=out, model=model, workers=1)
     with pytest.MonkeyPatch.context() as patch:
-        countdown = Countdown(number, functools.partial(_fault, kind))
         if kind == "any":
-            reliability.interpose_locally(countdown.hit, patch.setattr)
-            interpose(MemoryFileSystem, OF_MEMORY, countdown.hit, patch.setattr)
-            interpose(paging, ["objects"], countdown.hit, patch.setattr)
-        else:
-            reliability.interpose_bytes(countdown.hit, patch.setattr)
-        try:
-            found = segment.segment(request)
-        except (JobError, UserError) as error:
-            failure, told = error, str(error)
-        else:
-            failure, told = None, ""
-            assert found.masks + found.rejected == len(expected)
+            reliability.interpose_locally(before, patch.setattr)
+            interpose(MemoryFileSystem, OF_MEMORY, before, patch.setattr)
+            interpose(paging, ["objects"], before, patch.setattr)
+        elif kind == "full":
+            reliability.interpose_bytes(before, patch.setattr)
+        return segment.segment(request)
+
+
+def operations_of(kind, where, out, model):
+    """The operations of an undisturbed run that differ, in their order."""
+    seen = FirstOf(None, None)
+    run_with(seen.hit, kind, where, f"{out}/0", model)
+    return list(seen.operations)
+
+
+def fail_first(number, operation, kind, where, out, model, expected):
+    """A job in which the first of an operation's kind fails, and a second run.
+
+    Returns:
+        What the failed job has told, nothing if it had a reject instead.
+    """
+    out = f"{out}/{number}"
+    fault = FirstOf(operation, functools.partial(_fault, kind))
+    try:
+        found = run_with(fault.hit, kind, where, out, model)
+    except (JobError, UserError) as error:
+        failure, told = error, str(error)
+    else:
+        failure, told = None, ""
+        assert found.masks + found.rejected == len(expected)
+    assert operation in fault.operations, "it has not failed"
     assert "\n" not in told
     assert "bug in fcn-beam" not in told, told
     # What cannot even be looked at is told as a mistake, before anything is written.
     assert not isinstance(failure, UserError) or not reliability.contents(out), told
-    if countdown.count < number:
-        assert_complete(out, expected)
-        return None
-    second = segment.segment(request)
+    second = run_with(None, None, where, out, model)
     assert (second.masks, second.rejected) == (len(expected), 0), told
     assert_complete(out, expected)
     return told
@@ -253,32 +266,36 @@ def _fault(kind):
     raise OSError(number, os.strerror(number), "/a/file")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers():
     with ProcessPoolExecutor(2, reliability.PROCESSES, initializer=stub_network) as pool:
         yield pool
 
 
-@pytest.mark.parametrize("kind", ["any", "full"])
-def test_after_the_nth_operation_has_failed_a_second_run_completes(
-    workers, stub_job, stub_model, tmp_path, kind
+WRITTEN = ("run.json", "masks/0/0.png", "journal/", "histograms-", "summary.json")
+READ = ("few/0/0.png", "lock/", "journal/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "files"), [("any", WRITTEN + READ), ("full", WRITTEN)])
+def test_after_any_operation_has_failed_a_second_run_completes(
+    workers, stub_job, stub_model, tmp_path, kind, files
 ):
     pictures(tmp_path / "few", 2)
     stub_job(tmp_path / "few", tmp_path / "undisturbed")
-    expected = masks(f"{tmp_path}/undisturbed")
-    attempt = functools.partial(
-        fail_at,
-        kind=kind,
-        where=str(tmp_path / "few"),
-        out=str(tmp_path / "out"),
-        model=stub_model(),
-        expected=expected,
-    )
-    told = []
-    while None not in told:
-        told += workers.map(attempt, range(len(told) + 1, len(told) + 5))
+    job = {
+        "kind": kind,
+        "where": str(tmp_path / "few"),
+        "out": "memory://bucket" if kind == "any" else str(tmp_path / "out"),
+        "model": stub_model(),
+    }
+    operations = workers.submit(operations_of, **job).result()
+    for file in files:
+        assert any(file in operation.file for operation in operations), f"nothing of {file}"
+    attempt = functools.partial(fail_first, **job, expected=masks(f"{tmp_path}/undisturbed"))
+    told = list(workers.map(attempt, range(1, len(operations) + 1), operations))
     # Most of the operations are such that no image alone is to blame.
-    assert sum(bool(text) for text in told) > 6
+    assert sum(bool(text) for text in told) > len(told) / 2
 
 
 # Faults of our own
@@ -291,6 +308,7 @@ def fail_in_our_code(where, name):
     setattr(sys.modules[where], name, fail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "name", "streams"),
     [
@@ -330,6 +348,7 @@ def tell_an_outcome_twice():
     windows.WriteWindow.process = twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -348,6 +367,7 @@ def test_an_image_without_just_one_outcome_ends_the_job_and_is_named(
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_the_first_traceback_of_each_cause_is_shown_at_level_info_alone(start, tmp_path):
     pictures(tmp_path / "some", 2)
     for name in ("x", "y", "z"):
@@ -366,6 +386,7 @@ def test_the_first_traceback_of_each_cause_is_shown_at_level_info_alone(start, t
     assert verbose.errors.count("TooManyPixels: 50×50") == 1
 
 
+@pytest.mark.slow
 def test_what_ends_a_job_is_shown_with_its_traceback_at_level_info(start):
     fail = functools.partial(fail_in_our_code, "pipeline.jobs.windows", "encode_mask")
     failed = start(fail, options=["--log-level", "info"])
@@ -390,19 +411,23 @@ def whole(path):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status", "word"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    ("number", "status", "word", "shares"),
+    [
+        (signal.SIGTERM, 143, "terminated", (0.4, 0.85)),
+        (signal.SIGINT, 130, "interrupted", (0.15, 0.6)),
+    ],
 )
 def test_an_interrupted_job_leaves_cleanly_and_is_resumed(
-    start, out, expected, number, status, word, stub_job, archive, tmp_path, monkeypatch
+    start, out, expected, number, status, word, shares, stub_job, archive, tmp_path, monkeypatch
 ):
     operations = Countdown(None, None)
     with monkeypatch.context() as patch:
         reliability.small_steps(patch.setattr)
         interpose_everywhere(operations.hit, patch.setattr)
         stub_job(archive, tmp_path / "counted")
-    for share in (0.15, 0.4, 0.6, 0.85):
+    for share in shares:
         into = f"{out}{share}"
         at = int(share * operations.count)
         interrupted = start(functools.partial(signal_at, number, at), into=into)
@@ -472,6 +497,7 @@ def overflowing_model(tiny_model, tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_an_image_whose_scores_are_not_finite_is_rejected(overflowing_model, tmp_path):
     for name, colour in (("dark", 128), ("bright", 255)):
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -506,6 +532,7 @@ def test_a_model_that_does_not_load_stops_the_job_before_out_is_touched(
 # The terminal
 
 
+@pytest.mark.slow
 def test_libraries_print_nothing_of_their_own_about_damaged_files(start, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "damaged").mkdir()

@@ -21,6 +21,8 @@ from tests.pipeline.jobs.reliability import (
     versions,
 )
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = 24
 AT_ONCE = 2  # processes
 
@@ -83,8 +85,8 @@ def test_killed_at_any_moment_on_local_disk(kill_and_resume, undisturbed, tmp_pa
     pictures(tmp_path / "in", PHOTOS)
     expected, operations, writes = undisturbed(tmp_path / "in", f"{tmp_path}/undisturbed")
     fatal = [
-        *(functools.partial(die_at_operation, n) for n in moments(14, operations, seed=11)),
-        *(functools.partial(die_in_write, n) for n in moments(6, writes, seed=12)),
+        *(functools.partial(die_at_operation, n) for n in moments(6, operations, seed=11)),
+        *(functools.partial(die_in_write, n) for n in moments(3, writes, seed=12)),
     ]
     assert_all_resumed(kill_and_resume, tmp_path / "in", f"{tmp_path}/out", fatal, expected)
 

@@ -56,8 +56,8 @@ def by_segment(inputs, out, tiny_model, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tile": True}, {"overlays": True, "long_side": 64, "engine": "graph", "batch_size": 2}],
-    ids=["as it comes", "in tiles", "with options"],
+    [{"tile": True}, {"overlays": True, "long_side": 64, "engine": "graph", "batch_size": 2}],
+    ids=["in tiles", "with options"],
 )
 def test_masks_and_rows_are_those_of_the_whole_job(run, photos, tiny_model, tmp_path, options):
     rows, rejected = run(photos.glob("*/*.jpg"), tmp_path / "out", root=str(photos), **options)
