@@ -155,12 +155,16 @@ def settings(
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
-        # A task manager that was killed is missed after seconds.
+        # A task manager that was killed is missed after seconds, as it refuses connections; one
+        # that only is slow has as long as Flink gives it by default.
         "heartbeat.interval": 1000,
-        "heartbeat.timeout": 8000,
+        "heartbeat.timeout": 50000,
         "restart-strategy.type": "fixed-delay" if restarts else "none",
         "restart-strategy.fixed-delay.attempts": restarts,
-        "restart-strategy.fixed-delay.delay": "3 s",
+        "restart-strategy.fixed-delay.delay": "1 s",
+        # Beam's classes are loaded once, and not again for each job: only then does a task manager
+        # keep a job's worker from one step to the next (--environment_cache_millis).
+        "classloader.resolve-order": "parent-first",
         "web.submit.enable": False,
     }
 
@@ -197,38 +201,38 @@ def up(
     Raises:
         ClusterError: Java or Maven is missing, the port is taken, or it does not come up.
     """
-    started = state(folder)
-    if started is None:
-        if jars is None:
-            fetch(folder)
-        started = _start_job_manager(folder, port, restarts, jars or folder, task_managers)
-    alive = [process for process in started["task_managers"] if _is_ours(process)]
-    started["task_managers"] = alive
-    while len(alive) < started["wanted"]:
-        alive.append(_start(folder, started["jars"], TASK_MANAGER, TASK_MANAGER_MEMORY))
-        _note(folder, started)
-    try:
-        _wait(started, seconds, folder)
-    except ClusterError:
-        down(folder)
-        raise
+    with reserved_port() as rpc_port:  # until a new job manager listens on it
+        started = state(folder)
+        if started is None:
+            if jars is None:
+                fetch(folder)
+            options = settings(port, rpc_port, folder, restarts, task_managers)
+            started = _start_job_manager(folder, options, jars or folder)
+        alive = [process for process in started["task_managers"] if _is_ours(process)]
+        started["task_managers"] = alive
+        while len(alive) < started["wanted"]:
+            alive.append(_start(folder, started["jars"], TASK_MANAGER, TASK_MANAGER_MEMORY))
+            _note(folder, started)
+        try:
+            _wait(started, seconds, folder)
+        except ClusterError:
+            down(folder)
+            raise
     return started
 
 
-def _start_job_manager(
-    folder: Path, port: int, restarts: int, jars: Path, task_managers: int
-) -> dict[str, Any]:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def _start_job_manager(folder: Path, options: Mapping[str, Any], jars: Path) -> dict[str, Any]:
+    port = options["rest.port"]
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10):
         raise ClusterError(f"port {port} is taken; end what listens there, or choose another")
     for name in ("tmp", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("tmp", "logs", "conf"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    options = settings(port, _free_port(), folder, restarts, task_managers)
     lines = "".join(f"{key}: {_text(value)}\n" for key, value in options.items())
     (folder / "conf/flink-conf.yaml").write_text(lines)
     started: dict[str, Any] = {"port": port, "jars": f"{jars}/jars/*"}
-    started |= {"wanted": task_managers, "task_managers": []}
+    started |= {"wanted": options["parallelism.default"], "task_managers": []}
     started["job_manager"] = _start(folder, started["jars"], JOB_MANAGER, JOB_MANAGER_MEMORY)
     _note(folder, started)
     return started
@@ -275,7 +279,7 @@ def down(folder: Path = FOLDER, seconds: float = 20) -> bool:
     for number, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process, number)
+                os.killpg(process, number)  # with the Python workers of a task manager
         deadline = time.monotonic() + wait
         while processes and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -323,10 +327,20 @@ def ask(port: int, path: str) -> Any:
         return json.load(answer)
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A TCP port of the loopback interface that the system gives to no other program meanwhile.
+
+    On Linux a server may bind it, as all that are started here set ``SO_REUSEADDR``. Elsewhere it
+    is only known to have been free.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+        if sys.platform != "linux":
+            holder.close()
+        yield port
 
 
 def main() -> int:

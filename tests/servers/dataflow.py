@@ -32,9 +32,10 @@ from apache_beam.portability.api import (
 from apache_beam.runners.portability.portable_runner import PortableMetrics
 from google.protobuf import struct_pb2
 
+from deploy.flink.cluster import reserved_port
 from pipeline.storage import Files
 from tests.servers.answers import JsonHandler
-from tests.servers.process import free_port, running
+from tests.servers.process import running
 
 TOKEN = "a-token"
 ACCOUNT = "someone@made-up.iam.gserviceaccount.com"
@@ -267,6 +268,10 @@ class _Handler(JsonHandler):
         return job.to_json()
 
 
+def _prism(program: str, port: int) -> list[str]:
+    return [program, "-job_port", str(port), "-serve_http=false", "-log_kind", "json"]
+
+
 @contextlib.contextmanager
 def serving(folder: Path, prism: str, environment: Mapping[str, str]) -> Iterator[Dataflow]:
     """The service while its block runs.
@@ -276,10 +281,9 @@ def serving(folder: Path, prism: str, environment: Mapping[str, str]) -> Iterato
         prism: Prism's program.
         environment: variables of the workers.
     """
-    port = free_port()
-    program = [prism, "-job_port", str(port), "-serve_http=false", "-log_kind", "json"]
     with (
-        running(program, port, folder / "prism.log"),
+        reserved_port() as port,
+        running(_prism(prism, port), port, folder / "prism.log"),
         Dataflow(f"localhost:{port}", environment) as server,
     ):
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()

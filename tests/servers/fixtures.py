@@ -1,4 +1,7 @@
-"""The servers as fixtures; a plugin of :mod:`tests.conftest`."""
+"""The servers as fixtures; a plugin of :mod:`tests.conftest`.
+
+It guards the process that runs the tests, and imports nothing that takes long.
+"""
 
 import contextlib
 import uuid
@@ -6,11 +9,14 @@ import uuid
 import pytest
 
 from deploy.flink import cluster
-from tests.servers import dataflow as dataflows
-from tests.servers import flink as flinks
+from tests.servers import guard, stores
 from tests.servers import invented as invented_names
-from tests.servers import stores
 from tests.servers.process import program
+
+
+def pytest_configure(config):
+    folder = guard.Guard().folder
+    config.add_cleanup(lambda: guard.end(folder))
 
 
 def _needs(reason):
@@ -112,7 +118,9 @@ def folder(request, tmp_path):
 def shared_flink(tmp_path_factory):
     """A Flink cluster as the test before has left it."""
     _needs(cluster.missing())
-    with flinks.running(tmp_path_factory.mktemp("flink")) as running:
+    from tests.servers import flink
+
+    with flink.running(tmp_path_factory.mktemp("flink")) as running:
         yield running
 
 
@@ -126,9 +134,11 @@ def flink(shared_flink):
 
 @pytest.fixture
 def fragile_flink(tmp_path):
-    """A Flink cluster of one test, in which such a job fails."""
+    """A Flink cluster of one test, in which a job fails when a task manager is lost."""
     _needs(cluster.missing())
-    with flinks.running(tmp_path / "flink", restarts=0) as running:
+    from tests.servers import flink
+
+    with flink.running(tmp_path / "flink", restarts=0) as running:
         yield running
 
 
@@ -143,9 +153,11 @@ def prism():
 @pytest.fixture
 def dataflow(gs, fake_gcs_address, prism, tmp_path, monkeypatch):
     """A stub of Dataflow that runs what is submitted; its ``bucket`` is an empty one."""
+    from tests.servers import dataflow
+
     environment = stores.fake_gcs_environment(fake_gcs_address)
-    with dataflows.serving(tmp_path, prism, environment) as server:
-        dataflows.account(tmp_path / "account.json", server.address)
+    with dataflow.serving(tmp_path, prism, environment) as server:
+        dataflow.account(tmp_path / "account.json", server.address)
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
         # Google's libraries ask about any account, and no test needs the internet.
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")

@@ -14,16 +14,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy.flink import cluster
+from deploy.flink.cluster import reserved_port
 from pipeline.jobs.flink import FlinkJob
-from tests.servers.process import free_port
+from tests.servers.process import running as running_server
+from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent.parent
+JOB_SERVER = str(cluster.FOLDER / "job-server.jar")
 WORKER = """#!{python}
 import os, sys, time
 sys.path[0] = {root!r}
@@ -54,18 +56,24 @@ worker.main()
 
 
 @contextlib.contextmanager
-def running(
-    folder: Path, restarts: int = 3, task_managers: int = cluster.TASK_MANAGERS
-) -> Iterator[Cluster]:
-    """A cluster, while its block runs."""
+def running(folder: Path, restarts: int = 10) -> Iterator[Cluster]:
+    """A cluster and a job server for it, while its block runs.
+
+    Args:
+        restarts: of a job. One that has lost a task manager may be started again several times,
+            until all results that were on it are computed anew.
+    """
     cluster.fetch()
-    started = cluster.up(
-        folder, free_port(), restarts, jars=cluster.FOLDER, task_managers=task_managers
-    )
-    try:
-        yield Cluster(folder, started)
-    finally:
-        cluster.down(folder)
+    with reserved_port() as port, reserved_port() as job_port:
+        started = cluster.up(folder, port, restarts, jars=cluster.FOLDER, seconds=DEADLINE)
+        command = ["java", "-jar", JOB_SERVER, "--flink-master", f"http://localhost:{port}"]
+        command += ["--artifacts-dir", f"{folder}/artifacts", "--job-port", str(job_port)]
+        command += ["--artifact-port", "0", "--expansion-port", "0"]
+        try:
+            with running_server(command, job_port, folder / "logs/job-server.log"):
+                yield Cluster(folder, started, f"localhost:{job_port}")
+        finally:
+            cluster.down(folder)
 
 
 class Cluster:
@@ -73,10 +81,11 @@ class Cluster:
 
     Args:
         started: see :func:`deploy.flink.cluster.up`.
+        job_server: the address of a job server for it, see :func:`use_job_server`.
     """
 
-    def __init__(self, folder: Path, started: Mapping[str, Any]):
-        self.folder, self.port = folder, started["port"]
+    def __init__(self, folder: Path, started: Mapping[str, Any], job_server: str):
+        self.folder, self.port, self.job_server = folder, started["port"], job_server
         self.job_manager: int = started["job_manager"]
         self.task_managers: Sequence[int] = started["task_managers"]
 
@@ -90,8 +99,10 @@ class Cluster:
         worker = {"command": command, "env": dict(environment or {})}
         return [
             *("--runner", "FlinkRunner", "--flink_master", f"localhost:{self.port}"),
-            *("--flink_job_server_jar", str(cluster.FOLDER / "job-server.jar")),
+            *("--flink_job_server_jar", JOB_SERVER),
             *("--environment_type", "PROCESS", "--environment_config", json.dumps(worker)),
+            # Else a task manager ends its worker and starts another at each exchange of the job.
+            *("--environment_cache_millis", "20000"),
             "--shared-disk",
         ]
 
@@ -113,7 +124,7 @@ class Cluster:
 
     def heal(self) -> None:
         """Starts task managers in the place of those that were killed."""
-        self.task_managers = cluster.up(self.folder)["task_managers"]
+        self.task_managers = cluster.up(self.folder, seconds=DEADLINE)["task_managers"]
 
     def cancel_all(self) -> None:
         """Ends what a test has left."""
@@ -130,6 +141,19 @@ class Cluster:
         return len(found["exceptionHistory"]["entries"])
 
 
+def use_job_server(address: str) -> None:
+    """Lets Beam submit jobs of this process to a job server that runs, and not start its own."""
+    from apache_beam.runners.portability.flink_runner import FlinkRunner
+    from apache_beam.runners.portability.job_server import ExternalJobServer
+
+    def default_job_server(self, options):
+        start_own(self, options)  # which it has not done yet: options are completed
+        return ExternalJobServer(address)
+
+    start_own = FlinkRunner.default_job_server
+    FlinkRunner.default_job_server = default_job_server
+
+
 def worker(folder: Path) -> str:
     """Writes the command of a worker; ``loaded``, ``hold`` and ``held`` are files of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,12 +161,3 @@ def worker(folder: Path) -> str:
     path.write_text(WORKER.format(python=sys.executable, root=str(ROOT), folder=str(folder)))
     path.chmod(0o755)
     return str(path)
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
-    """Waits for something that comes sooner or later, and returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not {what} within {seconds} s"
-        time.sleep(0.1)
-    return found

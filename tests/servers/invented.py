@@ -18,8 +18,9 @@ from http.server import ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
 
+from deploy.flink.cluster import reserved_port
 from tests.servers.answers import JsonHandler
-from tests.servers.process import free_port, running
+from tests.servers.process import running
 
 _LAST = "\U0010ffff"
 
@@ -94,10 +95,10 @@ def here(counts: Mapping[str, int]) -> Iterator[ThreadingHTTPServer]:
 @contextlib.contextmanager
 def beside(folder: Path, counts: Mapping[str, int]) -> Iterator[str]:
     """Runs it as a process of its own while its block runs; yields its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "tests.servers.invented", str(port), json.dumps(counts)]
-    with running(command, port, folder / "invented.log"):
-        yield f"http://127.0.0.1:{port}"
+    with reserved_port() as port:
+        command = [sys.executable, "-m", "tests.servers.invented", str(port), json.dumps(counts)]
+        with running(command, port, folder / "invented.log"):
+            yield f"http://127.0.0.1:{port}"
 
 
 if __name__ == "__main__":

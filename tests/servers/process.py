@@ -1,4 +1,4 @@
-"""A server as a process: started on a free port, waited for, ended."""
+"""A server as a process: started on a port of its own, waited for, ended."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 
 def program(name: str) -> str | None:
@@ -18,35 +19,29 @@ def program(name: str) -> str | None:
     return str(beside) if beside.exists() else shutil.which(name)
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int, log: Path, seconds: float = 60) -> Iterator[None]:
+def running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
     """Runs a server while its block runs.
 
     Raises:
-        RuntimeError: it does not listen on its port within so many seconds; its log is told.
+        RuntimeError: it has ended before it listened on its port; the message has its log's end.
     """
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+
+    def listening() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[0]} does not run: {log.read_text()[-2000:]}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
     try:
-        deadline = time.monotonic() + seconds
-        while not _listening(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} does not answer: {log.read_text()[-2000:]}")
-            time.sleep(0.05)
+        wait_until(listening, f"{command[0]} listens on port {port}")
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
-
-
-def _listening(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        process.kill()
+        process.wait()

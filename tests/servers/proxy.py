@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.waiting import DEADLINE
+
 _OF_THE_CONNECTION = frozenset(("connection", "transfer-encoding", "content-length", "keep-alive"))
 
 
@@ -51,7 +53,7 @@ def proxy(behind: str) -> Iterator[Proxy]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     server.proxy = Proxy(f"http://127.0.0.1:{server.server_port}", behind)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield server.proxy
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(proxy.status, [("Content-Type", "application/xml")], text.encode())
             return
         host = urllib.parse.urlsplit(proxy.behind).netloc
-        with contextlib.closing(http.client.HTTPConnection(host, timeout=60)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=DEADLINE)) as connection:
             connection.request(self.command, self.path, body, dict(self.headers))
             answer = connection.getresponse()
             length = answer.headers.get("Content-Length")

@@ -10,7 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers.process import free_port, program, running
+from deploy.flink.cluster import reserved_port
+from tests.servers.process import program, running
 
 FAKE_GCS = "fake-gcs-server"
 NO_FAKE_GCS = f"no {FAKE_GCS}: `make servers` installs it, which needs Go"
@@ -19,10 +20,10 @@ NO_FAKE_GCS = f"no {FAKE_GCS}: `make servers` installs it, which needs Go"
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[str]:
     """An S3 server; yields its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with running(command, port, folder / "moto.log"):
-        yield f"http://127.0.0.1:{port}"
+    with reserved_port() as port:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with running(command, port, folder / "moto.log"):
+            yield f"http://127.0.0.1:{port}"
 
 
 def moto_environment(address: str) -> dict[str, str]:
@@ -50,12 +51,13 @@ def fake_gcs_program() -> str | None:
 @contextlib.contextmanager
 def fake_gcs(folder: Path, program: str) -> Iterator[str]:
     """A Google Cloud Storage server; yields its address."""
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    command = [program, *options, "-public-host", f"127.0.0.1:{port}", "-external-url", address]
-    with running(command, port, folder / "gcs.log"):
-        yield address
+    with reserved_port() as port:
+        address = f"http://127.0.0.1:{port}"
+        command = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
+        command += ["-backend", "memory"]
+        command += ["-public-host", f"127.0.0.1:{port}", "-external-url", address]
+        with running(command, port, folder / "gcs.log"):
+            yield address
 
 
 def fake_gcs_environment(address: str) -> dict[str, str]:

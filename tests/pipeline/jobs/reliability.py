@@ -6,6 +6,7 @@ loaded already, so that many of them can be started, interrupted and killed.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import itertools
 import json
@@ -253,7 +254,10 @@ def _run_command(arguments, variables, output, errors, prepare):
     for function in prepare:
         function()
     sys.argv = ["fcn-beam", *arguments]
-    pipeline.cli.main.main()
+    try:
+        pipeline.cli.main.main()
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing does not, and Beam ends its job server there
 
 
 # Faults

@@ -20,8 +20,9 @@ from tests.pipeline.jobs import reliability
 from tests.pipeline.jobs.reliability import Job
 from tests.servers.dataflow import Dataflow
 from tests.servers.dataflow import Job as Submitted
-from tests.servers.flink import wait_until, worker
+from tests.servers.flink import worker
 from tests.servers.process import program
+from tests.waiting import wait_until
 
 FILES = Files()
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -72,6 +73,7 @@ def lock_of(out):
     return json.loads(FILES.read(file.path))
 
 
+@pytest.mark.slow
 def test_a_job_is_submitted_whole_and_makes_the_masks_of_a_local_run(
     dataflow, start, photos, tiny_model, tmp_path
 ):
@@ -132,6 +134,7 @@ def check_submission(job, out):
     assert not options.get("requirements_file")
 
 
+@pytest.mark.slow
 def test_what_ends_a_job_on_a_worker_is_told_in_its_own_words(dataflow, start, tmp_path):
     dataflow.worker = program("fcn-beam-worker")
     reliability.pictures(tmp_path / "photos", 3)
@@ -143,6 +146,7 @@ def test_what_ends_a_job_on_a_worker_is_told_in_its_own_words(dataflow, start, t
     assert lock_of(f"{dataflow.bucket}/out")["ended"]
 
 
+@pytest.mark.slow
 def test_an_interrupt_cancels_the_job(dataflow, start, stub_job, tmp_path):
     dataflow.worker = worker(tmp_path / "worker")
     (tmp_path / "worker/hold").touch()
@@ -150,7 +154,7 @@ def test_an_interrupt_cancels_the_job(dataflow, start, stub_job, tmp_path):
     where, out = f"{dataflow.bucket}/photos", f"{dataflow.bucket}/out"
     reliability.upload(tmp_path / "photos", where)
     job = start()
-    wait_until(lambda: FILES.has_any(f"{out}/masks"), "a mask")
+    wait_until(lambda: FILES.has_any(f"{out}/masks"), "a mask is written")
     job.send(signal.SIGINT)
     assert job.wait() == 130
     assert dataflow.newest().state == "JOB_STATE_CANCELLED"
@@ -167,6 +171,7 @@ def photo(dataflow, image_bytes):
     return f"{dataflow.bucket}/photos"
 
 
+@pytest.mark.slow
 def test_jobs_that_end_otherwise_are_told(dataflow, start, photo):
     ends = {"CANCELLED": "was cancelled", "DRAINED": "was drained"}
     jobs = {}
@@ -181,6 +186,7 @@ def test_jobs_that_end_otherwise_are_told(dataflow, start, photo):
         assert complaint(job).startswith(told)
 
 
+@pytest.mark.slow
 def test_a_job_may_be_left_to_dataflow(dataflow, start, photo, stub_job):
     dataflow.states["mine"] = "JOB_STATE_RUNNING"
     out = f"{dataflow.bucket}/out"
@@ -195,13 +201,14 @@ def test_a_job_may_be_left_to_dataflow(dataflow, start, photo, stub_job):
     assert stub_job(photo, out, precision="float32").masks == 1
 
 
+@pytest.mark.slow
 def test_a_terminated_or_killed_client(dataflow, start, photo, stub_job):
     dataflow.states |= {"ends": "JOB_STATE_RUNNING", "lasts": "JOB_STATE_RUNNING"}
     jobs = {
         name: start("--job_name", name, "--output", f"{dataflow.bucket}/{name}")
         for name in dataflow.states
     }
-    wait_until(lambda: len(dataflow.jobs) == 2, "submitted")
+    wait_until(lambda: len(dataflow.jobs) == 2, "both are submitted")
     jobs["ends"].send(signal.SIGTERM)
     jobs["lasts"].send(signal.SIGKILL)
     assert jobs["ends"].wait() == 143
@@ -213,6 +220,7 @@ def test_a_terminated_or_killed_client(dataflow, start, photo, stub_job):
         stub_job(photo, f"{dataflow.bucket}/lasts")
 
 
+@pytest.mark.slow
 def test_a_service_that_refuses_is_told(dataflow, start, photo):
     job = start("--project", "another")
     assert job.wait() == 2

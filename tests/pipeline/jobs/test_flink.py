@@ -1,5 +1,6 @@
 """Whole jobs on a Flink cluster of this machine: one job manager, two task managers."""
 
+import functools
 import json
 import os
 import signal
@@ -13,7 +14,10 @@ from model_build.errors import UserError
 from pipeline.jobs import plan, segment
 from tests.pipeline.jobs import reliability
 from tests.pipeline.jobs.reliability import Job, small_steps, stub_network
-from tests.servers.flink import wait_until, worker
+from tests.servers.flink import use_job_server, worker
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 COUNT = 40
 
@@ -40,14 +44,21 @@ def hold(tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path, stub_model):
-    """Starts a job on a cluster, with the stub in the network's place."""
+def start(tmp_path, stub_model, flink):
+    """Starts a job on the cluster, with the stub in the network's place.
+
+    Beam starts a job server for each command; where that makes no difference to a test, its jobs
+    have one in common.
+    """
     jobs, model = [], stub_model()
 
-    def run(cluster, where, out, *options, environment=None):
+    def run(where, out, *options, environment=None, own_server=False, cluster=flink):
         arguments = ["segment", where, "--output", out, "--model", model, *options]
         arguments += cluster.options(worker(tmp_path / "worker"), environment)
-        jobs.append(Job(arguments, tmp_path / "logs", [stub_network, small_steps]))
+        prepare = [stub_network, small_steps]
+        if not own_server:
+            prepare.append(functools.partial(use_job_server, cluster.job_server))
+        jobs.append(Job(arguments, tmp_path / "logs", prepare))
         return jobs[-1]
 
     yield run
@@ -70,7 +81,7 @@ def held_worker(job, hold):
         assert job.running, job.errors
         return noted.exists() and noted.read_text().split()
 
-    return int(wait_until(held, "held")[0])
+    return int(wait_until(held, "a worker has written a window")[0])
 
 
 def lock_of(out):
@@ -108,12 +119,12 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
     def loaded():
         return log.read_text().split() if log.exists() else []
 
-    job = start(flink, archive, out, "--parallelism", "2")
-    wait_until(lambda: len(loaded()) == 2, "work for both task managers")
+    job = start(archive, out, "--parallelism", "2")
+    wait_until(lambda: len(loaded()) == 2, "both task managers have work")
     held = held_worker(job, hold)
     (running,) = flink.running_jobs()
     flink.kill_task_manager(held)
-    wait_until(lambda: flink.failures(running), "missed")
+    wait_until(lambda: flink.failures(running), "the job has noticed it")
     flink.heal()
     hold.unlink()
     assert job.wait() == 0, job.errors
@@ -125,7 +136,7 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
 def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
     fragile_flink, start, stub_job, archive, out, hold, expected
 ):
-    job = start(fragile_flink, archive, out)
+    job = start(archive, out, cluster=fragile_flink)
     fragile_flink.kill_task_manager(held_worker(job, hold))
     assert job.wait() == 1
     (line,) = [line for line in job.errors.splitlines() if line.startswith("fcn-beam: ")]
@@ -136,29 +147,23 @@ def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
     assert reliability.summary(out)["kept"] > 0
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
-)
-def test_an_interrupt_cancels_the_job_on_the_cluster(
-    flink, start, stub_job, archive, out, hold, number, status, word
-):
-    job = start(flink, archive, out)
+def test_an_interrupt_cancels_the_job_on_the_cluster(flink, start, stub_job, archive, out, hold):
+    job = start(archive, out, own_server=True)  # which Beam ends when it is interrupted
     held_worker(job, hold)
     (running,) = flink.running_jobs()
-    job.send(number)
-    wait_until(lambda: not flink.running_jobs(), "cancelled")
+    job.send(signal.SIGINT)
+    wait_until(lambda: not flink.running_jobs(), "the job is cancelled")
     hold.unlink()
-    assert job.wait() == status
+    assert job.wait() == 130
     assert flink.jobs()[running] == "CANCELED"
-    assert f"fcn-beam: {word}; the job fcn-beam-" in job.errors
+    assert "fcn-beam: interrupted; the job fcn-beam-" in job.errors
     assert "has been cancelled; run the same command again to continue" in job.errors
     assert lock_of(out)["ended"]
     assert stub_job(archive, out).images == COUNT
 
 
 def test_a_job_may_be_left_to_the_cluster(flink, start, stub_job, archive, out, hold, expected):
-    job = start(flink, archive, out, "--detach")
+    job = start(archive, out, "--detach", own_server=True)  # which ends with the command
     assert job.wait() == 0, job.errors
     (running,) = flink.running_jobs()
     assert running in job.output
@@ -166,8 +171,8 @@ def test_a_job_may_be_left_to_the_cluster(flink, start, stub_job, archive, out, 
     with pytest.raises(UserError, match=r"another job is writing there .fcn-beam-.* on http://"):
         stub_job(archive, out)
     hold.unlink()
-    wait_until(lambda: os.path.exists(f"{out}/summary.json"), "done")
-    wait_until(lambda: not flink.running_jobs(), "ended")
+    wait_until(lambda: os.path.exists(f"{out}/summary.json"), "the job is done")
+    wait_until(lambda: not flink.running_jobs(), "it has ended")
     assert stub_job(archive, out).kept == COUNT
     reliability.assert_complete(out, expected)
 
@@ -175,22 +180,22 @@ def test_a_job_may_be_left_to_the_cluster(flink, start, stub_job, archive, out, 
 def test_the_output_folder_is_taken_for_as_long_as_the_job_of_a_killed_client_runs(
     flink, start, stub_job, archive, out, hold, expected
 ):
-    job = start(flink, archive, out)
+    job = start(archive, out)
     held_worker(job, hold)
     job.send(signal.SIGKILL)
     job.wait()
     with pytest.raises(UserError, match="another job is writing there"):
         stub_job(archive, out)
     hold.unlink()
-    wait_until(lambda: not flink.running_jobs(), "ended")
+    wait_until(lambda: not flink.running_jobs(), "the job has ended")
     assert stub_job(archive, out).kept == COUNT
     reliability.assert_complete(out, expected)
 
 
-def test_photos_and_results_may_be_in_a_store(flink, start, bucket, archive, expected):
-    reliability.upload(Path(archive), f"{bucket}/photos")
+def test_photos_and_results_may_be_in_a_store(start, s3, archive, expected):
+    reliability.upload(Path(archive), f"{s3}/photos")
     variables = {k: v for k, v in os.environ.items() if k.startswith(reliability.STORE_VARIABLES)}
-    job = start(flink, f"{bucket}/photos", f"{bucket}/out", environment=variables)
+    job = start(f"{s3}/photos", f"{s3}/out", environment=variables)
     assert job.wait() == 0, job.errors
-    assert reliability.masks(f"{bucket}/out") == expected
-    assert reliability.summary(f"{bucket}/out")["masks"] == COUNT
+    assert reliability.masks(f"{s3}/out") == expected
+    assert reliability.summary(f"{s3}/out")["masks"] == COUNT

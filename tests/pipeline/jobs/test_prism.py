@@ -1,9 +1,12 @@
 """A job on Prism, Beam's runner in Go, whose workers run in the process that submits."""
 
+import pytest
+
 from tests.pipeline.jobs import reliability
 from tests.pipeline.jobs.reliability import Job
 
 
+@pytest.mark.slow
 def test_a_job_on_prism_makes_the_masks_of_a_local_run(prism, stub_job, stub_model, tmp_path):
     reliability.pictures(tmp_path / "photos", 40)
     photos, out = str(tmp_path / "photos"), str(tmp_path / "out")

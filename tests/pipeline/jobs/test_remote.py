@@ -59,7 +59,7 @@ class Answers(JsonHandler):
 @pytest.fixture
 def flink():
     with Flink() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         yield server
         server.shutdown()
 

@@ -23,7 +23,9 @@ from tests.pipeline.jobs.reliability import (
     stub_network,
     versions,
 )
+from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
 COUNT = 16
 
 
@@ -85,13 +87,14 @@ def start(archive, out, stub_model, tmp_path):
     return do
 
 
-def until(condition, job):
+def until(condition, job, what):
     """Waits until something is so, while a job runs."""
-    deadline = time.monotonic() + 100
-    while not condition():
+
+    def seen():
         assert job.running, job.errors
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        return condition()
+
+    wait_until(seen, what)
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def waiting(start, out, tmp_path):
     """
     gate = tmp_path / "gate"
     job = start(gate)
-    until(lambda: contents(f"{out}/journal"), job)
+    until(lambda: contents(f"{out}/journal"), job, "a window's rows are written")
     yield job, gate
     gate.touch()
     job.wait()
@@ -134,7 +137,7 @@ def test_with_the_lock_taken_away_by_force_both_end_with_right_masks(
     (name,) = locks(out)
     FILES.delete(f"{out}/lock/{name}")
     second = start(tmp_path / "second", after=0)
-    until(lambda: locks(out), second)
+    until(lambda: locks(out), second, "the second job has a lock")
     before = contents(f"{out}/masks")
     gate.touch()
     (tmp_path / "second").touch()
