@@ -132,16 +132,6 @@ def flink(shared_flink):
     shared_flink.cancel_all()
 
 
-@pytest.fixture
-def fragile_flink(tmp_path):
-    """A Flink cluster of one test, in which a job fails when a task manager is lost."""
-    _needs(cluster.missing())
-    from tests.servers import flink
-
-    with flink.running(tmp_path / "flink", restarts=0) as running:
-        yield running
-
-
 @pytest.fixture(scope="session")
 def prism():
     """The program of Beam's runner Prism."""

@@ -25,6 +25,9 @@ from tests.servers.process import running as running_server
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent.parent
+# A job that has lost a task manager may be started again several times, until all results that were
+# on it are computed anew.
+RESTARTS = 10
 JOB_SERVER = str(cluster.FOLDER / "job-server.jar")
 WORKER = """#!{python}
 import os, sys, time
@@ -56,16 +59,11 @@ worker.main()
 
 
 @contextlib.contextmanager
-def running(folder: Path, restarts: int = 10) -> Iterator[Cluster]:
-    """A cluster and a job server for it, while its block runs.
-
-    Args:
-        restarts: of a job. One that has lost a task manager may be started again several times,
-            until all results that were on it are computed anew.
-    """
+def running(folder: Path) -> Iterator[Cluster]:
+    """A cluster and a job server for it, while its block runs."""
     cluster.fetch()
     with reserved_port() as port, reserved_port() as job_port:
-        started = cluster.up(folder, port, restarts, jars=cluster.FOLDER, seconds=DEADLINE)
+        started = cluster.up(folder, port, RESTARTS, jars=cluster.FOLDER, seconds=DEADLINE)
         command = ["java", "-jar", JOB_SERVER, "--flink-master", f"http://localhost:{port}"]
         command += ["--artifacts-dir", f"{folder}/artifacts", "--job-port", str(job_port)]
         command += ["--artifact-port", "0", "--expansion-port", "0"]
@@ -152,6 +150,19 @@ def use_job_server(address: str) -> None:
 
     start_own = FlinkRunner.default_job_server
     FlinkRunner.default_job_server = default_job_server
+
+
+def without_restarts() -> None:
+    """Makes jobs of this process fail at the first loss, by an option that Beam's Python lacks.
+
+    See ``FlinkPipelineOptions.getNumberOfExecutionRetries`` in Beam's Java.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    class WithoutRestarts(PipelineOptions):
+        @classmethod
+        def _add_argparse_args(cls, parser):
+            parser.add_argument("--number_of_execution_retries", type=int, default=0)
 
 
 def worker(folder: Path) -> str:
