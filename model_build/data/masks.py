@@ -71,13 +71,31 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
     order = palette_order(np.unique(samples), palette, labels) if palette else None
     if order is not None:
         return MaskFile(order[samples], "palette")
-    wrong = np.unique(samples[(samples >= len(labels)) & (samples != VOID)])
-    if wrong.size:
+    ids = class_ids(labels)
+    wrong = [value for value in np.unique(samples).tolist() if value not in ids]
+    if wrong:
         raise UserError(
             f"{where}: has class id {wrong[0]}, but the {len(labels)} labels have the ids "
-            f"0 to {len(labels) - 1} (and {VOID} for void); fix the mask or labels.json"
+            f'{_ranges(labels)}; fix the mask, or the "id" of a label in labels.json'
         )
-    return MaskFile(samples.astype(np.uint8), "ids")
+    return MaskFile(_mapped(samples, ids), "ids")
+
+
+def class_ids(labels: LabelSet) -> dict[int, int]:
+    """Class ids by their values in grey and palette masks; 255 is void unless it is a label's."""
+    values = labels.values or range(len(labels))
+    return {VOID: VOID} | {value: index for index, value in enumerate(values)}
+
+
+def _mapped(samples: np.ndarray, ids: dict[int, int]) -> np.ndarray:
+    return np.array([ids.get(value, VOID) for value in range(VOID + 1)], np.uint8)[samples]
+
+
+def _ranges(labels: LabelSet) -> str:
+    if not labels.values:
+        return f"0 to {len(labels) - 1} (and {VOID} for void)"
+    void = f" (and {VOID} for void)" * (VOID not in labels.values)
+    return ", ".join(map(str, labels.values)) + void
 
 
 def check_lossless(image: ImageFile.ImageFile, data: bytes, where: str) -> None:
@@ -124,15 +142,15 @@ def palette_order(
     Returns:
         uint8 ``[256]``, class ids by index; None where the indices are the class ids.
     """
-    ids = color_ids(labels)
+    ids, own = color_ids(labels), class_ids(labels)
     known = {palette.index(color): ids[color] for color in set(palette) & set(ids)}
-    order = np.arange(VOID + 1, dtype=np.uint8)
+    order = np.full(VOID + 1, VOID, np.uint8)
     for index in used.tolist():
         if index in known:
             order[index] = known[index]
         elif index != VOID:
             return None
-    return order if (order[used] != used).any() else None
+    return order if any(own.get(index) != order[index] for index in used.tolist()) else None
 
 
 def _samples(
@@ -169,11 +187,11 @@ def _samples(
 def _of_colors(colors: np.ndarray, labels: LabelSet) -> MaskFile:
     ids, unknown = image2label(colors, labels)
     if unknown and (colors == colors[..., :1]).all():
-        grey = colors[..., 0]
-        is_id = (grey < len(labels)) | (grey == VOID)
-        agrees = (ids == VOID) | (ids == grey)
-        if is_id.all() and agrees.all() and (grey != VOID)[ids == VOID].any():
-            return MaskFile(grey, "ids")
+        own = class_ids(labels)
+        as_ids = _mapped(colors[..., 0], own)
+        agrees = (ids == VOID) | (ids == as_ids)
+        if set(np.unique(colors).tolist()) <= set(own) and agrees.all() and (ids != as_ids).any():
+            return MaskFile(as_ids, "ids")
     return MaskFile(ids, "colors", unknown)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import struct
 import zlib
@@ -261,3 +262,22 @@ def test_damaged_masks_are_refused(ids):
 def test_a_mask_without_its_end_is_read(ids):
     data = saved(Image.fromarray(ids))
     check(data[: data.index(b"IEND") - 4], ids)
+
+
+def test_values_of_a_data_folder_are_mapped_to_class_ids():
+    labels = dataclasses.replace(LABELS, values=(0, 7, 255))
+    samples = np.array([[0, 7, 255]], np.uint8)
+    check(saved(Image.fromarray(samples)), [[0, 1, 2]], labels=labels)
+    check(saved(Image.fromarray(np.dstack([samples] * 3))), [[0, 1, 2]], labels=labels)
+    check(palette_mask(samples, [(9, 9, 9)], bits=8), [[0, 1, 2]], labels=labels)
+    message = refused(saved(Image.fromarray(samples + 1)), labels)
+    assert "has class id 1, but the 3 labels have the ids 0, 7, 255; fix" in message
+
+
+def test_colours_count_whatever_the_values_are():
+    labels = dataclasses.replace(LABELS, values=(0, 7, 9))
+    ids = np.array([[0, 1, 2]], np.uint8)
+    check(palette_mask(ids, LABELS.colors), ids, "palette", labels=labels)
+    check(saved(Image.fromarray(label2image(ids, LABELS))), ids, "colors", labels=labels)
+    void = np.array([[0, 7, 255]], np.uint8)
+    check(saved(Image.fromarray(void)), [[0, 1, 255]], labels=labels)
