@@ -20,6 +20,7 @@ PACKAGES = ("pipeline", "model_build")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What loads a model or scores masks, and what is light: nothing that trains.
 SHARED = {"errors", "artifact", "scores", "bar", "quiet"} | {
+    "data.files",
     "data.labels",
     "data.layouts",
     "data.masks",
