@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from model_build.data.labels import VOID, LabelSet, color_ids, image2label
 from model_build.errors import UserError, first_line
 
+SHOWN = 8  # names of labels in a message
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "WEBP")
 # A TIFF may hold JPEG, WebP or JPEG 2000 data, whose colours are not those that were saved.
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
@@ -81,6 +83,36 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
     return MaskFile(_mapped(samples, ids), "ids")
 
 
+def absence(labels: LabelSet, pixels: Sequence[int] | np.ndarray, void: int) -> str:
+    """Says which labels no pixel has; nothing where each has one.
+
+    Args:
+        pixels: by class id.
+        void: number of pixels that are stored as 255 and mean void.
+    """
+    absent = [name for name, count in zip(labels.names, pixels, strict=False) if not count]
+    if not absent:
+        return ""
+    names = ", ".join(absent[:SHOWN]) + ", …" * (len(absent) > SHOWN)
+    text = f"no pixel is of {len(absent)} of {len(labels)} labels ({names})"
+    if void:
+        text += (
+            f"; {void} pixels have the value {VOID}, which means void: if it is one of your "
+            f'classes, give that label "id": {VOID} in labels.json'
+        )
+    return text
+
+
+def reordered(masks: Collection[str], of: int) -> str:
+    """Says which masks, of so many, are read by :func:`palette_order`; nothing where none is."""
+    if not masks:
+        return ""
+    return (
+        f"{min(masks)}: its palette has the labels' colours in another order, so it is mapped by "
+        f"colour; {len(masks)} of {of} masks are"
+    )
+
+
 def class_ids(labels: LabelSet) -> dict[int, int]:
     """Class ids by their values in grey and palette masks; 255 is void unless it is a label's."""
     values = labels.values or range(len(labels))
@@ -133,7 +165,7 @@ def palette_order(
     give the colours other indices. Where each colour that is used is a label's or void, the
     colours count. A palette with any other colour, as some tools write, says nothing about the
     ids; neither does a colour that has occurred at a lower index, as palettes are filled up with
-    black. Index 255 is void without a label's colour.
+    black. Index 255 is void without a label's colour, unless it is a label's value.
 
     Args:
         used: the indices that occur in the mask.
@@ -143,12 +175,14 @@ def palette_order(
         uint8 ``[256]``, class ids by index; None where the indices are the class ids.
     """
     ids, own = color_ids(labels), class_ids(labels)
+    if own[VOID] != VOID:
+        ids = {color: index for color, index in ids.items() if index != VOID}
     known = {palette.index(color): ids[color] for color in set(palette) & set(ids)}
     order = np.full(VOID + 1, VOID, np.uint8)
     for index in used.tolist():
         if index in known:
             order[index] = known[index]
-        elif index != VOID:
+        elif own.get(index) != VOID:
             return None
     return order if any(own.get(index) != order[index] for index in used.tolist()) else None
 

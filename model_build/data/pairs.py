@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from model_build.data.files import image_extension
 from model_build.data.labels import LabelSet
-from model_build.data.layouts import IMAGE_SUFFIXES, MISSING, DataFolder
+from model_build.data.layouts import MISSING, DataFolder
 from model_build.data.masks import read_mask
 from model_build.errors import UserError, cause
 
@@ -33,8 +34,8 @@ class Pair(NamedTuple):
     height: int
     width: int
     ids: bytes
-    how: str = "ids"
     unknown: int = 0
+    how: str = "ids"
 
     def read_ids(self) -> np.ndarray:
         """uint8 class ids ``[height, width]``."""
@@ -92,7 +93,9 @@ def check_pair(
     size = found = None
     try:
         if image is None:
-            hint = "; list names without their suffix" if name.endswith(IMAGE_SUFFIXES) else ""
+            hint = folder.near(name)[0]
+            if image_extension(name):
+                hint = "; list names without their suffix"
             raise UserError(f"{folder.expected(name)}: not found, but listed in the split{hint}")
         size = read_size(folder.read(image), image)
     except OSError as error:
@@ -102,7 +105,9 @@ def check_pair(
     try:
         found = read_mask(folder.read(mask), mask, labels)
     except MISSING:
-        problems.append(UserError(f"{mask}: not found, but {name} is in the split"))
+        problems.append(
+            UserError(f"{mask}: not found, but {name} is in the split{folder.near(name)[1]}")
+        )
     except OSError as error:
         problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))
     except UserError as error:
@@ -115,7 +120,7 @@ def check_pair(
         return None, [UserError(f"{mask}: {mismatch}")]
     grey = io.BytesIO()
     Image.fromarray(ids).save(grey, "PNG", compress_level=1)
-    return Pair(image, mask, *size, grey.getvalue(), found.how, found.unknown), []
+    return Pair(image, mask, *size, grey.getvalue(), found.unknown, found.how), []
 
 
 def read_pair(folder: DataFolder, name: str, labels: LabelSet) -> Pair:

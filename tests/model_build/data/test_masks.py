@@ -281,3 +281,13 @@ def test_colours_count_whatever_the_values_are():
     check(saved(Image.fromarray(label2image(ids, LABELS))), ids, "colors", labels=labels)
     void = np.array([[0, 7, 255]], np.uint8)
     check(saved(Image.fromarray(void)), [[0, 1, 255]], labels=labels)
+
+
+def test_a_label_whose_value_is_255_is_no_void_in_palettes():
+    labels = dataclasses.replace(LABELS, values=(0, 1, 255))
+    palette = np.frombuffer(LABELS.palette, np.uint8).reshape(256, 3).tolist()
+    check(palette_mask(np.array([[0, 1, 255]], np.uint8), palette), [[0, 1, 2]], labels=labels)
+    # The label's own colour counts, as in any palette.
+    palette[7] = list(LABELS.colors[2])
+    palette[2] = [9, 9, 9]
+    check(palette_mask(np.array([[0, 7]], np.uint8), palette), [[0, 2]], "palette", labels=labels)
