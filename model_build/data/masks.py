@@ -83,14 +83,15 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
     return MaskFile(_mapped(samples, ids), "ids")
 
 
-def absence(labels: LabelSet, pixels: Sequence[int] | np.ndarray, void: int) -> str:
+def absence(labels: Sequence[str], pixels: Sequence[int] | np.ndarray, void: int) -> str:
     """Says which labels no pixel has; nothing where each has one.
 
     Args:
+        labels: their names.
         pixels: by class id.
         void: number of pixels that are stored as 255 and mean void.
     """
-    absent = [name for name, count in zip(labels.names, pixels, strict=False) if not count]
+    absent = [name for name, count in zip(labels, pixels, strict=False) if not count]
     if not absent:
         return ""
     names = ", ".join(absent[:SHOWN]) + ", …" * (len(absent) > SHOWN)

@@ -152,7 +152,7 @@ def _check_masks(folder: DataFolder, tallies: dict[str, Tally], result: Survey) 
         result.notes.append(note)
     pixels = sum((tally.pixels for tally in tallies.values()), np.zeros(VOID + 1, np.int64))
     void = sum(int(tally.pixels[VOID]) for tally in tallies.values() if tally.how == "ids")
-    if tallies and (absent := absence(result.labels, pixels, void)):
+    if tallies and (absent := absence(result.labels.names, pixels, void)):
         result.notes.append(f"{folder.mask_folder}: {absent}")
 
 

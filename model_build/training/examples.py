@@ -71,7 +71,7 @@ def read_examples(
                 f"{folder.root}: all pixels of the split {split} are void ({VOID}), so there is "
                 "nothing to learn from or score on; fix the masks or labels.json"
             )
-        if absent := absence(labels, pixels, void):
+        if absent := absence(labels.names, pixels, void):
             say(f"{folder.root}: {split}: {absent}")
     if note := folder.labels_note():
         say(note)

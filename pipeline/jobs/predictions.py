@@ -63,6 +63,7 @@ class Prediction(NamedTuple):
         truth: path or URI of the true mask.
         class_map: uint8 class ids ``[h, w]``, 255 where the mask says void; or why there is none.
         size: (height, width) the class map stands for, which may be larger than it is.
+        how: a mask was read, see :class:`model_build.data.masks.MaskFile`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Prediction(NamedTuple):
     truth: str
     class_map: np.ndarray | Fault
     size: tuple[int, int] = (0, 0)
+    how: str = "ids"
 
 
 def decode_ids(
@@ -97,7 +99,9 @@ def read_predictions(
         if isinstance(found, Fault):
             yield Prediction(example.name, path, example.truth, found)
         else:
-            yield Prediction(example.name, path, example.truth, found.ids, found.ids.shape)
+            yield Prediction(
+                example.name, path, example.truth, found.ids, found.ids.shape, found.how
+            )
 
 
 def as_task(example: Example) -> Task:
