@@ -16,7 +16,6 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from model_build.data.labels import VOID, LabelSet, color_ids, image2label
 from model_build.errors import UserError, first_line
 
-SHOWN = 8  # names of labels in a message
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "WEBP")
 # A TIFF may hold JPEG, WebP or JPEG 2000 data, whose colours are not those that were saved.
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
@@ -94,8 +93,7 @@ def absence(labels: Sequence[str], pixels: Sequence[int] | np.ndarray, void: int
     absent = [name for name, count in zip(labels, pixels, strict=False) if not count]
     if not absent:
         return ""
-    names = ", ".join(absent[:SHOWN]) + ", …" * (len(absent) > SHOWN)
-    text = f"no pixel is of {len(absent)} of {len(labels)} labels ({names})"
+    text = f"no pixel is of {len(absent)} of {len(labels)} labels ({', '.join(absent)})"
     if void:
         text += (
             f"; {void} pixels have the value {VOID}, which means void: if it is one of your "
