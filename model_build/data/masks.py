@@ -69,11 +69,14 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
         )
     if samples.ndim == 3:
         return _of_colors(samples, labels)
-    order = palette_order(np.unique(samples), palette, labels) if palette else None
+    # Counting bytes is faster than sorting them.
+    small = samples.dtype == np.uint8
+    used = np.flatnonzero(np.bincount(samples.ravel())) if small else np.unique(samples)
+    order = palette_order(used, palette, labels) if palette else None
     if order is not None:
         return MaskFile(order[samples], "palette")
     ids = class_ids(labels)
-    wrong = [value for value in np.unique(samples).tolist() if value not in ids]
+    wrong = [value for value in used.tolist() if value not in ids]
     if wrong:
         raise UserError(
             f"{where}: has class id {wrong[0]}, but the {len(labels)} labels have the ids "
