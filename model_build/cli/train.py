@@ -215,7 +215,9 @@ def train(
         say=click.echo,
     )
     scores = description.training
+    absent = scores.get("val_absent")
     click.echo(
         f"{output}: saved; {scores['val_images']} validation images: pixel accuracy "
         f"{scores['val_pixel_accuracy']:.3f}, mIoU {scores['val_miou']:.3f}"
+        + (f"; no true pixel of {', '.join(absent)}" if absent else "")
     )

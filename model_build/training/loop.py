@@ -183,6 +183,8 @@ def report(
 ) -> dict[str, Any]:
     """What ``model.json`` says of a training: all that went in, and the scores.
 
+    ``val_absent``, only where there are any, names the labels that no pixel scored has.
+
     Args:
         data, recipe, options: those of :func:`train`.
         origin: the name of what the weights started as: a model, or weights of the backbone.
@@ -191,8 +193,9 @@ def report(
         epoch: the best one.
         matrix: its network's, from :func:`model_build.training.best.validate`.
     """
-    score = scores(matrix)
-    return {
+    score, names = scores(matrix), examples.labels.names
+    absent = [name for name, row in zip(names, matrix, strict=True) if not row.any()]
+    said = {
         "data": Path(data).resolve().name,
         "train_split": options.splits[0],
         "val_split": options.splits[1],
@@ -211,3 +214,5 @@ def report(
         "val_pixel_accuracy": round(score.pixel_accuracy, 4),
         "val_miou": round(score.miou, 4),
     }
+    # Even a perfect mIoU says nothing about them.
+    return said | ({"val_absent": absent} if absent else {})

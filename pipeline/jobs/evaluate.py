@@ -152,7 +152,7 @@ def _by_model(
 ) -> tuple[beam.PTransform, dict[str, Any]]:
     """What predicts with a model, and what the report says of it."""
     description = models.describe(model, files)
-    _check_labels(model, description.labels.names, request.data, labels)
+    _check_labels(model, description.labels.names, data_folder(request.data, files), labels)
     # A damaged model is to be told in one line, not by a worker in thirty.
     import_tensorflow()
     threads.set_threads()
@@ -196,12 +196,12 @@ def _by_masks(
     except (KeyError, TypeError, OSError):  # masks of another origin
         pass
     else:
-        _check_labels(masks, made_with, request.data, labels)
+        _check_labels(masks, made_with, data_folder(request.data, files), labels)
         source |= {"fingerprint": fingerprint}
     return ReadMasks(masks, labels, files), source
 
 
-def _check_labels(source: str, names: tuple[str, ...], data: str, labels: LabelSet) -> None:
+def _check_labels(source: str, names: tuple[str, ...], data: DataFolder, labels: LabelSet) -> None:
     if names == labels.names:
         return
     difference = f"{len(names)} labels, not {len(labels)}"
@@ -209,7 +209,8 @@ def _check_labels(source: str, names: tuple[str, ...], data: str, labels: LabelS
         if ours != theirs:
             difference = f"label {index} is {ours!r}, not {theirs!r}"
             break
+    note = data.labels_note()
     raise UserError(
-        f"{source}: its labels differ from those of {data}: {difference}; use data with the same "
-        f"labels, or fix {data.rstrip('/')}/labels.json"
+        f"{source}: its labels differ from those of {data.root}: {difference}; use data with the "
+        f"same labels, or fix {data.root}/labels.json" + (f" ({note})" if note else "")
     )

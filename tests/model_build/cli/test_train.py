@@ -81,6 +81,14 @@ def test_train_writes_a_saved_model_and_reports_its_scores(trained):
     )
 
 
+def test_the_last_line_names_what_was_not_scored(monkeypatch):
+    report = {"val_images": 3, "val_pixel_accuracy": 1.0, "val_miou": 1.0, "val_absent": ["a", "b"]}
+    monkeypatch.setattr(loop, "train", lambda *_, **__: SimpleNamespace(training=report))
+    assert invoke(train, ".", "--output", "out").output == (
+        "out: saved; 3 validation images: pixel accuracy 1.000, mIoU 1.000; no true pixel of a, b\n"
+    )
+
+
 @pytest.mark.slow
 def test_options_replace_those_of_the_recipe(trained):
     report = artifact.describe(str(trained.output)).training
