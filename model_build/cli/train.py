@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from model_build.cli import local_folder
+from model_build.console import say, visible
 from model_build.errors import require
 from model_build.quiet import import_tensorflow
 
@@ -212,10 +213,10 @@ def train(
         architecture=Architecture(**{"backbone_weights": "imagenet", **architecture}),
         start=begun,
         options=Options(splits=(train_split, val_split), **options_of(Options)),
-        say=click.echo,
+        say=say,
     )
     scores = description.training
-    click.echo(
-        f"{output}: saved; {scores['val_images']} validation images: pixel accuracy "
+    say(
+        f"{visible(output)}: saved; {scores['val_images']} validation images: pixel accuracy "
         f"{scores['val_pixel_accuracy']:.3f}, mIoU {scores['val_miou']:.3f}"
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from model_build.console import complain, say
 from model_build.errors import UserError
 from model_build.quiet import uncollected
-from pipeline.cli.main import complain, say
 from pipeline.cli.options import (
     given,
     log_level,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.main import say
+from model_build.console import say
 from pipeline.cli.options import log_level, set_up_logging, storage_options
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from model_build.console import complain, say
 from model_build.quiet import uncollected
-from pipeline.cli.main import complain, say, told_interrupt
+from pipeline.cli.main import told_interrupt
 from pipeline.cli.options import (
     given,
     log_level,

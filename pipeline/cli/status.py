@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.main import say
+from model_build.console import say
 from pipeline.cli.options import log_level, set_up_logging, storage_options
 
 

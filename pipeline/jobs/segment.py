@@ -65,11 +65,13 @@ def load(plan: Plan) -> None:
 
     Raises:
         UserError: the model cannot be loaded.
+        JobError: this process may not take the memory that the job needs.
     """
     if plan.local:
         import_tensorflow()
         threads.set_threads()
         models.load(plan.engine.model, plan.out.files)
+        runners.check_memory(plan.workers)
 
 
 @contextlib.contextmanager
