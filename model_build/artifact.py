@@ -156,13 +156,23 @@ def parts(model: keras.Model) -> tuple[keras.Model, keras.Layer]:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256, in hex, over the names and bytes of the SavedModel's files."""
+    """sha256, in hex, over the names and bytes of the SavedModel's files.
+
+    What file managers leave in any folder that they show is none of them.
+    """
     root = Path(folder) / NETWORK
     digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in sorted(root.rglob("*")):
+        if of_file_manager(path.name) or not path.is_file():
+            continue
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def of_file_manager(name: str) -> bool:
+    """Whether macOS or Windows has left a file of this name: ``.DS_Store``, ``._a``, …"""
+    return name.startswith("._") or name.lower() in (".ds_store", "thumbs.db", "desktop.ini")
 
 
 def describe(folder: str | Path, *, name: str | None = None) -> Description:

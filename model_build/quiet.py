@@ -14,7 +14,7 @@ from typing import Any
 
 from model_build.limits import check_address_space
 
-ADDRESS_SPACE = 1_500_000_000  # bytes that TensorFlow takes to load the default model
+ADDRESS_SPACE = 1_800_000_000  # bytes that TensorFlow takes to load the default model
 
 
 def import_tensorflow() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import click
@@ -102,6 +103,7 @@ def _scales(
 @click.option(
     "--backbone-weights",
     metavar="imagenet|none|FILE",
+    callback=lambda context, parameter, value: value and os.path.expanduser(value),
     help="What the backbone of a new network starts from.  [default: imagenet]",
 )
 @click.option(

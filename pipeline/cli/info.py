@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from model_build.console import say
-from pipeline.cli.options import log_level, set_up_logging, storage_options
+from pipeline.cli.options import log_level, path, set_up_logging, storage_options
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", callback=path)
 @storage_options
 @log_level
 def info(model: str, storage_options: dict[str, str], log_level: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from model_build.console import complain, open_streams, use_utf8
-from model_build.errors import JobError, SuggestingGroup, Terminated, UserError
+from model_build.errors import GONE, JobError, SuggestingGroup, Terminated, UserError
 from model_build.limits import may_be_to_blame, stay_within
 from model_build.quiet import process_is_ours
 
@@ -63,6 +64,8 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as interrupt:
         status = complain(*told_interrupt(interrupt))
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and not os.path.isdir(os.curdir):
+            sys.exit(complain(GONE, 2))
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         if isinstance(error, JobError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,31 @@ from pipeline.network import ENGINES, PRECISIONS
 _OF_JOB_SERVERS = ("Really starting service", "Waiting for grpc channel", "Really destroying")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def path(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The callback of a path or URI: a leading ``~`` is the home folder.
+
+    Shells leave it in ``--output=~/masks`` and in ``@~/list.txt``.
+    """
+    return value and os.path.expanduser(value)
+
+
+def input_path(text: str) -> str:
+    """The same of an INPUT, which may be a list."""
+    at = "@" * text.startswith("@")
+    return at + os.path.expanduser(text.removeprefix("@"))
+
+
+class WithNames(click.Command):
+    """A command that passes on options it does not know, but takes all behind ``--`` for names."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        if "--" in arguments:
+            end = arguments.index("--")
+            names = (f"./{a}" if a.startswith("-") else a for a in arguments[end + 1 :])
+            arguments = [*arguments[: end + 1], *names]
+        return super().parse_args(context, arguments)
 
 
 def _long_side(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:

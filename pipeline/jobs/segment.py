@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
+from model_build.artifact import of_file_manager
 from model_build.errors import JobError, UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.jobs import progress, remote, runners
@@ -147,12 +148,16 @@ def _copied(path: str, name: str, out: OutputFolder) -> str:
         return path
     root = Path(path)
     try:
-        for file in [root] if root.is_file() else filter(Path.is_file, root.rglob("*")):
+        for file in [root] if root.is_file() else filter(_is_of_model, root.rglob("*")):
             below = "" if file == root else f"/{file.relative_to(root).as_posix()}"
             out.write(name + below, file.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be copied to {out.path}: {first_line(error)}") from None
     return f"{out.path}/{name}"
+
+
+def _is_of_model(path: Path) -> bool:
+    return path.is_file() and not of_file_manager(path.name)
 
 
 def run(plan: Plan) -> Summary:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 import uuid
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.storage.faults import NotRegular
+from pipeline.storage.faults import NotRegular, on_temporary_disk
 from pipeline.storage.listed import File
 
 T = TypeVar("T")
@@ -82,12 +81,14 @@ def kept(path: str) -> str:
     if not (passed or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
         return path
     prefix, suffix = "fcn-beam-", ".txt"
-    with (
-        open(path, "rb") as pipe,
-        tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix, delete=False) as copy,
-    ):
+    with on_temporary_disk():
+        copy = tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix, delete=False)
+    with copy, open(path, "rb") as pipe:
         atexit.register(Path(copy.name).unlink, missing_ok=True)
-        shutil.copyfileobj(pipe, copy)
+        while piece := pipe.read(_MORE):
+            with on_temporary_disk():
+                copy.write(piece)
+                copy.flush()
     return copy.name
 
 
