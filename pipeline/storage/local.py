@@ -80,16 +80,14 @@ def kept(path: str) -> str:
     passed = path.startswith("/dev/") and stat.S_ISREG(mode)
     if not (passed or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
         return path
-    prefix, suffix = "fcn-beam-", ".txt"
     with on_temporary_disk():
-        copy = tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix, delete=False)
-    with copy, open(path, "rb") as pipe:
-        atexit.register(Path(copy.name).unlink, missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix="fcn-beam-", suffix=".txt")
+    atexit.register(Path(name).unlink, missing_ok=True)
+    with open(handle, "wb", buffering=0) as copy, open(path, "rb") as pipe:
         while piece := pipe.read(_MORE):
             with on_temporary_disk():
                 copy.write(piece)
-                copy.flush()
-    return copy.name
+    return name
 
 
 def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: str = "") -> File:
