@@ -79,10 +79,12 @@ class PassedOver(NamedTuple):
     Attributes:
         path: its path or URI.
         written: runs have written it to the output folder.
+        never_photo: its name, or that of a folder it is in, says that it is no photo of the user's.
     """
 
     path: str
     written: bool = False
+    never_photo: bool = False
 
 
 class Task(NamedTuple):

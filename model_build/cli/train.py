@@ -218,7 +218,9 @@ def train(
         say=say,
     )
     scores = description.training
+    absent = scores["val_absent"]
     say(
         f"{visible(output)}: saved; {scores['val_images']} validation images: pixel accuracy "
         f"{scores['val_pixel_accuracy']:.3f}, mIoU {scores['val_miou']:.3f}"
+        + (f"; no pixel of them is {' or '.join(absent)}" if absent else "")
     )

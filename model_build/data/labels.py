@@ -5,6 +5,10 @@ The PASCAL VOC set is built in; others come from a ``labels.json``::
     {"ignore_index": 255, "labels": [{"name": "sky", "color": [128, 128, 128]}, ...]}
 
 Class ids are positions in the list. Id 255 is void: not a class, ignored in losses and scores.
+Where the masks of a data folder have other values, a label's value is its ``"id"``; class ids are
+then positions in the order of the values::
+
+    {"labels": [{"name": "road", "color": [0, 0, 0]}, {"name": "car", ..., "id": 255}]}
 
 NumPy is imported where pixels are: command lines read the rest to print their help.
 """
@@ -12,7 +16,7 @@ NumPy is imported where pixels are: command lines read the rest to print their h
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +57,21 @@ def voc_palette(size: int = 256) -> list[Color]:
     return palette
 
 
+def _is_color(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
+    )
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """Names and colours of the classes; the class id is the position.
+
+    Attributes:
+        values: of the classes in grey and palette masks of one data folder, by class id; empty
+            where they are the class ids. Networks and their masks do not depend on them.
 
     Raises:
         UserError: no label or more than 255, a name that is empty, not text or used twice, a
@@ -65,6 +81,7 @@ class LabelSet:
     names: tuple[str, ...]
     colors: tuple[Color, ...]
     ignore_index: int = VOID
+    values: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= VOID:
@@ -83,9 +100,11 @@ class LabelSet:
             if name in seen:
                 raise UserError(f"label name {name!r} is used twice")
             seen.add(name)
-            if len(color) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in color):
+            if not _is_color(color):
+                written = list(color) if isinstance(color, tuple) else color
                 raise UserError(
-                    f"label {name!r}: a colour is three integers 0..255, but is {color!r}"
+                    f"label {name!r}: a colour is three integers 0..255, such as [200, 80, 0], "
+                    f"but is {written!r}"
                 )
             if color in name_of:
                 raise UserError(
@@ -126,7 +145,10 @@ class LabelSet:
         try:
             rows = value["labels"]
             names = tuple(row["name"] for row in rows)
-            colors = tuple(tuple(row["color"]) for row in rows)
+            colors = tuple(
+                tuple(row["color"]) if isinstance(row["color"], list) else row["color"]
+                for row in rows
+            )
             return cls(names, colors, value.get("ignore_index", VOID))
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
@@ -144,17 +166,39 @@ def parse_labels(data: bytes, source: str = "labels.json") -> LabelSet:
     """Parses a ``labels.json``.
 
     Args:
-        data: the file's bytes.
+        data: the file's bytes, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         source: the file's name, for errors.
 
     Raises:
-        UserError: it is no JSON, or no label set.
+        UserError: it is no JSON, or no label set; or an ``"id"`` is no integer 0..255 or used
+            twice.
     """
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data)
     except ValueError as error:
         raise UserError(f"{source}: not valid JSON: {error}") from None
-    return LabelSet.from_json(value, source)
+    labels = LabelSet.from_json(value, source)
+    values: dict[int, int] = {}  # value → position
+    for position, (name, row) in enumerate(zip(labels.names, value["labels"], strict=True)):
+        number = row.get("id", position)
+        if type(number) is not int or not 0 <= number <= 255:
+            raise UserError(
+                f"{source}: label {name!r}: an id is an integer 0..255, its value in masks, but is "
+                f"{number!r}; leave out labels that are not in the masks"
+            )
+        if number in values:
+            raise UserError(
+                f"{source}: labels {labels.names[values[number]]!r} and {name!r} share the id "
+                f'{number}; without "id" it is the position in the list, from 0'
+            )
+        values[number] = position
+    ordered = sorted(values)
+    return replace(
+        labels,
+        names=tuple(labels.names[values[number]] for number in ordered),
+        colors=tuple(labels.colors[values[number]] for number in ordered),
+        values=() if ordered == list(range(len(ordered))) else tuple(ordered),
+    )
 
 
 def label2image(ids: np.ndarray, labels: LabelSet = VOC) -> np.ndarray:
@@ -171,6 +215,12 @@ def label2image(ids: np.ndarray, labels: LabelSet = VOC) -> np.ndarray:
     return np.frombuffer(labels.palette, np.uint8).reshape(256, 3)[ids]
 
 
+def color_ids(labels: LabelSet) -> dict[Color, int]:
+    """Class ids by colour: the labels', and 255 for the void colour unless it is a label's."""
+    by_color = {voc_palette()[VOID]: VOID}
+    return by_color | {color: index for index, color in enumerate(labels.colors)}
+
+
 def image2label(image: np.ndarray, labels: LabelSet = VOC) -> tuple[np.ndarray, int]:
     """Colours to class ids, the way back from :func:`label2image`.
 
@@ -184,10 +234,10 @@ def image2label(image: np.ndarray, labels: LabelSet = VOC) -> tuple[np.ndarray, 
     import numpy as np
 
     codes = _color_codes(image)
-    known = _color_codes(np.array([*labels.colors, voc_palette()[VOID]], np.uint8))
-    ids = np.array([*range(len(labels)), VOID], np.uint8)
-    # A label may own the void colour: the stable sort keeps the label before it.
-    order = np.argsort(known, kind="stable")
+    by_color = color_ids(labels)
+    known = _color_codes(np.array(list(by_color), np.uint8))
+    ids = np.array(list(by_color.values()), np.uint8)
+    order = np.argsort(known)
     position = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
     match = known[order][position] == codes
     return np.where(match, ids[order][position], VOID).astype(np.uint8), int(np.sum(~match))

@@ -2,7 +2,7 @@
 
 Either in PASCAL VOC layout::
 
-    DATA/JPEGImages/NAME.jpg (or .jpeg, .png, or these in capitals)
+    DATA/JPEGImages/NAME.jpg                   or another extension of model_build.data.files
     DATA/SegmentationClass/NAME.png            palette or grey (pixel = class id), or RGB colours
     DATA/ImageSets/Segmentation/SPLIT.txt      one NAME a line
     DATA/labels.json                           optional; without it the 21 classes of VOC
@@ -14,6 +14,7 @@ or paired folders::
     DATA/SPLIT.txt                             optional, see :meth:`DataFolder.names`
     DATA/labels.json
 
+Extensions count in any case. Names in folders of caches and systems count where a list has them.
 A folder is only ever listed and read from, by two functions, so that it may be on any storage. A
 folder without a file in it is none, as on an object store.
 """
@@ -28,22 +29,35 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from model_build.data.files import (
+    IMAGE_EXTENSIONS,
+    by_composed_name,
+    by_name,
+    extensions,
+    image_extension,
+    is_never_folder,
+    is_never_photo,
+    misnamed,
+)
 from model_build.data.labels import VOC, LabelSet, parse_labels
 from model_build.errors import UserError, cause, did_you_mean
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 HELD_BACK = 10  # without lists, about one name in so many is for validation
 USUAL_SPLITS = ("train", "val", "trainval", "test")
 MISSING = (FileNotFoundError, NotADirectoryError)
+# Of names that other tools give to files like labels.json.
+LABEL_WORDS = ("label", "class", "categor", "palette")
+LABEL_EXTENSIONS = (".json", ".jsonc", ".txt", ".csv", ".yaml", ".yml", ".names", ".pbtxt")
 
 
 def list_local(folder: str) -> Iterator[str]:
     """The paths of all files below a local folder, in any order; none if there is no such folder.
 
-    Links are followed, but not back into a folder they lie in.
+    Links are followed, but not back into a folder they lie in. A link that leads nowhere or to
+    itself is no file.
 
     Raises:
-        OSError: a folder cannot be listed.
+        OSError: a folder cannot be listed, and it is none of a cache or the system.
     """
     return _below(folder, frozenset())
 
@@ -54,14 +68,19 @@ def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
         entries = list(os.scandir(folder))
     except MISSING:
         return
+    except OSError:
+        if above and is_never_folder(posixpath.basename(folder)):
+            return
+        raise
     here = status.st_dev, status.st_ino
     if here in above:
         return
     for entry in entries:
-        if entry.is_dir():
-            yield from _below(f"{folder}/{entry.name}", above | {here})
-        elif entry.is_file():
-            yield f"{folder}/{entry.name}"
+        path = f"{folder}/{entry.name}"
+        if os.path.isdir(path):
+            yield from _below(path, above | {here})
+        elif os.path.isfile(path):
+            yield path
 
 
 def read_local(path: str) -> bytes:
@@ -91,6 +110,32 @@ class DataFolder:
     root: str
     list_files: Callable[[str], Iterable[str]] = list_local
     read: Callable[[str], bytes] = read_local
+
+    def labels_note(self) -> str | None:
+        """What to say where there is no ``labels.json``, also of files that may be meant as one.
+
+        Raises:
+            UserError: the folder cannot be listed.
+        """
+        path = self._path("labels.json")
+        try:
+            self.read(path)
+        except MISSING:
+            pass
+        except OSError:
+            return None
+        else:
+            return None
+        found = sorted(
+            file
+            for file in self._below("")
+            if "/" not in file
+            and file.lower().endswith(LABEL_EXTENSIONS)
+            and any(word in file.lower() for word in LABEL_WORDS)
+        )
+        note = f"{path}: not found, so the {len(VOC)} labels of PASCAL VOC are used"
+        verb = "are" if found[1:] else "is"
+        return note + (f"; {', '.join(found)} {verb} not read: write labels.json" if found else "")
 
     def labels(self) -> LabelSet:
         """The label set: that of ``labels.json``, or VOC's where there is none.
@@ -165,25 +210,55 @@ class DataFolder:
 
     def photos(self) -> list[str]:
         """The names of all photos, listed or not, in order; twice where two photos share one."""
-        return sorted(
-            posixpath.splitext(path)[0]
-            for path in self._photo_files
-            if path.endswith(IMAGE_SUFFIXES) and not posixpath.basename(path).startswith(".")
-        )
+        return sorted(self._names(self._photo_files))
+
+    def masks(self) -> list[str]:
+        """The names of all masks, with or without a photo, in order."""
+        return sorted(self._names(self._mask_files))
+
+    def left_over(self) -> dict[str, list[str]]:
+        """Files below the folders of photos and masks that are neither by their extension.
+
+        Returns:
+            By folder, their paths from there, in order.
+        """
+        folders = {self.photo_folder: self._photo_files, self.mask_folder: self._mask_files}
+        return {
+            folder: sorted(
+                path for path in files if not (image_extension(path) or _is_hidden(path))
+            )
+            for folder, files in folders.items()
+        }
+
+    def never_photos(self) -> list[str]:
+        """Files of the photos' folder that are left out by their names, or by their folders'."""
+        return sorted(filter(_is_hidden, self._photo_files))
 
     def photo(self, name: str) -> str | None:
         """The path of a name's photo, or None where there is none."""
-        files = (_normal(name) + suffix for suffix in IMAGE_SUFFIXES)
-        found = next((file for file in files if file in self._photo_files), None)
+        found = self._photos.get(_normal(name))
         return f"{self.photo_folder}/{found}" if found else None
 
     def expected(self, name: str) -> str:
         """Where the photo of a name would be, if there were one."""
-        return f"{self.photo_folder}/{_normal(name)}{IMAGE_SUFFIXES[0]}"
+        return f"{self.photo_folder}/{_normal(name)}{IMAGE_EXTENSIONS[0]}"
 
     def mask(self, name: str) -> str:
-        """Where the mask of a name is, if there is one."""
-        return self._path("masks" if self._paired else "SegmentationClass", f"{_normal(name)}.png")
+        """Where the mask of a name is, or would be as a PNG."""
+        name = _normal(name)
+        return f"{self.mask_folder}/{self._masks.get(name, f'{name}.png')}"
+
+    def near(self, name: str) -> tuple[str, str]:
+        """What is there instead of a name's photo, and instead of its mask.
+
+        Returns:
+            Ends of messages; empty where nothing is.
+        """
+        photos, masks = self._near
+        return (
+            misnamed(_normal(name), self.photo_folder, photos),
+            misnamed(_normal(name), self.mask_folder, masks),
+        )
 
     def list_of(self, split: str) -> str:
         """Where the list of a split is, if there is one."""
@@ -194,13 +269,22 @@ class DataFolder:
         """The path of the folder with the photos."""
         return self._path("images" if self._paired else "JPEGImages")
 
+    @property
+    def mask_folder(self) -> str:
+        """The path of the folder with the masks."""
+        return self._path("masks" if self._paired else "SegmentationClass")
+
     @cached_property
     def _images(self) -> frozenset[str]:
         return frozenset(self._below("images"))
 
     @cached_property
     def _paired(self) -> bool:
-        return bool(self._images) and any(self._below("masks"))
+        return bool(self._images) and bool(self._paired_masks)
+
+    @cached_property
+    def _paired_masks(self) -> frozenset[str]:
+        return frozenset(self._below("masks"))
 
     @property
     def _lists(self) -> str:
@@ -210,6 +294,29 @@ class DataFolder:
     def _photo_files(self) -> frozenset[str]:
         """All files below the photos' folder, photos or not, by their paths from there."""
         return self._images if self._paired else frozenset(self._below("JPEGImages"))
+
+    @cached_property
+    def _mask_files(self) -> frozenset[str]:
+        return self._paired_masks if self._paired else frozenset(self._below("SegmentationClass"))
+
+    @cached_property
+    def _photos(self) -> dict[str, str]:
+        return by_name(self._photo_files, IMAGE_EXTENSIONS)
+
+    @cached_property
+    def _masks(self) -> dict[str, str]:
+        return by_name(self._mask_files, (".png", *IMAGE_EXTENSIONS))
+
+    @cached_property
+    def _near(self) -> tuple[dict[str, str], dict[str, str]]:
+        return by_composed_name(self._photo_files), by_composed_name(self._mask_files)
+
+    @staticmethod
+    def _names(files: Iterable[str]) -> Iterator[str]:
+        """The names of images that are not hidden."""
+        for path in files:
+            if (extension := image_extension(path)) and not _is_hidden(path):
+                yield path.removesuffix(extension)
 
     def _has_split(self, split: str) -> bool:
         """Whether a paired folder has a list or a folder of this split."""
@@ -226,6 +333,12 @@ class DataFolder:
 
     def _names_without_list(self, split: str) -> list[str]:
         every = sorted(set(self.photos()))
+        if self._photo_files and not every:
+            raise UserError(
+                f"{self.photo_folder}: none of its {len(self._photo_files)} files is a photo by "
+                f"its extension ({extensions(self._photo_files)}); photos end in "
+                + ", ".join(IMAGE_EXTENSIONS)
+            )
         if self._has_photo_folder(split):
             return [name for name in every if name.startswith(f"{split}/")]
         divided = any(self._has_split(usual) for usual in USUAL_SPLITS)
@@ -269,3 +382,7 @@ class DataFolder:
 def _normal(name: str) -> str:
     """``./a`` and ``b//a``, which a list may hold, are ``a`` and ``b/a``."""
     return posixpath.normpath(name)
+
+
+def _is_hidden(path: str) -> bool:
+    return is_never_photo(path) or posixpath.basename(path).startswith(".")

@@ -11,21 +11,28 @@ from typing import NamedTuple
 import numpy as np
 
 from model_build.bar import Advance, nowhere
+from model_build.data.files import extensions
 from model_build.data.labels import VOID, LabelSet
 from model_build.data.layouts import DataFolder
+from model_build.data.masks import absence, reordered
 from model_build.data.pairs import check_pair
 from model_build.errors import UserError
 
+SHOWN = 10  # names in a note
 BAR = 30  # characters of the longest bar
 
 
 class Tally(NamedTuple):
-    """One pair: its photo's size, and ``pixels``, int64 ``[256]``, by id in its mask."""
+    """One pair: its photo's size, and ``pixels``, int64 ``[256]``, by id in its mask.
+
+    ``how`` the mask was read says :class:`model_build.data.masks.MaskFile`.
+    """
 
     height: int
     width: int
     pixels: np.ndarray
     unknown: int
+    how: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ def survey(folder: DataFolder, splits: Iterable[str] = (), advance: Advance = no
     Raises:
         UserError: the folder has no split, or its ``labels.json`` cannot serve.
     """
-    labels = folder.labels()
-    result = Survey(labels)
+    labels, note = folder.labels(), folder.labels_note()
+    result = Survey(labels, notes=[note] if note else [])
     asked = list(dict.fromkeys(splits))
     listed: dict[str, list[str]] = {}
     for split in asked or folder.splits():
@@ -89,6 +96,7 @@ def survey(folder: DataFolder, splits: Iterable[str] = (), advance: Advance = no
             if tally:
                 tallies[name] = tally
             advance(done, len(every))
+    _check_masks(folder, tallies, result)
     for split, names in listed.items():
         sound = [tallies[name] for name in dict.fromkeys(names) if name in tallies]
         result.splits.append(_summed(split, sound))
@@ -116,13 +124,44 @@ def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Surv
     if unlisted:
         result.notes.append(f"{folder.photo_folder}: {len(unlisted)} photos are in no split")
 
+    orphans = sorted(set(folder.masks()).difference(photos))
+    if orphans:
+        result.notes.append(
+            f"{folder.mask_folder}: {len(orphans)} masks have no photo: {_few(orphans)}"
+        )
+    for where, files in folder.left_over().items():
+        if files:
+            result.notes.append(
+                f"{where}: {len(files)} files are left out by their extension "
+                f"({extensions(files)}): {_few(files)}"
+            )
+    if hidden := folder.never_photos():
+        result.notes.append(
+            f"{folder.photo_folder}: {len(hidden)} hidden files, or files of caches and systems, "
+            f"are left out: {_few(hidden)}"
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + f", and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+
+
+def _check_masks(folder: DataFolder, tallies: dict[str, Tally], result: Survey) -> None:
+    mapped = [folder.mask(name) for name, tally in tallies.items() if tally.how == "palette"]
+    if note := reordered(mapped, len(tallies)):
+        result.notes.append(note)
+    pixels = sum((tally.pixels for tally in tallies.values()), np.zeros(VOID + 1, np.int64))
+    void = sum(int(tally.pixels[VOID]) for tally in tallies.values() if tally.how == "ids")
+    if tallies and (absent := absence(result.labels.names, pixels, void)):
+        result.notes.append(f"{folder.mask_folder}: {absent}")
+
 
 def _tally(folder: DataFolder, name: str, labels: LabelSet) -> tuple[Tally | None, list[str]]:
     pair, problems = check_pair(folder, name, labels)
     if pair is None:
         return None, [str(problem) for problem in problems]
     pixels = np.bincount(pair.read_ids().ravel(), minlength=VOID + 1)
-    return Tally(pair.height, pair.width, pixels, pair.unknown), []
+    return Tally(pair.height, pair.width, pixels, pair.unknown, pair.how), []
 
 
 def _summed(name: str, tallies: list[Tally]) -> Split:

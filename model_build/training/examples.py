@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from model_build.data import crops
 from model_build.data.labels import VOID, LabelSet
 from model_build.data.layouts import DataFolder
+from model_build.data.masks import absence, reordered
 from model_build.data.pairs import Pair, read_split
 from model_build.errors import UserError
 
@@ -62,11 +65,31 @@ def read_examples(
         f"smaller than the crop), {len(validation)} validation images, {len(labels)} labels"
     )
     for split, found in zip(splits, (pairs, validation), strict=True):
-        if all((pair.read_ids() == VOID).all() for pair in found):
+        pixels, void = _pixels(found, len(labels))
+        if not pixels.any():
             raise UserError(
                 f"{folder.root}: all pixels of the split {split} are void ({VOID}), so there is "
                 "nothing to learn from or score on; fix the masks or labels.json"
             )
-    if unknown := sum(pair.unknown for pair in every + validation):
+        if absent := absence(labels.names, pixels, void):
+            say(f"{folder.root}: {split}: {absent}")
+    if note := folder.labels_note():
+        say(note)
+    every = [*every, *validation]
+    if note := reordered([pair.mask for pair in every if pair.how == "palette"], len(every)):
+        say(note)
+    if unknown := sum(pair.unknown for pair in every):
         say(f"{folder.root}: {unknown} mask pixels have an unknown colour, and count as void")
     return Examples(pairs, validation, labels)
+
+
+def _pixels(pairs: list[Pair], classes: int) -> tuple[np.ndarray, int]:
+    """Pixels by class, int64 ``[classes]``, and those stored as void, until each class has some."""
+    counts, void = np.zeros(VOID + 1, np.int64), 0
+    for pair in pairs:
+        found = np.bincount(pair.read_ids().ravel(), minlength=VOID + 1)
+        counts += found
+        void += int(found[VOID]) if pair.how == "ids" else 0
+        if counts[:classes].all():
+            break
+    return counts[:classes], void

@@ -210,4 +210,8 @@ def report(
         "val_images": len(examples.validation),
         "val_pixel_accuracy": round(score.pixel_accuracy, 4),
         "val_miou": round(score.miou, 4),
+        # A perfect mIoU says nothing about them.
+        "val_absent": [
+            name for name, row in zip(examples.labels.names, matrix, strict=True) if not row.any()
+        ],
     }

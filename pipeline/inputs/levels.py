@@ -6,11 +6,12 @@ alike, some megabytes of a list. What it finds to be more than that, it leaves t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import apache_beam as beam
 
+from model_build.data.files import is_never_photo
 from pipeline.inputs.sources import Lines, lines_of, read_lines
 from pipeline.records import Source
 from pipeline.storage import File, Files, Link, Part, Unlisted, ends_the_job, is_remote, pattern_of
@@ -26,10 +27,17 @@ class Share(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file, or what cannot be listed, and the kind of the source that has it."""
+    """A file, or what cannot be listed.
+
+    Attributes:
+        kind: of the source that has it.
+        never_photo: see :func:`model_build.data.files.is_never_photo`; what the user names is
+            taken, whatever it is called.
+    """
 
     kind: str
     file: File | Unlisted
+    never_photo: bool = False
 
 
 def first_shares(source: Source, files: Files) -> Iterator[Share]:
@@ -71,7 +79,7 @@ def list_share(
             elif isinstance(one, Link):
                 yield one
             elif matches is None or isinstance(one, Unlisted) or matches(one.path):
-                yield Found(source.kind, one)
+                yield _found(source, one)
     elif isinstance(part, Lines):
         for path in read_lines(source.where, files, part):
             yield Found(source.kind, File(path))
@@ -79,7 +87,24 @@ def list_share(
         yield Found(source.kind, File(source.where))
     else:
         for one in files.glob(source.where):
-            yield Found(source.kind, one)
+            yield _found(source, one)
+
+
+def _found(source: Source, file: File | Unlisted) -> Found:
+    """What the listing of a folder or glob has found."""
+    glob = source.kind == "glob"
+    # Names that a pattern spells out are named by the user.
+    named = source.where.split("/") if glob else ()
+    return _below(source.folder if glob else source.where, file, source.kind, named)
+
+
+def _below(
+    folder: str, file: File | Unlisted, kind: str = "folder", named: Collection[str] = ()
+) -> Found:
+    parts = file.path.removeprefix(f"{folder.rstrip('/')}/").split("/")
+    if isinstance(file, Unlisted):
+        parts.append("")  # it is a folder
+    return Found(kind, file, is_never_photo("/".join(p for p in parts if p not in named)))
 
 
 def list_links(folder: str, links: Iterable[str], files: Files) -> Iterator[Found]:
@@ -88,7 +113,7 @@ def list_links(folder: str, links: Iterable[str], files: Files) -> Iterator[Foun
     They may lead to one folder, or to each other, so one worker follows them all.
     """
     for one in files.list_links(folder, links):
-        yield Found("folder", one)
+        yield _below(folder, one)
 
 
 def list_alone(source: Source, files: Files) -> Iterator[Found]:
@@ -96,7 +121,7 @@ def list_alone(source: Source, files: Files) -> Iterator[Found]:
     for share in first_shares(source, files):
         if source.kind == "folder":
             for file in files.list(source.where):
-                yield Found(source.kind, file)
+                yield _below(source.where, file)
         else:
             for found in list_share(share, files, to_the_end=True):
                 assert isinstance(found, Found)

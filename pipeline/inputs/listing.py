@@ -16,8 +16,8 @@ from fnmatch import fnmatchcase
 
 import apache_beam as beam
 
+from model_build.data.files import image_extension
 from pipeline.inputs.levels import Found, ListFiles, list_alone
-from pipeline.inputs.names import image_extension
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import (
     Files,
@@ -70,7 +70,9 @@ def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Rej
     is_written = _matching(options.exclude)
 
     def named(found: Found) -> ImageRef | PassedOver | Reject:
-        kind, file = found
+        kind, file, never = found
+        if never:
+            return PassedOver(printable(file.path), never_photo=True)
         if isinstance(file, Unlisted):
             return Reject(printable(file.path), "list", file.error, file.detail)
         path = file.path

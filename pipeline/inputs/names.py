@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif")
-    + (".tif", ".tiff", ".webp")
-)
+from model_build.data.files import image_extension
 
 
 def group_key(name: str) -> str:
@@ -41,9 +37,3 @@ def assign_mask_names(names: Iterable[str]) -> dict[str, str]:
         if all(masks[name] == f"{name}.png" for name in clashing):
             return masks
         masks |= {name: f"{name}.png" for name in clashing}
-
-
-def image_extension(name: str) -> str:
-    """The name's extension if it is an image's, in the case it has there, else nothing."""
-    extension = os.path.splitext(name)[1]
-    return extension if extension.lower() in IMAGE_EXTENSIONS else ""

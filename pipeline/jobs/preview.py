@@ -12,6 +12,7 @@ from pipeline.inputs.names import group_key
 from pipeline.jobs.standing import State, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
 from pipeline.outputs.folder import mask_file
+from pipeline.outputs.summary import NEVER_PHOTOS
 from pipeline.records import ImageRef, MaskRef, PassedOver, Reject, Source, Task
 from pipeline.storage import Files, users_fault
 
@@ -35,11 +36,17 @@ def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -
     where = ", ".join(dict.fromkeys(source.where for source in sources))
     if not passed_over:
         raise UserError(f"{where}: no files found; check the path")
-    others = sum(not file.written for file in passed_over)
-    if not others:
+    others = sum(not (file.written or file.never_photo) for file in passed_over)
+    if all(file.written for file in passed_over):
         raise UserError(
             f"{where}: contains only results of earlier runs, which are not taken as input; "
             "name the folder of the photos"
+        )
+    if not others:
+        example = min(file.path for file in passed_over if file.never_photo)
+        raise UserError(
+            f"{where}: contains only files in folders that never hold photos, such as {example}; "
+            "name such a folder itself to read it"
         )
     raise UserError(
         f"{where}: none of its {others} files has an image extension; "
@@ -89,10 +96,11 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
             comes_to = state(task, plan.keep, out.overlays)
             counts[comes_to] += 1
             say(f"{task.image.path} -> {mask_file(task.mask_name)}: {comes_to.value}")
+    never = sum(file.never_photo for file in passed_over)
     states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
     say(
         f"{sum(counts.values())} images: {states}; {rejects} rejected; "
-        f"{len(passed_over)} files skipped"
+        f"{len(passed_over)} files skipped" + f" ({never} {NEVER_PHOTOS})" * (never > 0)
     )
 
 

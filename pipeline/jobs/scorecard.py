@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model_build.data.labels import LabelSet
+from model_build.data.masks import absence
 from model_build.scores import scores
 
 SHOWN = 10  # more lines of one kind are a flood
@@ -22,9 +23,9 @@ def report(found: dict[str, Any], labels: LabelSet, skip_missing: bool = False) 
         skip_missing: leave out images that have no prediction or no truth. Bad ones still count.
 
     Returns:
-        The form of ``--json``: ``scores``, ``absent`` (names), ``classes``, ``skipped`` (names)
-        and what was found. Where a fault is in the way or all pixels are void, ``scores`` is None
-        and nothing is there that scores could be made of.
+        The form of ``--json``: ``scores``, ``absent`` (names), ``not_in_truth`` (names),
+        ``classes``, ``skipped`` (names) and what was found. Where a fault is in the way or all
+        pixels are void, ``scores`` is None and nothing is there that scores could be made of.
     """
     faults = found["faults"]
     skipped = [fault for fault in faults if skip_missing and fault["missing"]]
@@ -41,6 +42,7 @@ def report(found: dict[str, Any], labels: LabelSet, skip_missing: bool = False) 
     return {
         "scores": scored,
         "absent": [row["name"] for row in classes if row["iou"] is None],
+        "not_in_truth": [row["name"] for row in classes if not row["true_pixels"]],
         "classes": classes,
         "skipped": sorted({fault["name"] for fault in skipped}),
         **found,
@@ -64,6 +66,9 @@ def table(report: dict[str, Any]) -> str:
             "",
             f"in neither true nor predicted masks, so left out of the mean: {', '.join(absent)}",
         ]
+    names, pixels = zip(*((row["name"], row["true_pixels"]) for row in classes), strict=True)
+    if missing := absence(names, pixels, report.get("void_pixels", 0)):
+        lines += ["", f"true masks: {missing}"]
     ignored = report["ignored_pixels"]
     of_classes = f"of {len(classes)} classes"
     rows = [
@@ -79,6 +84,8 @@ def table(report: dict[str, Any]) -> str:
     ]
     if unknown := report["unknown_color_pixels"]:
         rows.append(("  in an unknown colour", f"{unknown}"))
+    if reordered := report.get("reordered_palettes"):
+        rows.append(("masks by palette colour", f"{reordered}, as the order is not the labels'"))
     if scaled := report["scaled"]:
         each = [f"{name}: {sizes}" for name, sizes in scaled.items()]
         rows.append(

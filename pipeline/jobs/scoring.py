@@ -38,6 +38,9 @@ class Counted(NamedTuple):
         ignored: number of pixels whose truth is void.
         unknown: those of them that an RGB truth paints in a colour of no label.
         scaled: the prediction's size and the truth's, where they differ.
+        void: number of pixels whose truth is stored as 255, which is void.
+        reordered: how many of its two masks have the labels' colours in another order in their
+            palettes, see :func:`model_build.data.masks.palette_order`.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Counted(NamedTuple):
     ignored: int
     unknown: int
     scaled: str
+    void: int = 0
+    reordered: int = 0
 
 
 def count_window(
@@ -69,7 +74,7 @@ def _count(
     if isinstance(predicted, Fault) or isinstance(truth, Fault):
         yield from (one for one in (predicted, truth) if isinstance(one, Fault))
         return
-    ids, unknown = truth
+    ids = truth.ids
     at_source = enlarge(predicted, prediction.size)
     try:
         matrix = confusion_matrix(ids, enlarge(at_source, ids.shape), len(labels))
@@ -79,7 +84,10 @@ def _count(
         return
     same = at_source.shape == ids.shape
     scaled = "" if same else f"{_size(at_source)} to {_size(ids)}"
-    yield Counted(name, matrix, ids.size - int(matrix.sum()), unknown, scaled)
+    ignored = ids.size - int(matrix.sum())
+    void = ignored if truth.how == "ids" else 0
+    reordered = [truth.how, prediction.how].count("palette")
+    yield Counted(name, matrix, ignored, truth.unknown, scaled, void, reordered)
 
 
 def _size(ids: np.ndarray) -> str:
@@ -176,6 +184,8 @@ def findings(
         "images": len(notes),
         "ignored_pixels": sum(note["ignored"] for note in notes),
         "unknown_color_pixels": sum(note["unknown"] for note in notes),
+        "void_pixels": sum(note.get("void", 0) for note in notes),
+        "reordered_palettes": sum(note.get("reordered", 0) for note in notes),
         "scaled": {note["name"]: note["scaled"] for note in notes if note["scaled"]},
         "confusion_matrix": matrix.tolist(),
         "faults": sorted(faults, key=lambda fault: (fault["name"], fault["what"])),

@@ -12,6 +12,8 @@ from typing import Any
 
 from pipeline.records import Reject, Row
 
+NEVER_PHOTOS = "in folders of caches and systems"
+
 Tally = Counter[tuple[str, ...]]
 
 
@@ -44,7 +46,7 @@ def tally_reject(reject: Reject) -> Tally:
 
 def tally_passed_over(file: Any) -> Tally:
     """Counts of one file that is no image."""
-    return Counter({("skipped",): 1})
+    return Counter({("skipped",): 1, ("never_photos",): int(file.never_photo)})
 
 
 def sum_tallies(tallies: Iterable[Tally]) -> Tally:
@@ -73,6 +75,7 @@ def summarise(
         "masks": total[("masks",)],
         "rejected": total[("rejected",)],
         "skipped": total[("skipped",)],
+        "never_photos": total[("never_photos",)],
         "kept": total[("kept",)],
         "edited": total[("edited",)],
         "unversioned": total[("unversioned",)],
@@ -127,6 +130,8 @@ class Summary:
         run: its name.
         shards: names below the output folder of the files with its rows and rejects.
         stages: seconds that each stage took, over all workers.
+        never_photos: of the files skipped, how many have a name, or are in a folder of a name, of
+            :mod:`model_build.data.files`.
     """
 
     output: str
@@ -149,6 +154,7 @@ class Summary:
     run: str
     shards: list[str]
     stages: dict[str, float]
+    never_photos: int = 0
 
     @classmethod
     def from_json(cls, output: str, content: dict[str, Any], stages: dict[str, float]) -> Summary:
@@ -167,6 +173,7 @@ class Summary:
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
             ("skipped files", f"{self.skipped}"),
+            *_if_any(f"  {NEVER_PHOTOS}", self.never_photos),
             *_if_any("masks outside INPUT", self.outside),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
             *([("  spent on", ", ".join(spent))] if self.stages else []),

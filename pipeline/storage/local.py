@@ -86,7 +86,7 @@ def kept(path: str) -> str:
     with open(handle, "wb", buffering=0) as copy, open(path, "rb") as pipe:
         while piece := pipe.read(_MORE):
             with on_temporary_disk():
-                copy.write(piece)
+                _write_all(copy.fileno(), piece)
     return name
 
 
@@ -234,11 +234,15 @@ def _create(path: str, data: bytes) -> None:
     """Writes a new file; in few calls, as each waits for Python's lock."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        _write_all(handle, data)
     finally:
         os.close(handle)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _discard(unfinished: str) -> None:

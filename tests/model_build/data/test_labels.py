@@ -117,7 +117,7 @@ def test_to_json_is_read_back(labels):
         ({"labels": [one_label(color="#ff")]}, "three integers"),
         ({"labels": [one_label(color=([1], [2], [3]))]}, "three integers"),
         ({"labels": [{"name": "sky"}]}, "not a label set"),
-        ({"labels": [{"name": "sky", "color": 5}]}, "not a label set"),
+        ({"labels": [{"name": "sky", "color": 5}]}, "but is 5"),
         ({"labels": ["sky"]}, "not a label set"),
         ({"labels": 5}, "not a label set"),
         ({"classes": [one_label()]}, "not a label set"),
@@ -194,3 +194,49 @@ def test_a_label_that_owns_the_void_colour_keeps_it():
     ids, unknown = image2label(np.array([[VOID_COLOR, (0, 0, 1)]], np.uint8), labels)
     assert ids.tolist() == [[0, 1]]
     assert unknown == 0
+
+
+def parsed(*rows):
+    return parse_labels(json.dumps({"labels": rows}).encode())
+
+
+def test_ids_order_the_labels():
+    rows = [one_label("ground", (0, 0, 0)), one_label("fox", (0, 0, 2)), one_label("deer")]
+    for row, number in zip(rows, (0, 2, 1), strict=True):
+        row["id"] = number
+    assert parsed(*rows) == LabelSet(("ground", "deer", "fox"), ((0, 0, 0), (1, 2, 3), (0, 0, 2)))
+    assert parsed(*rows).values == ()
+
+
+def test_ids_that_are_not_positions_are_values_in_masks():
+    labels = parsed(one_label("ground", (0, 0, 0)), one_label("deer") | {"id": 255})
+    assert labels.names == ("ground", "deer")
+    assert labels.values == (0, 255)
+    # What a network is trained on is the label set alone.
+    assert labels == LabelSet(labels.names, labels.colors)
+    assert "id" not in json.dumps(labels.to_json())
+
+
+@pytest.mark.parametrize("number", [-1, 256, 1.0, "1", True, None])
+def test_an_id_that_is_no_mask_value_is_refused_with_its_label(number):
+    with pytest.raises(UserError, match=r"labels\.json: label 'sky': an id is an integer 0\.\.255"):
+        parsed(one_label() | {"id": number})
+
+
+def test_two_labels_of_one_id_are_refused():
+    # The second one's id is its position.
+    with pytest.raises(UserError, match="labels 'sky' and 'sea' share the id 1"):
+        parsed(one_label("sky") | {"id": 1}, one_label("sea", (0, 0, 9)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_labels_may_come_from_windows(encoding):
+    text = json.dumps({"labels": [one_label("Bär")]}, ensure_ascii=False)
+    assert parse_labels(text.encode(encoding)).names == ("Bär",)
+
+
+@pytest.mark.parametrize("color", ["#c85000", "red", 7, None, [1, 2], {"r": 1}])
+def test_a_colour_of_another_form_is_quoted_as_it_is_written(color):
+    with pytest.raises(UserError) as caught:
+        parsed({"name": "deer", "color": color})
+    assert str(caught.value).endswith(f"such as [200, 80, 0], but is {color!r}")

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_bad_labels_json_is_not_passed_over(voc_folder):
         opened(voc_folder).labels()
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".JPG", ".PNG"])
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".JPG", ".Jpg", ".jfif", ".PNG"])
 def test_photos_may_be_jpegs(make_voc, tmp_path, suffix):
     folder = opened(make_voc(tmp_path / "data", suffix=suffix))
     for name in folder.names("val"):
@@ -288,3 +289,100 @@ def test_a_list_may_come_from_find(voc_folder):
     first, second = folder.names("train")
     assert folder.photo(first) == f"{voc_folder}/JPEGImages/train_0.png"
     assert folder.mask(second) == f"{voc_folder}/SegmentationClass/train_1.png"
+
+
+def test_extensions_of_photos_and_masks_count_in_any_case():
+    photos = ("a.Jpg", "b.jfif", "c.tif", "d.WebP", "e.bmp")
+    masks = ("a.PNG", "b.png", "c.tiff", "d.png", "d.tif", "e.Png")
+    folder = Store(
+        *(f"gs://b/data/images/{name}" for name in photos),
+        *(f"gs://b/data/masks/{name}" for name in masks),
+    ).folder()
+    assert folder.photos() == folder.masks()[:3] + ["d", "e"] == list("abcde")
+    assert [folder.photo(name).rpartition("/")[2] for name in "abcde"] == list(photos)
+    used = [folder.mask(name).rpartition("/")[2] for name in "abcde"]
+    assert used == ["a.PNG", "b.png", "c.tiff", "d.png", "e.Png"]
+
+
+def test_of_two_photos_of_one_name_the_usual_extension_is_used():
+    names = ("a.tif", "a.JPG", "a.png", "a.jpg")
+    folder = Store(*(f"gs://b/data/JPEGImages/{name}" for name in names)).folder()
+    assert folder.photo("a") == "gs://b/data/JPEGImages/a.jpg"
+
+
+def test_what_is_left_over_is_known(make_paired, tmp_path):
+    root = make_paired(tmp_path, ["a"])
+    (root / "images/.ipynb_checkpoints").mkdir()
+    for name in ("images/.ipynb_checkpoints/a-checkpoint.png", "images/Thumbs.db", "images/x.heic"):
+        (root / name).write_bytes(b"")
+    (root / "masks/b.npy").write_bytes(b"")
+    folder = opened(root)
+    assert folder.photos() == ["a"]
+    assert folder.never_photos() == [".ipynb_checkpoints/a-checkpoint.png", "Thumbs.db"]
+    assert folder.left_over() == {f"{root}/images": ["x.heic"], f"{root}/masks": ["b.npy"]}
+    # A list may name what is hidden.
+    assert folder.photo(".ipynb_checkpoints/a-checkpoint")
+
+
+def test_a_folder_of_files_of_other_extensions_says_which(make_paired, tmp_path):
+    root = make_paired(tmp_path, [])
+    for name in ("images/a.heic", "images/b.HEIC", "images/c.mov", "masks/a.png"):
+        (root / name).write_bytes(b"")
+    message = refused(root)
+    assert "none of its 3 files is a photo by its extension (.heic 2, .mov 1)" in message
+    assert message.endswith(".tif, .tiff, .webp")
+
+
+def test_a_link_to_itself_is_no_file(make_paired, tmp_path):
+    root = make_paired(tmp_path, ["a", "b"])
+    for name in ("loop", "loop.png"):
+        (root / "images" / name).symlink_to(name)
+    assert opened(root).photos() == ["a", "b"]
+
+
+def test_a_folder_of_the_system_need_not_be_listed(make_paired, tmp_path, monkeypatch):
+    root = make_paired(tmp_path, ["a", "b"])
+    (root / "images/lost+found").mkdir()
+    (root / "images/private").mkdir()
+    scandir, closed = os.scandir, {"lost+found"}
+
+    def refuse(path):
+        if os.path.basename(path) in closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert opened(root).photos() == ["a", "b"]
+    closed.add("private")
+    with pytest.raises(UserError, match="cannot be listed: Permission denied"):
+        opened(root).photos()
+
+
+def test_what_is_meant_as_labels_is_named_where_those_of_voc_are_used(voc_folder):
+    assert opened(voc_folder).labels_note() is None
+    (voc_folder / "labels.json").rename(voc_folder / "Labels.json.txt")
+    (voc_folder / "labelmap.txt").write_text("deer:200,80,0::")
+    (voc_folder / "LICENSE.txt").write_text("CC0")
+    assert opened(voc_folder).labels_note() == (
+        f"{voc_folder}/labels.json: not found, so the 21 labels of PASCAL VOC are used; "
+        "Labels.json.txt, labelmap.txt are not read: write labels.json"
+    )
+    (voc_folder / "Labels.json.txt").unlink()
+    assert (
+        opened(voc_folder).labels_note().endswith("; labelmap.txt is not read: write labels.json")
+    )
+    (voc_folder / "labelmap.txt").unlink()
+    assert opened(voc_folder).labels_note().endswith("labels of PASCAL VOC are used")
+
+
+def test_a_name_in_another_unicode_form_is_called_that(make_paired, tmp_path):
+    composed, decomposed = "B\u00e4r", "Ba\u0308r"
+    root = make_paired(tmp_path, [decomposed, "x"])
+    folder = opened(root)
+    photo, mask = folder.near(composed)
+    assert photo == mask == "; a file has this name in Unicode's form NFD instead of NFC: rename it"
+    (root / "masks/y.npy").write_bytes(b"")
+    assert folder.near("z") == ("", "")
+    photo, mask = opened(root).near("y")
+    assert photo == ""
+    assert mask.startswith(f"; {root}/masks/y.npy is there, but images end in .jpg, ")

@@ -201,3 +201,61 @@ def test_a_webp_in_disguise_is_an_error(counted):
     assert survey(DataFolder(str(counted))).errors == [
         f"{path}: is actually WEBP, which training cannot read; save it as JPEG"
     ]
+
+
+def test_what_is_left_over_is_a_note(counted):
+    for name in ("images/d.heic", "images/._a.png", "images/.ipynb_checkpoints/a.png"):
+        path = counted / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    (counted / "masks/b.png").rename(counted / "masks/b2.png")
+    (counted / "masks/b.npy").write_bytes(b"")
+    found = survey(DataFolder(str(counted)))
+    images, masks = counted / "images", counted / "masks"
+    (error,) = found.errors
+    assert error.startswith(f"{masks}/b.png: not found, but b is in the split; {masks}/b.npy is ")
+    assert found.notes[:4] == [
+        f"{masks}: 1 masks have no photo: b2",
+        f"{images}: 1 files are left out by their extension (.heic 1): d.heic",
+        f"{masks}: 1 files are left out by their extension (.npy 1): b.npy",
+        f"{images}: 2 hidden files, or files of caches and systems, are left out: ._a.png, "
+        ".ipynb_checkpoints/a.png",
+    ]
+
+
+def test_palettes_in_another_order_are_a_note(counted, toy_labels):
+    order = [2, 0, 1]
+    mask = Image.fromarray(np.full((8, 20), order.index(2), np.uint8), "P")
+    mask.putpalette([channel for index in order for channel in toy_labels.colors[index]])
+    mask.save(counted / "masks/c.png")
+    found = survey(DataFolder(str(counted)))
+    assert found.notes == [
+        f"{counted}/masks/c.png: its palette has the labels' colours in another order, so it is "
+        "mapped by colour; 1 of 3 masks are"
+    ]
+    assert found.splits[1].pixels[2] == 160
+
+
+def test_labels_without_a_pixel_are_a_note_that_asks_about_255(counted):
+    (counted / "masks/c.png").unlink()
+    Image.fromarray(np.full((8, 20), 255, np.uint8)).save(counted / "masks/c.png")
+    assert survey(DataFolder(str(counted))).notes == [
+        f"{counted}/masks: no pixel is of 1 of 3 labels (disc); 180 pixels have the value 255, "
+        'which means void: if it is one of your classes, give that label "id": 255 in labels.json'
+    ]
+    text = (
+        (counted / "labels.json").read_text().replace('"name": "disc"', '"id": 255, "name": "disc"')
+    )
+    (counted / "labels.json").write_text(text)
+    found = survey(DataFolder(str(counted)))
+    assert (found.errors, found.notes) == ([], [])
+    assert found.splits[1].pixels[2] == 160
+
+
+def test_missing_labels_are_a_note(counted):
+    (counted / "labels.json").rename(counted / "Labels.json")
+    assert (
+        survey(DataFolder(str(counted)))
+        .notes[0]
+        .endswith("Labels.json is not read: write labels.json")
+    )

@@ -9,6 +9,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_build.data.files import IMAGE_EXTENSIONS
 from pipeline.inputs import listing
 from pipeline.inputs.listing import (
     FirstImages,
@@ -18,7 +19,6 @@ from pipeline.inputs.listing import (
     list_source,
     name_below,
 )
-from pipeline.inputs.names import IMAGE_EXTENSIONS
 from pipeline.inputs.sources import common_folder, parse_source
 from pipeline.outputs.folder import OutputFolder
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
@@ -86,6 +86,36 @@ def test_other_files_are_passed_over_and_counted(tmp_path, touch):
     assert passed_over == [f"{tmp_path}/{name}" for name in others]
 
 
+def test_what_programs_and_systems_leave_is_passed_over(tmp_path, touch, memory):
+    files = ("a.jpg", "x/@eaDir/b.jpg/T.jpg", ".Trash-1000/c.jpg", "__MACOSX/d.jpg", "._a.jpg")
+    touch(tmp_path / "in", *files)
+    put(*(f"memory://photos/in/{file}" for file in files))
+    for text, count in (
+        (f"{tmp_path}/in", 4),
+        (f"{tmp_path}/in/**", 2),  # on local disk no star takes a name that begins with a dot
+        ("memory://photos/in", 4),
+        ("memory://photos/*/**", 4),
+    ):
+        source = parse_source(text, FILES)
+        found = list(list_source(source, ListOptions(source.folder, all_files=True), FILES))
+        images = [one.path for one in found if isinstance(one, ImageRef)]
+        assert [path.rpartition("/")[2] for path in images] == ["a.jpg"]
+        assert sum(isinstance(one, PassedOver) and one.never_photo for one in found) == count
+
+
+@pytest.mark.parametrize("inside", ["", "/*", "/**"])
+def test_what_the_user_names_is_read_whatever_it_is_called(tmp_path, touch, inside):
+    touch(tmp_path, "in/.ipynb_checkpoints/a.jpg", "in/.ipynb_checkpoints/._b.jpg")
+    assert names(f"{tmp_path}/in/.ipynb_checkpoints{inside}") == ["a.jpg"]
+    assert names(f"{tmp_path}/in/.ipynb_checkpoints/._b.jpg") == ["._b.jpg"]
+
+
+def test_a_pattern_names_what_it_spells_out(tmp_path, touch):
+    touch(tmp_path, "in/x/@eaDir/a.jpg")
+    assert names(f"{tmp_path}/in/*/@eaDir/*") == ["x/@eaDir/a.jpg"]
+    assert names(f"{tmp_path}/in/*/*/*") == []
+
+
 def test_all_files_takes_every_file(tmp_path, touch):
     touch(tmp_path, "a.jpg", "b/raw", "c.dat")
     images, passed_over, _ = listed(str(tmp_path), all_files=True)
@@ -150,6 +180,20 @@ def test_an_unreadable_folder_is_rejected_and_the_rest_is_listed(tmp_path, touch
     images, _, rejects = listed(str(tmp_path))
     assert images == ["a/1.jpg", "c/3.jpg"]
     assert rejects == [Reject(f"{tmp_path}/b", "list", "PermissionError", "Permission denied")]
+
+
+def test_an_unreadable_folder_of_the_system_is_no_reject(tmp_path, touch, monkeypatch):
+    touch(tmp_path, "a.jpg", "lost+found/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    images, passed_over, rejects = listed(str(tmp_path))
+    assert (images, passed_over, rejects) == (["a.jpg"], [f"{tmp_path}/lost+found"], [])
 
 
 def test_the_output_inside_the_input_is_passed_over(tmp_path, touch):

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_build.data.files import IMAGE_EXTENSIONS, image_extension
 from pipeline.inputs.names import (
-    IMAGE_EXTENSIONS,
     assign_mask_names,
     group_key,
-    image_extension,
 )
 
 stems = st.text(st.sampled_from("ab"), min_size=1, max_size=1)

@@ -129,6 +129,18 @@ def test_a_folder_of_other_files_tells_of_all_files(tmp_path, touch):
     check_input(tmp_path, all_files=True)
 
 
+def test_a_folder_of_thumbnails_alone_is_the_users_error(tmp_path, touch):
+    touch(tmp_path, "in/@eaDir/a.jpg")
+    with pytest.raises(UserError, match=r"never hold photos, such as .*/in/@eaDir/a.jpg; name"):
+        check_input(tmp_path, all_files=True)
+    check_input(tmp_path, "in/@eaDir")
+
+
+def test_a_dry_run_counts_what_programs_and_systems_leave(dry_run, touch, tmp_path):
+    touch(tmp_path, "in/a.jpg", "in/._a.jpg", "in/b.txt")
+    assert dry_run()[-1].endswith("2 files skipped (1 in folders of caches and systems)")
+
+
 @pytest.mark.parametrize("text", ["out/masks", "out", "out/masks/*.png", "out/masks/a.png", "link"])
 @pytest.mark.parametrize("all_files", [False, True])
 def test_the_outputs_own_masks_are_no_input(tmp_path, touch, text, all_files):

@@ -64,10 +64,30 @@ def test_the_table_says_the_same():
     assert text.splitlines() == [line.rstrip() for line in text.splitlines()]
 
 
+def test_classes_without_a_true_pixel_are_named_also_where_all_scores_are_1():
+    perfect = [[60, 0, 0, 0], [0, 20, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    result = report(found(confusion_matrix=perfect, void_pixels=25), LABELS)
+    assert result["scores"]["miou"] == 1.0
+    assert result["not_in_truth"] == ["disc", "star"]
+    assert (
+        "true masks: no pixel is of 2 of 4 labels (disc, star); 25 pixels have the value 255, "
+        "which means void: if it is one of your classes" in table(result)
+    )
+    # Predicted classes are named too; void of other masks is no value.
+    predicted = [[60, 0, 5, 0], [0, 20, 0, 0], [0, 0, 0, 0], [0, 0, 0, 9]]
+    text = table(report(found(confusion_matrix=predicted, void_pixels=0), LABELS))
+    assert "true masks: no pixel is of 1 of 4 labels (disc)\n" in text
+
+
+def test_masks_read_by_the_colours_of_their_palettes_are_counted():
+    text = table(report(found(reordered_palettes=2), LABELS))
+    assert "masks by palette colour   2, as the order is not the labels'" in text
+
+
 def test_the_table_tells_of_absence_scaling_and_skipping_only_where_there_is_any():
     whole = np.diag([4, 3, 2, 1]).tolist()
     text = table(report(found(confusion_matrix=whole), LABELS))
-    for word in ("absent", "left out", "scaled", "skipped", "no label"):
+    for word in ("absent", "left out", "scaled", "skipped", "no label", "palette", "no pixel"):
         assert word not in text
     scaled = {f"n{index:02}": "8×6 to 4×3" for index in range(12)}
     faults = [fault("gone"), fault("gone", "truth")]

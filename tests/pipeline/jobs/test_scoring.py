@@ -204,6 +204,22 @@ def test_a_true_colour_of_no_label_is_ignored_and_counted(data):
     assert (counted.unknown, counted.ignored, counted.matrix.sum()) == (2, 2, 4)
 
 
+def test_void_and_reordered_palettes_are_counted(data):
+    (data / "masks/n0.png").unlink()
+    Image.fromarray(np.array([[0, VOID, VOID]], np.uint8)).save(data / "masks/n0.png")
+    counted = count(data, np.zeros((1, 3), np.uint8))
+    assert (counted.void, counted.ignored, counted.reordered) == (2, 2, 0)
+    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    order = [1, 0]
+    colors = [LABELS.colors[index] for index in order]
+    mask.putpalette([channel for color in [*colors, (224, 224, 192)] for channel in color])
+    mask.save(data / "masks/n0.png")
+    counted = count(data, np.array([[1, 0, 0]], np.uint8))
+    assert (counted.void, counted.ignored, counted.reordered) == (0, 1, 1)
+    assert counted.matrix.trace() == 2
+    assert findings(counted.matrix, [counted._asdict()] * 2, [])["reordered_palettes"] == 2
+
+
 def test_the_truth_is_looked_at_where_there_is_no_prediction(data):
     gone = Fault("n0", "prediction", True, "p.png", "no such file")
     (data / "masks/n1.png").write_text("no image")

@@ -20,7 +20,7 @@ from pipeline.outputs.summary import (
     tally_row,
     versions,
 )
-from pipeline.records import Reject, Row, Stamp
+from pipeline.records import PassedOver, Reject, Row, Stamp
 
 
 def row(**pixels):
@@ -37,12 +37,13 @@ REJECTS = [
 ]
 
 
+PASSED_OVER = [PassedOver("e.txt"), PassedOver("@eaDir/a.jpg", never_photo=True)]
 RECIPE = {"model": "f00", "long_side": None, "engine": "graph"}
 
 
 def total():
     tallies = [tally_row(one) for one in ROWS] + [tally_reject(one) for one in REJECTS]
-    tallies += [tally_kept(ROWS[0]), tally_passed_over(None)]
+    tallies += [tally_kept(ROWS[0]), *map(tally_passed_over, PASSED_OVER)]
     return sum_tallies([*tallies, tally_outside(None), tally_outside(None)])
 
 
@@ -102,7 +103,8 @@ def test_a_summary_adds_up():
         "images": 6,
         "masks": 3,
         "rejected": 3,
-        "skipped": 1,
+        "skipped": 2,
+        "never_photos": 1,
         "kept": 1,
         "edited": 0,
         "unversioned": 0,
@@ -178,8 +180,8 @@ def test_the_table_tells_of_masks_that_are_odd_where_there_are_any():
     assert (counts["edited by hand"], counts["kept unchecked"]) == ("3", "4")
     assert counts["masks outside INPUT"] == "5"
     assert names.index("masks") < names.index("edited by hand") < names.index("rejected")
-    plain = table(summary(edited=0, unversioned=0, outside=0), {})
-    assert not any(word in plain for word in ("edited", "unchecked", "outside"))
+    plain = table(summary(edited=0, unversioned=0, outside=0, never_photos=0), {})
+    assert not any(word in plain for word in ("edited", "unchecked", "outside", "caches"))
 
 
 def test_a_summary_has_every_field_of_its_file():
