@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from model_build.data.files import is_never_file
 from model_build.data.labels import LabelSet
 from model_build.errors import UserError, cause, first_line
 
@@ -163,16 +164,11 @@ def fingerprint(folder: str | Path) -> str:
     root = Path(folder) / NETWORK
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if of_file_manager(path.name) or not path.is_file():
+        if is_never_file(path.name) or not path.is_file():
             continue
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def of_file_manager(name: str) -> bool:
-    """Whether macOS or Windows has left a file of this name: ``.DS_Store``, ``._a``, …"""
-    return name.startswith("._") or name.lower() in (".ds_store", "thumbs.db", "desktop.ini")
 
 
 def describe(folder: str | Path, *, name: str | None = None) -> Description:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from model_build.console import visible_lines
 from pipeline.network import ENGINES, PRECISIONS
 
 # What Beam warns of where it starts and ends a job server, which is no cause for worry.
@@ -152,9 +153,18 @@ def require(options: dict[str, Any], name: str) -> None:
         raise click.UsageError(f"missing option --{name}")
 
 
+class _Visible(logging.Formatter):
+    """Names in the log may hold any character."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
+
+
 def set_up_logging(level: str) -> None:
     """Sends the log to standard error, less what libraries address to developers."""
-    logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=level.upper())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Visible("%(levelname)s: %(message)s"))
     if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)

@@ -18,7 +18,7 @@ from pipeline.inputs.listing import ListImages
 from pipeline.jobs.plan import Plan
 from pipeline.jobs.tasks import KeepMasks, PlanTasks, identify
 from pipeline.jobs.windows import SegmentWindows, Windowed
-from pipeline.outputs import summary
+from pipeline.outputs import skipped, summary
 from pipeline.outputs.ending import finish
 from pipeline.outputs.shards import KEPT, LISTED, REJECTS, ROWS, UNLISTED, WriteShards
 
@@ -107,6 +107,9 @@ class Report(beam.PTransform):
         tallies = (
             shards | "TallyShards" >> beam.Map(lambda shard: shard.tally),
             found.passed_over | "TallyPassedOver" >> beam.Map(summary.tally_passed_over),
+            found.passed_over
+            | "Sample" >> beam.CombineGlobally(skipped.SampleFn())
+            | "TallyLookalikes" >> beam.Map(skipped.tally_lookalikes, self.plan.out.files),
             found.outside | "TallyOutside" >> beam.Map(summary.tally_outside),
         ) | "Tallies" >> beam.Flatten()
         return (

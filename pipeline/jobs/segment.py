@@ -9,7 +9,8 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from model_build.artifact import of_file_manager
+from model_build.console import visible
+from model_build.data.files import is_never_file
 from model_build.errors import JobError, UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.jobs import progress, remote, runners
@@ -157,7 +158,7 @@ def _copied(path: str, name: str, out: OutputFolder) -> str:
 
 
 def _is_of_model(path: Path) -> bool:
-    return path.is_file() and not of_file_manager(path.name)
+    return path.is_file() and not is_never_file(path.name)
 
 
 def run(plan: Plan) -> Summary:
@@ -207,7 +208,7 @@ def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int,
     lines = [summary.table()]
     if 0 < summary.masks == summary.kept and not summary.rejected:
         lines.append("nothing to do: all masks are up to date")
-    text = "\n".join([*lines, f"results: {summary.output}"])
+    text = "\n".join([*lines, f"results: {visible(summary.output)}"])
     rejects = f"{summary.output}/rejected-*.jsonl"
     if not summary.masks:
         return text, 3, f"no image got a mask; see {rejects}"
