@@ -71,8 +71,11 @@ def hints(counts: Mapping[str, int], look_like_images: int) -> list[str]:
         if not extensions.isdisjoint(counts)
     ]
     if look_like_images:
-        noun, verb = ("file", "looks") if look_like_images == 1 else ("files", "look")
-        found.append(f"{look_like_images} {noun} {verb} like images: add --all-files")
+        one = look_like_images == 1
+        which = (
+            "1 file looks like an image" if one else f"{look_like_images} files look like images"
+        )
+        found.append(f"{which}: add --all-files")
     return found
 
 

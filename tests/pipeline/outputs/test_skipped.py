@@ -54,7 +54,7 @@ def test_other_files_do_not(head):
 def test_hints_name_formats_that_are_not_read_and_images_by_other_names():
     heic = "HEIC is not read: convert such files to JPEG or PNG first"
     assert hints({".heic": 3, ".mov": 1}, 0) == [heic]
-    assert hints({".img": 3}, 1) == ["1 file looks like images: add --all-files"]
+    assert hints({".img": 3}, 1) == ["1 file looks like an image: add --all-files"]
     assert hints({".heif": 3}, 12) == [heic, "12 files look like images: add --all-files"]
     assert hints({".nef": 1}, 0)[0].startswith("camera RAW is not read")
     assert hints({".txt": 3}, 0) == []
