@@ -146,8 +146,8 @@ def test_a_folder_of_heic_says_that_it_is_not_read(tmp_path, touch):
     with pytest.raises(UserError) as raised:
         check_input(tmp_path)
     assert str(raised.value).endswith(
-        "none of its 2 files has an image extension (.heic 2); HEIC is not read: convert such files "
-        "to JPEG or PNG first"
+        "none of its 2 files has an image extension (.heic 2); HEIC is not read: convert such "
+        "files to JPEG or PNG first"
     )
 
 
