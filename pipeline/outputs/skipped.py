@@ -7,8 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import apache_beam as beam
-
 from pipeline.records import PassedOver
 from pipeline.storage import Files
 
@@ -96,6 +94,19 @@ def add_to_sample(sample: Sample, paths: Iterable[str]) -> Sample:
     return {name: sorted(set(sample[name]))[:SAMPLED] for name in first}
 
 
+def add_file(sample: Sample, file: PassedOver) -> Sample:
+    """The same of one file, if it may be an image."""
+    known = sample.get(extension(file.path), ())
+    full = len(known) == SAMPLED and file.path >= known[-1]  # as of most files of an archive
+    return sample if full or not _may_be_image(file) else add_to_sample(sample, [file.path])
+
+
+def merged(samples: Iterable[Sample]) -> Sample:
+    """One sample of several."""
+    paths = (path for sample in samples for some in sample.values() for path in some)
+    return add_to_sample({}, paths)
+
+
 def sample_of(passed_over: Iterable[PassedOver]) -> Sample:
     """A few of the files that may be images by their content."""
     return add_to_sample({}, (file.path for file in passed_over if _may_be_image(file)))
@@ -116,24 +127,3 @@ def count_lookalikes(sample: Sample, files: Files) -> int:
 def tally_lookalikes(sample: Sample, files: Files) -> Counter[tuple[str, ...]]:
     """The same as counts of a summary."""
     return Counter({("look_like_images",): count_lookalikes(sample, files)})
-
-
-class SampleFn(beam.CombineFn):
-    """:class:`PassedOver` → the :func:`sample_of` all of them."""
-
-    def create_accumulator(self):
-        return {}
-
-    def add_input(self, sample, file):
-        known = sample.get(extension(file.path), ())
-        full = len(known) == SAMPLED and file.path >= known[-1]  # as of most files of an archive
-        return sample if full or not _may_be_image(file) else add_to_sample(sample, [file.path])
-
-    def merge_accumulators(self, samples):
-        merged: Sample = {}
-        for sample in samples:
-            merged = add_to_sample(merged, (path for some in sample.values() for path in some))
-        return merged
-
-    def extract_output(self, sample):
-        return sample

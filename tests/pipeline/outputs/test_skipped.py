@@ -1,5 +1,6 @@
 """Files that are not taken for images: their extensions, a sample of them, and hints."""
 
+import functools
 import io
 
 import pytest
@@ -80,16 +81,10 @@ paths = st.lists(
 
 @given(paths, paths)
 def test_a_sample_is_the_same_however_the_files_are_shared_out(first, second):
-    fn = skipped.SampleFn()
-
     def sampled(files):
-        sample = fn.create_accumulator()
-        for file in files:
-            sample = fn.add_input(sample, file)
-        return sample
+        return functools.reduce(skipped.add_file, files, {})
 
-    parts = fn.merge_accumulators([sampled(first), sampled(second)])
-    assert fn.extract_output(parts) == sample_of(second + first)
+    assert skipped.merged([sampled(first), sampled(second)]) == sample_of(second + first)
 
 
 def test_a_sample_stays_small():
