@@ -96,7 +96,7 @@ def add_to_sample(sample: Sample, paths: Iterable[str]) -> Sample:
 
 def add_file(sample: Sample, file: PassedOver) -> Sample:
     """The same of one file, if it may be an image."""
-    known = sample.get(extension(file.path), ())
+    known = sample.get(extension(file.path), [])
     full = len(known) == SAMPLED and file.path >= known[-1]  # as of most files of an archive
     return sample if full or not _may_be_image(file) else add_to_sample(sample, [file.path])
 
