@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from model_build.data.files import is_never_file
 from model_build.data.labels import LabelSet
 from model_build.errors import UserError, cause, first_line
 
@@ -156,10 +157,15 @@ def parts(model: keras.Model) -> tuple[keras.Model, keras.Layer]:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256, in hex, over the names and bytes of the SavedModel's files."""
+    """sha256, in hex, over the names and bytes of the SavedModel's files.
+
+    What file managers leave in any folder that they show is none of them.
+    """
     root = Path(folder) / NETWORK
     digest = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in sorted(root.rglob("*")):
+        if is_never_file(path.name) or not path.is_file():
+            continue
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import click
 
+GONE = "the current folder has been removed; change to another one (cd)"
+
 
 class UserError(Exception):
     """Something the user can fix: one line that names the file, the cause and the remedy.

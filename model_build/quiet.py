@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from typing import Any
 
+from model_build.limits import check_address_space
+
+ADDRESS_SPACE = 1_800_000_000  # bytes that TensorFlow takes to load the default model
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow while stderr is closed to its C++ libraries.
@@ -21,21 +25,37 @@ def import_tensorflow() -> None:
 
     Keras is left until something asks for it, as training does: saved models run without it, and
     it takes a third of the import. TensorFlow gets on where Keras is missing.
+
+    Raises:
+        JobError: this process may not take the address space that it needs.
     """
     if "tensorflow" in sys.modules:
         return
+    check_address_space(ADDRESS_SPACE, "TensorFlow with a network")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr = os.dup(2)
     without_keras = _WithoutKeras()
     sys.meta_path.insert(0, without_keras)
-    with uncollected(), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with uncollected(), _stderr_closed():
         try:
             import tensorflow  # noqa: F401
         finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
             sys.meta_path.remove(without_keras)
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed already
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 _ours = threading.Event()

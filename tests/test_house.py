@@ -19,7 +19,7 @@ DOCUMENT = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 PACKAGES = ("pipeline", "model_build")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What loads a model or scores masks, and what is light: nothing that trains.
-SHARED = {"errors", "artifact", "scores", "bar", "quiet"} | {
+SHARED = {"errors", "artifact", "scores", "bar", "console", "limits", "quiet"} | {
     "data.files",
     "data.labels",
     "data.layouts",
@@ -28,7 +28,6 @@ SHARED = {"errors", "artifact", "scores", "bar", "quiet"} | {
 # Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA.
 OPENED = {
     "cli/evaluate.py": {".write_text"},  # --json
-    "cli/main.py": {"open"},  # the null device
     "jobs/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
     "jobs/segment.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
     "network/frozen.py": {".read_bytes"},  # a SavedModel on this machine, or its local copy

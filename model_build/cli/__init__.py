@@ -12,10 +12,13 @@ from model_build.errors import UserError
 def local_folder(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """The callback of an argument or option that names a folder on this machine.
 
+    A leading ``~`` is the home folder, also where the shell has left it.
+
     Raises:
         UserError: it is to be read, and there is none: told before anything heavy is imported.
         BadParameter: it is a URI.
     """
+    value = os.path.expanduser(value)
     if "://" not in value:
         if parameter.name in ("data", "folder") and not os.path.isdir(value):
             raise UserError(f"{value}: no such folder; check the path")

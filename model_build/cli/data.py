@@ -7,6 +7,7 @@ import shlex
 import click
 
 from model_build.cli import local_folder
+from model_build.console import complain, say, visible
 from model_build.errors import SuggestingGroup
 
 
@@ -25,11 +26,10 @@ def voc2012(dest: str) -> int:
     from model_build.data import download
 
     try:
-        folder = download.obtain(download.VOC2012, dest, say=click.echo)
+        folder = download.obtain(download.VOC2012, dest, say=say)
     except KeyboardInterrupt:
-        click.echo("fcn-beam: interrupted; run the same command again to continue", err=True)
-        return 130
-    click.echo(f"next: fcn-beam train {shlex.quote(str(folder))} --output model")
+        return complain("interrupted; run the same command again to continue", 130)
+    say(f"next: fcn-beam train {shlex.quote(str(folder))} --output model")
     return 0
 
 
@@ -51,5 +51,5 @@ def check(folder: str, splits: tuple[str, ...]) -> int:
     with bar("check") as advance:
         found = survey(DataFolder(folder), splits, advance)
     for line in report(found):
-        click.echo(line)
+        say(visible(line))
     return 1 if found.errors else 0

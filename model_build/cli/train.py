@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import click
 
 from model_build.cli import local_folder
+from model_build.console import say, visible
 from model_build.errors import require
 from model_build.quiet import import_tensorflow
 
@@ -101,6 +103,7 @@ def _scales(
 @click.option(
     "--backbone-weights",
     metavar="imagenet|none|FILE",
+    callback=lambda context, parameter, value: value and os.path.expanduser(value),
     help="What the backbone of a new network starts from.  [default: imagenet]",
 )
 @click.option(
@@ -212,12 +215,12 @@ def train(
         architecture=Architecture(**{"backbone_weights": "imagenet", **architecture}),
         start=begun,
         options=Options(splits=(train_split, val_split), **options_of(Options)),
-        say=click.echo,
+        say=say,
     )
     scores = description.training
     absent = scores.get("val_absent")
-    click.echo(
-        f"{output}: saved; {scores['val_images']} validation images: pixel accuracy "
+    say(
+        f"{visible(output)}: saved; {scores['val_images']} validation images: pixel accuracy "
         f"{scores['val_pixel_accuracy']:.3f}, mIoU {scores['val_miou']:.3f}"
         + (f"; no true pixel of {', '.join(absent)}" if absent else "")
     )

@@ -40,11 +40,13 @@ def is_never_photo(path: str) -> bool:
         path: below the folder that the user has named, which may be called anything.
     """
     *folders, name = path.lower().split("/")
-    return (
-        name in NEVER_FILES
-        or name.startswith(NEVER_FILES_BEGIN)
-        or any(map(is_never_folder, folders))
-    )
+    return is_never_file(name) or any(map(is_never_folder, folders))
+
+
+def is_never_file(name: str) -> bool:
+    """Whether a file manager has left a file of this name: ``.DS_Store``, ``._a.jpg``, …"""
+    name = name.lower()
+    return name in NEVER_FILES or name.startswith(NEVER_FILES_BEGIN)
 
 
 def is_never_folder(name: str) -> bool:

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
+from model_build.console import complain, say
 from model_build.errors import UserError
 from model_build.quiet import uncollected
-from pipeline.cli.main import complain, say
 from pipeline.cli.options import (
+    WithNames,
     given,
     log_level,
     of_models,
+    path,
     require,
     set_up_logging,
     storage_options,
@@ -23,15 +25,23 @@ from pipeline.cli.options import (
 
 
 @click.command(
+    cls=WithNames,
     context_settings={"ignore_unknown_options": True},
     epilog="Apache Beam's own options are passed on, but for --runner: it always runs here.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
-@click.option("--model", metavar="DIR", help="Score the masks that this saved model makes.")
 @click.option(
-    "--masks", metavar="DIR", help="Score the masks in this folder, for example OUT/masks."
+    "--model", metavar="DIR", callback=path, help="Score the masks that this saved model makes."
 )
-@click.option("--data", metavar="DIR", help="Folder with photos and true masks.  [required]")
+@click.option(
+    "--masks",
+    metavar="DIR",
+    callback=path,
+    help="Score the masks in this folder, for example OUT/masks.",
+)
+@click.option(
+    "--data", metavar="DIR", callback=path, help="Folder with photos and true masks.  [required]"
+)
 @click.option(
     "--split",
     default="val",
@@ -44,6 +54,7 @@ from pipeline.cli.options import (
     "json_file",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     metavar="FILE",
+    callback=path,
     help="Also write the scores to FILE; - prints them as JSON instead of the table.",
 )
 @click.option("--skip-missing", is_flag=True, help="Leave out images whose mask is missing.")

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from pipeline.cli.main import say
-from pipeline.cli.options import log_level, set_up_logging, storage_options
+from model_build.console import say, visible
+from pipeline.cli.options import log_level, path, set_up_logging, storage_options
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", callback=path)
 @storage_options
 @log_level
 def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
@@ -37,7 +37,7 @@ def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
         "fingerprint": description.fingerprint,
     }
     for key, value in rows.items():
-        say(f"{key:<20}{value}")
+        say(visible(f"{key:<20}{value}"))
 
 
 def _shown(value: Any) -> str:

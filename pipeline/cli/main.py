@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
@@ -13,7 +12,9 @@ from typing import Any
 
 import click
 
-from model_build.errors import JobError, SuggestingGroup, Terminated, UserError, cause
+from model_build.console import complain, open_streams, use_utf8
+from model_build.errors import GONE, JobError, SuggestingGroup, Terminated, UserError
+from model_build.limits import may_be_to_blame, stay_within
 from model_build.quiet import process_is_ours
 
 # Where each command lives. The network's own commands are only named here, not imported.
@@ -47,6 +48,9 @@ def fcn_beam() -> None:
 
 def main() -> None:
     """Runs a command; what a user can fix is one line and status 2, what fails is status 1."""
+    use_utf8()
+    open_streams()
+    stay_within()
     # Libraries address these to developers: an old Python, a renamed argument.
     warnings.simplefilter("ignore", FutureWarning)
     signal.signal(signal.SIGTERM, _terminate)
@@ -60,13 +64,16 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as interrupt:
         status = complain(*told_interrupt(interrupt))
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and not os.path.isdir(os.curdir):
+            sys.exit(complain(GONE, 2))
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         if isinstance(error, JobError):
             status = complain(f"{error} (--log-level info shows where)", 1)
         else:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            status = complain(f"unexpected error: {last[0].strip()}; please report it", 1)
+            remedy = may_be_to_blame(error) or "please report it"
+            status = complain(f"unexpected error: {last[0].strip()}; {remedy}", 1)
     sys.exit(status)
 
 
@@ -83,28 +90,3 @@ def told_interrupt(interrupt: BaseException) -> tuple[str, int]:
         ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
     )
     return f"{what}; {interrupt}" if interrupt.args else what, status
-
-
-def say(text: str) -> None:
-    """Prints what a command has to say to standard output.
-
-    Raises:
-        Exit: nobody reads it any more, as behind ``| head``: the command ends in silence, with the
-            status of a program that the signal has ended.
-        JobError: it cannot be written.
-    """
-    try:
-        click.echo(text)
-    except OSError as error:
-        # What could not be written is tried again when Python ends, and must not fail then.
-        with contextlib.suppress(OSError), open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
-        raise JobError(f"cannot write to standard output: {cause(error)}") from error
-
-
-def complain(message: str, status: int) -> int:
-    """Prints an error as the command's one line, and returns the status to exit with."""
-    click.echo(f"fcn-beam: {message}", err=True)
-    return status

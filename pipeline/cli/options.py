@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from model_build.console import visible_lines
 from pipeline.network import ENGINES, PRECISIONS
 
 # What Beam warns of where it starts and ends a job server, which is no cause for worry.
 _OF_JOB_SERVERS = ("Really starting service", "Waiting for grpc channel", "Really destroying")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def path(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The callback of a path or URI: a leading ``~`` is the home folder.
+
+    Shells leave it in ``--output=~/masks`` and in ``@~/list.txt``.
+    """
+    return value and os.path.expanduser(value)
+
+
+def input_path(text: str) -> str:
+    """The same of an INPUT, which may be a list."""
+    at = "@" * text.startswith("@")
+    return at + os.path.expanduser(text.removeprefix("@"))
+
+
+class WithNames(click.Command):
+    """A command that passes on options it does not know, but takes all behind ``--`` for names."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        if "--" in arguments:
+            end = arguments.index("--")
+            names = (f"./{a}" if a.startswith("-") else a for a in arguments[end + 1 :])
+            arguments = [*arguments[: end + 1], *names]
+        return super().parse_args(context, arguments)
 
 
 def _long_side(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
@@ -126,9 +153,18 @@ def require(options: dict[str, Any], name: str) -> None:
         raise click.UsageError(f"missing option --{name}")
 
 
+class _Visible(logging.Formatter):
+    """Names in the log may hold any character."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
+
+
 def set_up_logging(level: str) -> None:
     """Sends the log to standard error, less what libraries address to developers."""
-    logging.basicConfig(level=level.upper(), format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=level.upper())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Visible("%(levelname)s: %(message)s"))
     if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)

@@ -6,12 +6,16 @@ from typing import Any
 
 import click
 
+from model_build.console import complain, say
 from model_build.quiet import uncollected
-from pipeline.cli.main import complain, say, told_interrupt
+from pipeline.cli.main import told_interrupt
 from pipeline.cli.options import (
+    WithNames,
     given,
+    input_path,
     log_level,
     of_models,
+    path,
     require,
     set_up_logging,
     storage_options,
@@ -30,12 +34,20 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 
 
 @click.command(
+    cls=WithNames,
     context_settings={"ignore_unknown_options": True},
     epilog="Apache Beam's own options are passed on: --runner DataflowRunner --project P …",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT…")
-@click.option("--output", metavar="DIR", help="Folder or URI for the results.  [required]")
-@click.option("--model", metavar="DIR", help="Saved-model folder.  [default: the included model]")
+@click.option(
+    "--output", metavar="DIR", callback=path, help="Folder or URI for the results.  [required]"
+)
+@click.option(
+    "--model",
+    metavar="DIR",
+    callback=path,
+    help="Saved-model folder.  [default: the included model]",
+)
 @click.option(
     "--overlays", is_flag=True, help="Also write each photo blended with its mask, as JPEG."
 )
@@ -96,7 +108,9 @@ def segment(
 
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
     require(options, "output")  # after a look at the others, of which one may be mistyped
-    request = plan.Request(inputs=inputs, beam_options=beam_options, **given(options))
+    request = plan.Request(
+        inputs=[*map(input_path, inputs)], beam_options=beam_options, **given(options)
+    )
     if dry_run:
         preview.dry_run(plan.plan(request), say)
         return 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.main import say
-from pipeline.cli.options import log_level, set_up_logging, storage_options
+from model_build.console import say
+from pipeline.cli.options import log_level, path, set_up_logging, storage_options
 
 
 @click.command()
-@click.argument("output", metavar="OUT")
+@click.argument("output", metavar="OUT", callback=path)
 @storage_options
 @log_level
 def status(output: str, storage_options: dict[str, str], log_level: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -115,8 +116,8 @@ class ListImages(beam.PTransform):
         if self.options.limit is not None:
             images = images | "Limit" >> FirstImages(self.options.limit)
         if self.options.overlap:
-            passed_over = passed_over | "PassedOverOnce" >> beam.Distinct()
-        return images, passed_over, named.rejected | "RejectedOnce" >> beam.Distinct()
+            passed_over = passed_over | "PassedOverOnce" >> Once(PassedOver)
+        return images, passed_over, named.rejected | "RejectedOnce" >> Once(Reject)
 
 
 class _Name(beam.DoFn):
@@ -133,6 +134,26 @@ class _Name(beam.DoFn):
         else:
             tag = "rejected" if isinstance(named, Reject) else "passed_over"
             yield beam.pvalue.TaggedOutput(tag, named)
+
+
+class Once(beam.PTransform):
+    """Records of a kind, each once.
+
+    They are compared as JSON: text is the same on every worker, and may hold any character.
+    """
+
+    def __init__(self, kind: type):
+        super().__init__()
+        self.kind = kind
+
+    def expand(self, records):
+        kind = self.kind
+        return (
+            records
+            | "ToText" >> beam.Map(json.dumps)
+            | "Distinct" >> beam.Distinct()
+            | "FromText" >> beam.Map(lambda text: kind(*json.loads(text)))
+        )
 
 
 class FirstImages(beam.PTransform):

@@ -85,7 +85,8 @@ def _parse_list(where: str, files: Files) -> Source:
     with users_fault(where, "the list cannot be read", "check the path and your permissions"):
         kept = files.kept(where)
         lines = (
-            one_of.setdefault(scheme_of(line), line) and line for line in read_list(kept, files)
+            one_of.setdefault(scheme_of(line), line) and line
+            for line in _checked(read_list(kept, files), where)
         )
         folder = common_folder(map(folder_of, lines))
     if not one_of:
@@ -93,6 +94,21 @@ def _parse_list(where: str, files: Files) -> Source:
     for line in one_of.values():
         files.check(line)
     return Source("list", kept, folder)
+
+
+def _checked(lines: Iterable[str], where: str) -> Iterator[str]:
+    """The lines of a list, of which none holds what no path does, as photos and UTF-16 do.
+
+    Raises:
+        UserError: one does.
+    """
+    for line in lines:
+        if "\0" in line:
+            raise UserError(
+                f"{where}: no text list in UTF-8, one path a line; save it as such, or name an "
+                "image without the @"
+            )
+        yield line
 
 
 class Lines(NamedTuple):

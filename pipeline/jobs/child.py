@@ -16,7 +16,9 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
+from model_build.console import open_streams, visible
 from model_build.errors import JobError, UserError
+from model_build.limits import stay_within
 from model_build.quiet import process_is_ours, uncollected
 
 ERRORS = {"UserError": UserError, "JobError": JobError}
@@ -69,6 +71,8 @@ def run_in_child(function: str, request: Any) -> dict[str, Any]:
 def main() -> None:
     """The child's side: a request on standard input, the answer as one line on standard output."""
     told = json.loads(sys.stdin.readline())
+    open_streams()
+    stay_within()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     process_is_ours()
     try:
@@ -77,7 +81,7 @@ def main() -> None:
         answer = {"error": type(error).__name__, "message": str(error)}
     except KeyboardInterrupt as interrupt:
         if interrupt.args:  # what has become of a job elsewhere
-            print(f"fcn-beam: {interrupt}", file=sys.stderr)
+            print(f"fcn-beam: {visible(str(interrupt))}", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(answer))
 

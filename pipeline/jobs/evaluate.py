@@ -105,6 +105,7 @@ def evaluate(request: Request) -> Evaluation:
         predict, source = _by_masks(request, request.masks, names, labels, files)
         # No network runs: TensorFlow, which knows of accelerators, need not be asked.
         workers = request.workers or threads.usable_cores()
+    runners.check_memory(workers)
     runners.run_here(options, workers)
     found = scoring.score(examples, predict, labels, files, options)
     told = {"data": request.data, "split": request.split, "source": source}

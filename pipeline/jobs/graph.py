@@ -18,7 +18,7 @@ from pipeline.inputs.listing import ListImages
 from pipeline.jobs.plan import Plan
 from pipeline.jobs.tasks import KeepMasks, PlanTasks, identify
 from pipeline.jobs.windows import SegmentWindows, Windowed
-from pipeline.outputs import summary
+from pipeline.outputs import skipped, summary
 from pipeline.outputs.ending import finish
 from pipeline.outputs.shards import KEPT, LISTED, REJECTS, ROWS, UNLISTED, WriteShards
 
@@ -107,6 +107,9 @@ class Report(beam.PTransform):
         tallies = (
             shards | "TallyShards" >> beam.Map(lambda shard: shard.tally),
             found.passed_over | "TallyPassedOver" >> beam.Map(summary.tally_passed_over),
+            found.passed_over
+            | "Sample" >> beam.CombineGlobally(SampleFn())
+            | "TallyLookalikes" >> beam.Map(skipped.tally_lookalikes, self.plan.out.files),
             found.outside | "TallyOutside" >> beam.Map(summary.tally_outside),
         ) | "Tallies" >> beam.Flatten()
         return (
@@ -121,3 +124,19 @@ class Report(beam.PTransform):
             )
             | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(names), self.claimed)
         )
+
+
+class SampleFn(beam.CombineFn):
+    """:class:`PassedOver` → the :func:`pipeline.outputs.skipped.sample_of` all of them."""
+
+    def create_accumulator(self):
+        return {}
+
+    def add_input(self, sample, file):
+        return skipped.add_file(sample, file)
+
+    def merge_accumulators(self, samples):
+        return skipped.merged(samples)
+
+    def extract_output(self, sample):
+        return sample

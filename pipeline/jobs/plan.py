@@ -20,6 +20,7 @@ from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, threads
+from pipeline.network import precision as precisions
 from pipeline.network.handler import EngineOptions, resolve
 from pipeline.outputs import claims
 from pipeline.outputs.claims import Noted
@@ -206,6 +207,8 @@ def _engine(
     """The engine that is asked for; what is left open is as OUT's masks were made."""
     engine, precision, batch_size = request.engine, request.precision, request.batch_size
     if noted.recipe is not None:
+        if local and not request.overwrite:
+            _check_precision(request, noted.recipe)
         engine = noted.recipe.engine if engine == "auto" else engine
         # Not every engine has every precision.
         if precision == "auto" and engine == noted.recipe.engine:
@@ -223,6 +226,23 @@ def _engine(
         tile=tile_side(model) if request.tile else None,
         long_side=long_side,
     )
+
+
+def _check_precision(request: Request, recipe: Recipe) -> None:
+    """Refuses to go on with masks of a precision that this machine lacks, unless they are redone.
+
+    Raises:
+        UserError: OUT's masks were made in bfloat16, and this CPU does not support it.
+    """
+    wanted = (precisions.AUTO, precisions.BFLOAT16)
+    if recipe.precision != precisions.BFLOAT16 or request.precision not in wanted:
+        return
+    if request.engine in ("auto", recipe.engine) and not precisions.supports_bfloat16():
+        raise UserError(
+            f"{request.output}: contains masks made in bfloat16, which this CPU does not support "
+            f"(no {' or '.join(precisions.BFLOAT16_FLAGS)}); continue on a machine that does, add "
+            "--precision float32 --overwrite to redo them, or choose another --output"
+        )
 
 
 def network_side(long_side: int | str | None, model: Description, tile: bool) -> int | None:

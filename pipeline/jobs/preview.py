@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from model_build.console import visible
 from model_build.errors import UserError
 from pipeline.inputs.listing import ListOptions, distinct, list_source
 from pipeline.inputs.names import group_key
 from pipeline.jobs.standing import State, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
+from pipeline.outputs import skipped
 from pipeline.outputs.folder import mask_file
 from pipeline.outputs.summary import NEVER_PHOTOS
 from pipeline.records import ImageRef, MaskRef, PassedOver, Reject, Source, Task
@@ -48,10 +51,21 @@ def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -
             f"{where}: contains only files in folders that never hold photos, such as {example}; "
             "name such a folder itself to read it"
         )
+    counts, found_hints = _skipped(passed_over, files)
+    remedy = "; ".join(found_hints) or "add --all-files to try them all"
     raise UserError(
-        f"{where}: none of its {others} files has an image extension; "
-        "add --all-files to try them all"
+        f"{where}: none of its {others} files has an image extension ({counts}); {remedy}"
     )
+
+
+def _skipped(passed_over: Iterable[PassedOver], files: Files) -> tuple[str, list[str]]:
+    """The extensions of files that were passed over for them, and what can be done about those."""
+    named = Counter(
+        skipped.extension(file.path) for file in passed_over if skipped.has_another_extension(file)
+    )
+    counts = skipped.most_common(named, skipped.EXTENSIONS)
+    lookalikes = skipped.count_lookalikes(skipped.sample_of(passed_over), files)
+    return skipped.listed(counts), skipped.hints(counts, lookalikes)
 
 
 def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
@@ -71,7 +85,7 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
             passed_over.add(found)
         elif found not in unlisted:
             unlisted.add(found)
-            say(f"{found.image}: rejected: {found.detail}")
+            say(visible(f"{found.image}: rejected: {found.detail}"))
     groups: dict[str, list[ImageRef]] = {}
     for image in distinct(images)[: listing.limit]:
         groups.setdefault(group_key(image.name), []).append(image)
@@ -87,7 +101,7 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
     while some := list(itertools.islice(planned, AT_ONCE)):
         for reject in (one for one in some if isinstance(one, Reject)):
             rejects += 1
-            say(f"{reject.image}: rejected: {reject.detail}")
+            say(visible(f"{reject.image}: rejected: {reject.detail}"))
         tasks = [one for one in some if isinstance(one, Task)]
         # Nothing need be asked of an image without a mask: it is to do.
         identified = iter(identify([task for task in tasks if task.mask is not None], out.files))
@@ -95,13 +109,18 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
             task = task if task.mask is None else next(identified)
             comes_to = state(task, plan.keep, out.overlays)
             counts[comes_to] += 1
-            say(f"{task.image.path} -> {mask_file(task.mask_name)}: {comes_to.value}")
+            path, mask = task.image.path, mask_file(task.mask_name)
+            say(visible(f"{path} -> {mask}: {comes_to.value}"))
+    extensions, found_hints = _skipped(passed_over, out.files)
     never = sum(file.never_photo for file in passed_over)
+    details = ", ".join(filter(None, (extensions, f"{never} {NEVER_PHOTOS}" * (never > 0))))
     states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
     say(
         f"{sum(counts.values())} images: {states}; {rejects} rejected; "
-        f"{len(passed_over)} files skipped" + f" ({never} {NEVER_PHOTOS})" * (never > 0)
+        f"{len(passed_over)} files skipped" + f" ({details})" * bool(details)
     )
+    for hint in found_hints:
+        say(hint)
 
 
 _NOTHING: dict[str, list] = {"images": [], "masks": [], "rows": [], "overlays": []}

@@ -25,6 +25,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState, create_run
 from apache_beam.runners.worker import sdk_worker
 
 from model_build.errors import JobError, Terminated, UserError, first_line, require
+from model_build.limits import check_address_space
 from pipeline.jobs import progress
 from pipeline.jobs.job import RemoteJob
 from pipeline.network import threads
@@ -39,6 +40,10 @@ sdk_worker.print = lambda *values, **options: None  # type: ignore[attr-defined]
 # encoded so far: also half an element, which nobody can decode. Without that they pass on what has
 # come together between two elements, as elsewhere.
 worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
+
+# Bytes that a job takes once its network is loaded: threads of Beam, gRPC and TensorFlow, and what
+# each stream holds.
+ADDRESS_SPACE, OF_A_STREAM = 250_000_000, 400_000_000
 
 LOCAL_RUNNER = "FnApiRunner"
 LOCAL_NAMES = ("direct", "directrunner", "fnapirunner")
@@ -86,12 +91,32 @@ def run_here(options: PipelineOptions, workers: int | None) -> None:
     Args:
         workers: streams; None takes as many as there are cores, or one on an accelerator.
     """
-    if workers is None:
-        workers = 1 if threads.has_accelerator() else threads.usable_cores()
+    workers = _streams(workers)
     options.view_as(StandardOptions).runner = LOCAL_RUNNER
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+
+
+def check_memory(workers: int | None) -> None:
+    """Checks that a job in this process may take the address space that its threads need.
+
+    Args:
+        workers: see :func:`run_here`.
+
+    Raises:
+        JobError: it may not.
+    """
+    streams = _streams(workers)
+    remedy = ", or use fewer --workers" if streams > 1 else ""
+    called = f"a job of {streams} stream{'s' * (streams > 1)}"
+    check_address_space(ADDRESS_SPACE + streams * OF_A_STREAM, called, remedy)
+
+
+def _streams(workers: int | None) -> int:
+    if workers is not None:
+        return workers
+    return 1 if threads.has_accelerator() else threads.usable_cores()
 
 
 def run(

@@ -11,7 +11,6 @@ further. A prediction is counted at the size of its truth.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from pipeline.jobs import runners
 from pipeline.jobs.predictions import Example, Fault, Prediction, decode_ids
 from pipeline.jobs.progress import count
 from pipeline.jobs.windows import Windowed
-from pipeline.storage import Files
+from pipeline.storage import Files, on_temporary_disk, temporary_folder
 
 
 class Counted(NamedTuple):
@@ -212,7 +211,7 @@ def score(
         JobError: what ended the job.
         KeyboardInterrupt: on Ctrl-C.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         path = f"{scratch}/findings.json"
         pipeline = beam.Pipeline(options=options)
         (
@@ -226,4 +225,5 @@ def score(
 
 
 def _keep(found: dict[str, Any], path: str) -> None:
-    Path(path).write_text(json.dumps(found))
+    with on_temporary_disk():
+        Path(path).write_text(json.dumps(found))

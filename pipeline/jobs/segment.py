@@ -9,6 +9,8 @@ from pathlib import Path
 
 import apache_beam as beam
 
+from model_build.console import visible
+from model_build.data.files import is_never_file
 from model_build.errors import JobError, UserError, first_line
 from model_build.quiet import import_tensorflow
 from pipeline.jobs import progress, remote, runners
@@ -65,11 +67,13 @@ def load(plan: Plan) -> None:
 
     Raises:
         UserError: the model cannot be loaded.
+        JobError: this process may not take the memory that the job needs.
     """
     if plan.local:
         import_tensorflow()
         threads.set_threads()
         models.load(plan.engine.model, plan.out.files)
+        runners.check_memory(plan.workers)
 
 
 @contextlib.contextmanager
@@ -145,12 +149,16 @@ def _copied(path: str, name: str, out: OutputFolder) -> str:
         return path
     root = Path(path)
     try:
-        for file in [root] if root.is_file() else filter(Path.is_file, root.rglob("*")):
+        for file in [root] if root.is_file() else filter(_is_of_model, root.rglob("*")):
             below = "" if file == root else f"/{file.relative_to(root).as_posix()}"
             out.write(name + below, file.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be copied to {out.path}: {first_line(error)}") from None
     return f"{out.path}/{name}"
+
+
+def _is_of_model(path: Path) -> bool:
+    return path.is_file() and not is_never_file(path.name)
 
 
 def run(plan: Plan) -> Summary:
@@ -200,7 +208,7 @@ def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int,
     lines = [summary.table()]
     if 0 < summary.masks == summary.kept and not summary.rejected:
         lines.append("nothing to do: all masks are up to date")
-    text = "\n".join([*lines, f"results: {summary.output}"])
+    text = "\n".join([*lines, f"results: {visible(summary.output)}"])
     rejects = f"{summary.output}/rejected-*.jsonl"
     if not summary.masks:
         return text, 3, f"no image got a mask; see {rejects}"

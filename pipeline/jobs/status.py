@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from model_build.console import visible
 from model_build.errors import JobError, UserError
 from pipeline.jobs import remote
 from pipeline.outputs import lock
@@ -39,16 +40,15 @@ class Status(NamedTuple):
 
     def text(self) -> str:
         """All of it for people."""
+        out = visible(self.out)
         if self.summary is not None:
-            return f"{self.out}: done\n{self.summary.table()}"
+            return f"{out}: done\n{self.summary.table()}"
         rows = [f"{'masks':<12}{self.masks}", f"{'rejected':<12}{self.rejects}"]
         if not self.holder:
-            return "\n".join(
-                [f"{self.out}: stopped; run the same command again to continue", *rows]
-            )
+            return "\n".join([f"{out}: stopped; run the same command again to continue", *rows])
         rate = (self.masks + self.rejects) / self.seconds
         rows.append(f"{'time':<12}{self.seconds:.0f} s, {rate:.2f} images/s")
-        return "\n".join([f"{self.out}: running ({self.holder})", *rows])
+        return "\n".join([f"{out}: running ({visible(self.holder)})", *rows])
 
 
 def status(output: str, storage_options: Mapping[str, str]) -> Status:

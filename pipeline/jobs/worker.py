@@ -21,6 +21,9 @@ from apache_beam.portability.api import (
 )
 from google.protobuf import json_format, text_format
 
+from model_build.console import open_streams
+from model_build.limits import stay_within
+
 
 def environment(worker: str, info: Any, given: Mapping[str, str]) -> dict[str, str]:
     """The variables that Beam's harness takes its settings from.
@@ -68,6 +71,8 @@ def provision(worker: str, address: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a worker until its runner needs it no more."""
+    open_streams()
+    stay_within()
     parser = argparse.ArgumentParser(
         prog="fcn-beam-worker",
         description="A worker for --environment_type PROCESS; its runner starts it.",

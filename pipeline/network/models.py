@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from model_build import artifact
 from model_build.artifact import DESCRIPTION, NETWORK, Description, Network
-from pipeline.storage import Files, is_remote, join, users_fault
+from pipeline.storage import (
+    Files,
+    is_remote,
+    join,
+    on_temporary_disk,
+    temporary_folder,
+    users_fault,
+)
 
 
 def describe(model: str, files: Files) -> Description:
@@ -36,8 +42,10 @@ def load(model: str, files: Files) -> Network:
 
     if not is_remote(model):
         return artifact.load(model, functions=functions)
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         with users_fault(model, "cannot be copied here", "check the path and your permissions"):
-            Path(scratch, DESCRIPTION).write_bytes(files.read(join(model, DESCRIPTION)))
+            description = files.read(join(model, DESCRIPTION))
+            with on_temporary_disk():
+                Path(scratch, DESCRIPTION).write_bytes(description)
             files.copy_here(join(model, NETWORK), f"{scratch}/{NETWORK}")
         return artifact.load(scratch, name=model, functions=functions)

@@ -6,11 +6,13 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pipeline.records import Reject, Row
+from model_build.console import visible
+from pipeline.outputs import skipped
+from pipeline.records import PassedOver, Reject, Row
 
 NEVER_PHOTOS = "in folders of caches and systems"
 
@@ -44,17 +46,31 @@ def tally_reject(reject: Reject) -> Tally:
     return Counter({("rejected",): 1, ("cause", reject.stage, reject.error): 1})
 
 
-def tally_passed_over(file: Any) -> Tally:
+def tally_passed_over(file: PassedOver) -> Tally:
     """Counts of one file that is no image."""
-    return Counter({("skipped",): 1, ("never_photos",): int(file.never_photo)})
+    tally: Tally = Counter({("skipped",): 1})
+    if file.never_photo:
+        tally[("never_photos",)] = 1
+    elif skipped.has_another_extension(file):
+        tally[("extension", skipped.extension(file.path))] = 1
+    return tally
 
 
 def sum_tallies(tallies: Iterable[Tally]) -> Tally:
-    """The sum; a Beam combiner."""
+    """The sum, in which the rarest extensions count as one if they are many; a Beam combiner."""
     total: Tally = Counter()
     for tally in tallies:
         total.update(tally)
+    if len(total) > skipped.COUNTED:
+        found = _extensions(total, skipped.COUNTED)
+        total = Counter({key: n for key, n in total.items() if key[0] != "extension"})
+        total.update({("extension", name): n for name, n in found.items()})
     return total
+
+
+def _extensions(total: Tally, number: int) -> dict[str, int]:
+    found = {key[1]: n for key, n in total.items() if key[0] == "extension"}
+    return skipped.most_common(found, number)
 
 
 def summarise(
@@ -76,6 +92,8 @@ def summarise(
         "rejected": total[("rejected",)],
         "skipped": total[("skipped",)],
         "never_photos": total[("never_photos",)],
+        "extensions": _extensions(total, skipped.EXTENSIONS),
+        "look_like_images": total[("look_like_images",)],
         "kept": total[("kept",)],
         "edited": total[("edited",)],
         "unversioned": total[("unversioned",)],
@@ -132,34 +150,44 @@ class Summary:
         stages: seconds that each stage took, over all workers.
         never_photos: of the files skipped, how many have a name, or are in a folder of a name, of
             :mod:`model_build.data.files`.
+        extensions: files that were skipped for their extension, by it: the most common ones, with
+            ``"none"`` for those without one and ``"other"`` for all further ones.
+        look_like_images: of a sample of those, how many begin like an image.
     """
 
     output: str
-    images: int
-    masks: int
-    kept: int
-    edited: int
-    unversioned: int
-    outside: int
-    rejected: int
-    skipped: int
-    causes: dict[str, int]
-    pixels: dict[str, int]
-    seconds: float
-    images_per_second: float
-    model: str
-    recipe: dict[str, Any]
-    options: dict[str, Any]
-    versions: dict[str, str]
-    run: str
-    shards: list[str]
-    stages: dict[str, float]
+    images: int = 0
+    masks: int = 0
+    kept: int = 0
+    edited: int = 0
+    unversioned: int = 0
+    outside: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+    pixels: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    model: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    run: str = ""
+    shards: list[str] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
     never_photos: int = 0
+    extensions: dict[str, int] = field(default_factory=dict)
+    look_like_images: int = 0
 
     @classmethod
     def from_json(cls, output: str, content: dict[str, Any], stages: dict[str, float]) -> Summary:
-        """From the content of ``summary.json``."""
-        return cls(output=output, stages=stages, **content)
+        """From the content of ``summary.json``, also of an earlier or later version.
+
+        Fields that are not known are left out, those that are missing are empty.
+        """
+        known = {field.name for field in fields(cls)} - {"output", "stages"}
+        values = {name: value for name, value in content.items() if name in known}
+        return cls(output=output, stages=stages, **values)
 
     def table(self) -> str:
         """The summary for people."""
@@ -173,7 +201,9 @@ class Summary:
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
             ("skipped files", f"{self.skipped}"),
+            *_if_any("  by extension", skipped.listed(self.extensions)),
             *_if_any(f"  {NEVER_PHOTOS}", self.never_photos),
+            *(("", hint) for hint in skipped.hints(self.extensions, self.look_like_images)),
             *_if_any("masks outside INPUT", self.outside),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:.2f} images/s"),
             *([("  spent on", ", ".join(spent))] if self.stages else []),
@@ -183,10 +213,10 @@ class Summary:
         shares = sorted(self.pixels.items(), key=lambda item: -item[1])
         rows += [(f"  {label}", f"{100 * n / everything:6.2f} %") for label, n in shares if n]
         width = max(len(name) for name, _ in rows) + 2
-        return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
+        return "\n".join(visible(f"{name:<{width}}{value}".rstrip()) for name, value in rows)
 
 
-def _if_any(name: str, count: int) -> list[tuple[str, str]]:
+def _if_any(name: str, count: int | str) -> list[tuple[str, str]]:
     """A row of the table, where there is anything to count."""
     return [(name, f"{count}")] if count else []
 

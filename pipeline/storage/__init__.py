@@ -3,7 +3,16 @@
 The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA or a remote model.
 """
 
-from pipeline.storage.faults import ends_the_job, is_everybodys, is_names, remedy, told, users_fault
+from pipeline.storage.faults import (
+    ends_the_job,
+    is_everybodys,
+    is_names,
+    on_temporary_disk,
+    remedy,
+    temporary_folder,
+    told,
+    users_fault,
+)
 from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
@@ -34,12 +43,14 @@ __all__ = [
     "is_read_only",
     "is_remote",
     "join",
+    "on_temporary_disk",
     "parse_options",
     "pattern_of",
     "printable",
     "remedy",
     "scheme_of",
     "secrets",
+    "temporary_folder",
     "told",
     "users_fault",
 ]

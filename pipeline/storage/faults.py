@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import tempfile
 from collections.abc import Iterator
 
-from model_build.errors import JobError, UserError, first_line
+from model_build.errors import JobError, UserError, cause, first_line
 from pipeline.storage.names import is_read_only
 from pipeline.storage.retries import causes, is_transient, status_of
 
@@ -113,8 +115,34 @@ def users_fault(name: str, what: str, advice: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # the latter of a path with a NUL
         if is_everybodys(error):
             raise JobError(f"{told(error)}; {remedy(error)}") from error
-        cause = told(error).removeprefix(f"{name}: ")
-        raise UserError(f"{name}: {what}: {cause}; {advice}") from None
+        why = told(error).removeprefix(f"{name}: ")
+        raise UserError(f"{name}: {what}: {why}; {advice}") from None
+
+
+@contextlib.contextmanager
+def on_temporary_disk() -> Iterator[None]:
+    """What keeps its block from writing to the folder of temporary files, as a JobError."""
+    try:
+        yield
+    except OSError as error:
+        where = tempfile.tempdir or os.environ.get("TMPDIR") or "the folder of temporary files"
+        raise JobError(
+            f"{where}: cannot hold temporary files: {cause(error)}; free some space there, or set "
+            "TMPDIR to another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[str]:
+    """A folder for temporary files, which goes when its block ends.
+
+    Raises:
+        JobError: it cannot be made.
+    """
+    with on_temporary_disk():
+        folder = tempfile.TemporaryDirectory()
+    with folder as path:
+        yield path
 
 
 def of_client(error: Exception, path: str) -> OSError:
@@ -148,11 +176,11 @@ def of_client(error: Exception, path: str) -> OSError:
 
 
 def _is_of_credentials(error: BaseException) -> bool:
-    for cause in causes(error):
-        response = getattr(cause, "response", None)
+    for one in causes(error):
+        response = getattr(one, "response", None)
         if isinstance(response, dict):
             if response.get("Error", {}).get("Code") in _CREDENTIAL_CODES:
                 return True
-        elif not _CREDENTIAL_ERRORS.isdisjoint(kind.__name__ for kind in type(cause).__mro__):
+        elif not _CREDENTIAL_ERRORS.isdisjoint(kind.__name__ for kind in type(one).__mro__):
             return True
     return False

@@ -17,7 +17,7 @@ from typing import Any
 
 from model_build.errors import UserError
 from pipeline.storage import folders, local, paging, puts, stores
-from pipeline.storage.faults import BadName, NotRegular, of_client
+from pipeline.storage.faults import BadName, NotRegular, of_client, on_temporary_disk
 from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
     bucket_and_key,
@@ -311,15 +311,21 @@ class Files:
                 local.prune(where)
 
     def copy_here(self, folder: str, target: str) -> None:
-        """Copies all that lies below a folder into a local one, which is made."""
+        """Copies all that lies below a folder into a temporary one, which is made.
+
+        Raises:
+            OSError: it cannot be read.
+            JobError: the disk of temporary files cannot hold it.
+        """
         found = [file for file in self.list(folder) if isinstance(file, File)]
         read = self.read_each((file.path, file.size) for file in found)
         for file, data in zip(found, read, strict=True):
             if isinstance(data, Exception):
                 raise data
             path = Path(target) / file.path[len(folder.rstrip("/")) + 1 :]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with on_temporary_disk():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
 
     # Before a job
 

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 import uuid
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.storage.faults import NotRegular
+from pipeline.storage.faults import NotRegular, on_temporary_disk
 from pipeline.storage.listed import File
 
 T = TypeVar("T")
@@ -81,14 +80,14 @@ def kept(path: str) -> str:
     passed = path.startswith("/dev/") and stat.S_ISREG(mode)
     if not (passed or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
         return path
-    prefix, suffix = "fcn-beam-", ".txt"
-    with (
-        open(path, "rb") as pipe,
-        tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix, delete=False) as copy,
-    ):
-        atexit.register(Path(copy.name).unlink, missing_ok=True)
-        shutil.copyfileobj(pipe, copy)
-    return copy.name
+    with on_temporary_disk():
+        handle, name = tempfile.mkstemp(prefix="fcn-beam-", suffix=".txt")
+    atexit.register(Path(name).unlink, missing_ok=True)
+    with open(handle, "wb", buffering=0) as copy, open(path, "rb") as pipe:
+        while piece := pipe.read(_MORE):
+            with on_temporary_disk():
+                _write_all(copy.fileno(), piece)
+    return name
 
 
 def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: str = "") -> File:
@@ -235,11 +234,15 @@ def _create(path: str, data: bytes) -> None:
     """Writes a new file; in few calls, as each waits for Python's lock."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        _write_all(handle, data)
     finally:
         os.close(handle)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _discard(unfinished: str) -> None:

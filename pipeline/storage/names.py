@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from model_build.errors import GONE, UserError
+
 # scheme → the extra that brings its client, None where it comes along
 SCHEMES = {
     "gs": "gcp",
@@ -25,11 +27,19 @@ def is_remote(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """A local path from the root of the disk on; a URI as it is."""
+    """A local path from the root of the disk on; a URI as it is.
+
+    Raises:
+        UserError: it is below the current folder, and that has been removed.
+    """
     if is_remote(path):
         return path
+    try:
+        whole = os.path.abspath(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: {GONE}") from None
     # POSIX lets two slashes at the beginning mean something else than one; to disks they do not.
-    return f"/{os.path.abspath(path).lstrip('/')}"
+    return f"/{whole.lstrip('/')}"
 
 
 def printable(name: str) -> str:

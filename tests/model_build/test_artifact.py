@@ -329,3 +329,11 @@ def test_a_foreign_saved_model_is_refused(copied):
     tf.saved_model.save(tf.Module(), str(copied / "saved_model"))
     edit(copied, fingerprint=artifact.fingerprint(copied))
     assert "TensorFlow cannot load it" in refused(copied)
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._saved_model.pb", "variables/._a", "Thumbs.db", "Desktop.ini"]
+)
+def test_what_file_managers_leave_does_not_change_a_model(copied, saved, name):
+    (copied / artifact.NETWORK / name).write_bytes(b"left by a file manager")
+    assert artifact.fingerprint(copied) == saved.written.fingerprint

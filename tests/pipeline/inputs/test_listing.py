@@ -588,3 +588,13 @@ def test_images_of_a_bucket_have_the_versions_that_a_question_tells(bucket):
     asked = [FILES.stat(image.path) for image in found]
     assert [image.stamp for image in found] == [Stamp(one.size, one.version) for one in asked]
     assert [image.name for image in found] == ["a.jpg", "x/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "record", [Reject("a\n\udcff.jpg", "list", "OSError", "ä: denied"), PassedOver("b", "results")]
+)
+def test_a_record_that_is_there_twice_is_there_once(record, caplog):
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        once = pipeline | beam.Create([record, record]) | listing.Once(type(record))
+        assert_that(once, equal_to([record]))
+    assert "coder" not in caplog.text

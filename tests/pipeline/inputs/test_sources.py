@@ -145,6 +145,28 @@ def test_an_empty_list_is_the_users_error(tmp_path, data):
         parse(write_list(tmp_path, data))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        "a.jpg\nb.jpg\n".encode("utf-16"),
+        "a.jpg\nb.jpg\n".encode("utf-16-le"),
+        b"a.jpg\0b.jpg\0",
+        b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        "写真.jpg\n".encode("utf-16"),
+    ],
+    ids=["UTF-16", "UTF-16 without BOM", "find -print0", "JPEG", "PNG", "UTF-16 of one script"],
+)
+def test_a_list_that_is_no_text_is_the_users_error(tmp_path, data):
+    with pytest.raises(UserError, match=r"list\.txt: no text list in UTF-8, one path a line; "):
+        parse(write_list(tmp_path, data))
+
+
+def test_a_list_may_hold_names_that_are_not_utf_8(tmp_path):
+    text = write_list(tmp_path, b"/x/\xff\xfe.jpg\n")
+    assert list(read_list(parse(text).where, FILES)) == ["/x/\udcff\udcfe.jpg"]
+
+
 def test_a_list_that_cannot_be_read_is_the_users_error(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.txt: the list cannot be read"):
         parse(f"@{tmp_path}/nowhere.txt")

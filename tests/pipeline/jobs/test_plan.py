@@ -238,8 +238,14 @@ def test_a_precision_that_is_left_open_is_the_machines_or_that_of_run_json(
 def test_masks_in_a_precision_that_this_machine_lacks_are_not_gone_on_with(ask, claim, monkeypatch):
     claim(engine="graph", precision="bfloat16")
     monkeypatch.setattr(precision, "supports_bfloat16", lambda: False)
-    with pytest.raises(UserError, match="--precision bfloat16: this CPU does not support it"):
-        plan(ask())
+    for asked in (ask(), ask(precision="bfloat16")):
+        with pytest.raises(UserError) as raised:
+            plan(asked)
+        assert str(raised.value) == (
+            f"{asked.output}: contains masks made in bfloat16, which this CPU does not support (no "
+            "avx512_bf16 or amx_bf16); continue on a machine that does, add --precision float32 "
+            "--overwrite to redo them, or choose another --output"
+        )
     with pytest.raises(UserError, match="made with precision bfloat16, not float32; add --over"):
         plan(ask(precision="float32"))
     assert plan(ask(precision="float32", overwrite=True)).recipe.precision == "float32"

@@ -138,7 +138,31 @@ def test_a_folder_of_thumbnails_alone_is_the_users_error(tmp_path, touch):
 
 def test_a_dry_run_counts_what_programs_and_systems_leave(dry_run, touch, tmp_path):
     touch(tmp_path, "in/a.jpg", "in/._a.jpg", "in/b.txt")
-    assert dry_run()[-1].endswith("2 files skipped (1 in folders of caches and systems)")
+    assert dry_run()[-1].endswith("2 files skipped (.txt 1, 1 in folders of caches and systems)")
+
+
+def test_a_folder_of_heic_says_that_it_is_not_read(tmp_path, touch):
+    touch(tmp_path, "in/a.HEIC", "in/b.heic")
+    with pytest.raises(UserError) as raised:
+        check_input(tmp_path)
+    assert str(raised.value).endswith(
+        "none of its 2 files has an image extension (.heic 2); HEIC is not read: convert such "
+        "files to JPEG or PNG first"
+    )
+
+
+def test_images_by_other_names_are_counted(dry_run, touch, tmp_path):
+    touch(tmp_path, "in/a.jpg", "in/c.mov")
+    (tmp_path / "in/b.IMG").write_bytes(b"\xff\xd8\xff\xe0")
+    assert dry_run()[-2:] == [
+        "1 images: 1 to do, 0 to check, 0 up to date; 0 rejected; 2 files skipped (.img 1, .mov 1)",
+        "1 file looks like an image: add --all-files",
+    ]
+
+
+def test_names_in_a_dry_run_are_harmless_to_a_terminal(dry_run, touch, tmp_path):
+    touch(tmp_path, "in/a\x1b[2J\n.jpg")
+    assert dry_run()[0] == "in/a\\x1b[2J\\n.jpg -> masks/a\\x1b[2J\\n.png: to do"
 
 
 @pytest.mark.parametrize("text", ["out/masks", "out", "out/masks/*.png", "out/masks/a.png", "link"])
@@ -201,7 +225,7 @@ def test_a_dry_run_tells_what_would_be_done(dry_run, earlier_run, tmp_path, touc
         "in/d.jpg -> masks/d.png: to check",
         "in/x/a.jpg -> masks/x/a.jpg.png: to do",
         "in/x/a.png -> masks/x/a.png.png: to do",
-        "5 images: 2 to do, 2 to check, 1 up to date; 1 rejected; 1 files skipped",
+        "5 images: 2 to do, 2 to check, 1 up to date; 1 rejected; 1 files skipped (.txt 1)",
     ]
 
 
@@ -368,7 +392,7 @@ def test_what_two_inputs_have_counts_once(dry_run, tmp_path, touch):
         "in/x/\\udcff.jpg: rejected: its name is not UTF-8; rename it",
         "in/a.jpg -> masks/a.png: to do",
         "in/x/b.jpg -> masks/x/b.png: to do",
-        "2 images: 2 to do, 0 to check, 0 up to date; 1 rejected; 1 files skipped",
+        "2 images: 2 to do, 0 to check, 0 up to date; 1 rejected; 1 files skipped (.txt 1)",
     ]
 
 

@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.worker import data_plane
 
+from model_build import limits
 from model_build.errors import JobError, Terminated, UserError
 from pipeline.jobs import runners
 from pipeline.jobs.progress import COUNTS, stage_seconds
@@ -326,3 +327,13 @@ def test_a_thread_that_is_not_the_main_one_may_run_a_job():
     thread.start()
     thread.join()
     assert outcomes == [2]
+
+
+def test_a_job_that_may_not_take_its_memory_is_not_begun(monkeypatch):
+    monkeypatch.setattr(limits, "address_space_left", lambda: 700_000_000)
+    runners.check_memory(1)
+    with pytest.raises(JobError, match=r"2 streams needs 1\.1 GB .* leaves 0\.7 GB; .* --workers$"):
+        runners.check_memory(2)
+    monkeypatch.setattr(limits, "address_space_left", lambda: 100_000_000)
+    with pytest.raises(JobError, match=r"1 stream needs .* \(`ulimit -v unlimited`\)$"):
+        runners.check_memory(1)

@@ -97,6 +97,41 @@ def test_sums_can_be_taken_in_parts(first, second):
     assert first == before
 
 
+def test_files_are_counted_by_extension_and_apart_from_those_that_are_never_photos():
+    found = summary()
+    assert (found["extensions"], found["look_like_images"]) == ({".txt": 1}, 0)
+    shown = table(found | {"extensions": {".heic": 120, ".mov": 4}, "look_like_images": 12}, {})
+    assert ".heic 120, .mov 4" in shown
+    assert "HEIC is not read" in shown
+    assert "12 files look like images: add --all-files" in shown
+
+
+def test_many_odd_extensions_stay_few():
+    files = [PassedOver(f"a.x{number}") for number in range(3000)] + [PassedOver("a.txt")] * 2
+    total = Counter()
+    for start in range(0, len(files), 500):
+        total = sum_tallies([total, *map(tally_passed_over, files[start : start + 500])])
+    assert len(total) < 1100
+    options = {"started": time.time()}
+    found = summarise(total, labels=[], recipe=RECIPE, options=options)
+    assert found["skipped"] == sum(found["extensions"].values()) == 3002
+    assert len(found["extensions"]) == 21
+    assert next(iter(found["extensions"])) == ".txt"
+
+
+def test_a_summary_of_another_version_is_read():
+    found = summary()
+    del found["extensions"], found["look_like_images"], found["never_photos"], found["outside"]
+    shown = table(found | {"surprise": 1, "stages": {"x": 1}}, {})
+    assert "images" in shown
+    assert "by extension" not in shown
+    assert table({}, {}).startswith("images")
+
+
+def test_names_of_labels_are_harmless_to_a_terminal():
+    assert "a\\x1b[2J" in table(summary(pixels={"a\x1b[2J": 1}), {})
+
+
 def test_a_summary_adds_up():
     found = summary()
     counts = {

@@ -1,5 +1,6 @@
 import errno
 import io
+import tempfile
 
 import pytest
 
@@ -12,7 +13,9 @@ from pipeline.storage.faults import (
     is_everybodys,
     is_names,
     of_client,
+    on_temporary_disk,
     remedy,
+    temporary_folder,
     told,
 )
 
@@ -262,3 +265,18 @@ def test_a_web_server_that_does_not_answer_is_the_fault_of_its_files(error):
     found = of_client(error, "https://dead.example/a.jpg")
     assert not is_everybodys(found)
     assert told(found).startswith("https://dead.example/a.jpg: the server refused it (")
+
+
+def test_a_full_disk_of_temporary_files_is_named(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/full")
+    with (
+        pytest.raises(JobError, match=r"^/full: cannot hold .*: No space left .* set TMPDIR to"),
+        on_temporary_disk(),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_missing_disk_of_temporary_files_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(JobError, match=r"/gone: cannot hold temporary files"), temporary_folder():
+        pass

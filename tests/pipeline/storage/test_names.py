@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from model_build.errors import UserError
 from pipeline.storage import absolute, glob_folder, is_remote
 from pipeline.storage.names import bucket_and_key, pattern_of
 
@@ -49,3 +50,12 @@ def test_an_absolute_path_begins_with_one_slash(monkeypatch, keeps):
 
 def test_a_uri_is_absolute_as_it_is():
     assert absolute("gs://b//x/../a.jpg") == "gs://b//x/../a.jpg"
+
+
+def test_a_relative_path_needs_a_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match=r"^a: the current folder has been removed; change to"):
+        absolute("a")
+    assert absolute("/a/../b") == "/b"
