@@ -166,12 +166,14 @@ def _png(stream: io.BytesIO) -> Picture:
 def _other(stream: io.BytesIO, head: bytes) -> Picture:
     try:
         image = Image.open(stream, formats=OTHERS)
-    except UnidentifiedImageError:  # Pillow's own message names a buffer's address
+    except Exception as error:
         if head.startswith(tiff.PREFIXES):
-            raise tiff.explain(stream) from None
+            raise tiff.explain(stream) from error
         if head.startswith(b"GIF8") or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):
-            raise DamagedImage from None
-        raise UnidentifiedImageError("not an image in a known format") from None
+            raise DamagedImage from error
+        if isinstance(error, UnidentifiedImageError):  # Pillow's message names a buffer's address
+            raise UnidentifiedImageError("not an image in a known format") from None
+        raise
     samples, orientation = Samples(), _orientation(image.info.get("exif", b""))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         samples, tag = tiff.settle(image)

@@ -22,14 +22,21 @@ SCALES = (8, 4, 2, 1)  # a photo is decoded at one of these fractions of its siz
 # Frames, but not DHT (C4), JPG (C8) and DAC (CC), which lie between them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC, _HIERARCHICAL = range(0xC9, 0xD0), (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF)
-_SCAN, _EXIF, _ICC, _ADOBE, _COMMENT = 0xDA, 0xE1, 0xE2, 0xEE, 0xFE
+_PROGRESSIVE, _SCAN, _EXIF, _ICC, _ADOBE, _COMMENT = 0xC2, 0xDA, 0xE1, 0xE2, 0xEE, 0xFE
 _APPLICATIONS = range(0xE0, 0xF0)
 _EXIF_NAME, _ICC_NAME, _JFIF_NAME, _ADOBE_NAME = b"Exif\0\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
 
-# What libjpeg warns of (jerror.h), by the words of its messages. The first are blocks that were not
-# decoded, or codes that cannot be.
-_DAMAGE = re.compile("premature end of data segment|bad Huffman code|bad arithmetic code")
-_EXTRANEOUS = re.compile("extraneous bytes before marker")
+# The warnings of libjpeg (jerror.h) that are no damage: all blocks may have been decoded. Others
+# are: codes that cannot be, and coded data that end before the last block. TurboJPEG takes an error
+# behind a warning for another one, so it is not enough to know which warnings are damage.
+_EXTRANEOUS = "extraneous bytes before marker"
+_HARMLESS = re.compile(
+    f"{_EXTRANEOUS}|found marker .* instead of RST|Inconsistent progression sequence|Invalid SOS"
+)
+_SCANS = re.compile(rb"\xff\xda\0.(?=[\1-\4])", re.DOTALL)  # what is before their channels
+# Before the markers that end coded data: RST, EOI, SOS, DHT.
+_CODED_END = re.compile(rb"(?=\xff[\xc4\xd0-\xd7\xd9\xda])")
+_SPARE_BITS = (b"\x55" * 64, b"\x2a" * 64)
 # A hole in the scan, as a lost block of a disk or a card leaves it.
 _HOLE = bytes(64)
 
@@ -49,6 +56,7 @@ class JpegHeader(NamedTuple):
         height: of the stored picture, in pixels.
         width: likewise.
         channels: 1 (grey), 3 or 4 (CMYK).
+        progressive: the channels' numbers where they come in several scans, else ``b""``.
         exif: the content of its EXIF segments, ``b""`` for none.
         profile: its ICC profile, ``b""`` for none or an incomplete one.
     """
@@ -56,6 +64,7 @@ class JpegHeader(NamedTuple):
     height: int
     width: int
     channels: int
+    progressive: bytes
     exif: bytes
     profile: bytes
 
@@ -97,7 +106,7 @@ def read_header(data: bytes | memoryview) -> JpegHeader:
     exif, parts = b"", []
     for code, start, end in segments(data):
         if code in _FRAMES and frame is None and end - start >= 6 and end <= len(data):
-            frame = code, bytes(data[start : start + 6])
+            frame = code, bytes(data[start:end])
         elif code == _EXIF and data[start : start + 6] == _EXIF_NAME:
             exif += bytes(data[start + 6 : end])
         elif code == _ICC and data[start : start + 12] == _ICC_NAME:
@@ -112,7 +121,8 @@ def read_header(data: bytes | memoryview) -> JpegHeader:
     _refuse_unsupported(code, bits, channels)
     if not height or not width:
         raise DamagedImage("its header has no size")
-    return JpegHeader(height, width, channels, exif, _joined(parts))
+    progressive = content[6 : 6 + 3 * channels : 3] if code == _PROGRESSIVE else b""
+    return JpegHeader(height, width, channels, progressive, exif, _joined(parts))
 
 
 def _refuse_unsupported(code: int, bits: int, channels: int) -> None:
@@ -167,22 +177,53 @@ def decode(data: bytes | memoryview, header: JpegHeader, size: tuple[int, int]) 
         try:
             pixels = simplejpeg.decode_jpeg(cleaned, **options, strict=False)
         except ValueError as fatal:
-            return _by_pillow(cleaned, (height, width), _words(fatal))
+            if "subsampling" in str(fatal):
+                return _by_pillow(cleaned, (height, width))
+            raise DamagedImage(_words(fatal)) from None
         if found := _damage(cleaned):
             raise DamagedImage(found) from error
+    if _lacks_scans(data, header.progressive):
+        raise DamagedImage("scans are missing")
     # Adobe's programs, which write nearly all of these, store 255 for no ink.
     return pixels if header.channels < 4 else 255 - pixels
 
 
-def _by_pillow(cleaned: bytes, size: tuple[int, int], words: str) -> np.ndarray:
-    """Decodes by Pillow, which takes more kinds of subsampling but passes over most damage."""
-    try:
-        with Image.open(io.BytesIO(cleaned), formats=("JPEG",)) as image:
-            image.draft(None, size[::-1])
-            return np.asarray(image if image.mode == "CMYK" else image.convert("RGB"))
-    except Exception:  # by the same library, so for the same reason
-        # TurboJPEG's own words are of its calls.
-        raise DamagedImage("" if words.startswith("tj") else words) from None
+def _lacks_scans(data: bytes | memoryview, channels: bytes) -> bool:
+    """Whether bits of a progressive JPEG's coefficients come in no scan (T.81, section G.1.1)."""
+    if not channels:
+        return False
+    data = bytes(data)
+    start = next((start - 4 for code, start, _ in segments(data) if code == _SCAN), len(data))
+    missing = {channel: [1] * 64 for channel in channels}
+    end = data.find(END, start)
+    for match in _SCANS.finditer(data, start, end if end >= 0 else len(data)):
+        count = data[match.end()]
+        *choices, first, last, bits = data[match.end() + 1 : match.end() + 2 * count + 4]
+        for channel in choices[::2]:
+            lowest = bits & 0x0F
+            missing.get(channel, [0] * 64)[first : last + 1] = [lowest] * (last + 1 - first)
+    return any(map(any, missing.values()))
+
+
+def _by_pillow(cleaned: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Decodes a JPEG of a subsampling that simplejpeg does not take.
+
+    Pillow passes over missing blocks. But libjpeg takes bits that follow for theirs: bits that are
+    put behind the coded data change the picture only where some are missing.
+    """
+    pixels = _pillows(cleaned, size)
+    scan = max(end for _, _, end in segments(cleaned))
+    longer = (cleaned[:scan] + _CODED_END.sub(bits, cleaned[scan:]) for bits in _SPARE_BITS)
+    whole = all(np.array_equal(pixels, _pillows(one, size)) for one in longer)
+    if not whole:
+        raise DamagedImage("premature end of data segment")
+    return pixels
+
+
+def _pillows(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        image.draft(None, size[::-1])
+        return np.asarray(image if image.mode == "CMYK" else image.convert("RGB"))
 
 
 def _damage(cleaned: bytes) -> str:
@@ -195,8 +236,8 @@ def _damage(cleaned: bytes) -> str:
         simplejpeg.decode_jpeg(cleaned)
     except ValueError as error:
         found = _words(error)
-        hole = _EXTRANEOUS.search(found) and _hole(cleaned)
-        return found if hole or _DAMAGE.search(found) else ""
+        if not _HARMLESS.search(found) or (_EXTRANEOUS in found and _hole(cleaned)):
+            return found
     return ""
 
 

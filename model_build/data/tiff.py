@@ -20,7 +20,7 @@ PREFIXES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 _WHITE_IS_ZERO = 0  # of PhotometricInterpretation (TIFF 6.0, section 8)
 _UNSIGNED, _FLOAT = 1, 3  # of SampleFormat (section 19)
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_SAMPLES, _FORMAT = 277, 339
+_SAMPLES, _PLANES, _FORMAT = 277, 284, 339
 
 # For this process, as Pillow has no setting for a single image.
 TiffImagePlugin.READ_LIBTIFF = True
@@ -55,9 +55,14 @@ def settle(image: TiffImagePlugin.TiffImageFile) -> tuple[Samples, int]:
 
     Returns:
         What its grey values mean; and the orientation that is left to apply: Pillow applies that of
-        a SHORT tag by itself.
+        a number by itself, but not that of bytes.
+
+    Raises:
+        UnsupportedImage: Pillow garbles this kind.
     """
     tags = image.tag_v2
+    if tags.get(_PLANES, 1) == 2 and image.mode in ("LA", "PA", "LAB"):
+        raise _unsupported(tags)
     image.info.pop("xmp", None)  # Pillow would turn the image by it, where EXIF has no orientation
     orientation = tags.get(ExifTags.Base.Orientation, 1)
     image.tile = [tile._replace(args=_native(tile.args)) for tile in image.tile]
@@ -74,18 +79,25 @@ def _native(args: Any) -> Any:
 
 def explain(data: io.BytesIO) -> Exception:
     """The error for a TIFF that Pillow does not open: damaged, or of a kind that is not read."""
-    data.seek(0)
     with contextlib.suppress(Exception):
-        head = data.read(16)
+        data.seek(0)
+        head = data.read(8)
+        if head.startswith(PREFIXES[2:]):
+            head += data.read(8)
         tags = TiffImagePlugin.ImageFileDirectory_v2(head)
         data.seek(tags.next)
         tags.load(data)
-        bits = tags.get(_BITS, (1,))
-        if _WIDTH in tags and _HEIGHT in tags:
-            form = ", of floating point" if tags.get(_FORMAT, (1,))[0] == _FLOAT else ""
-            return UnsupportedImage(
-                f"a TIFF of {tags.get(_SAMPLES, 1)} × {bits[0]} bits{form}, photometric "
-                f"{tags.get(_PHOTOMETRIC)}, compression {tags.get(_COMPRESSION, 1)}, which is not "
-                "supported"
-            )
+        if {_WIDTH, _HEIGHT, _PHOTOMETRIC} <= set(tags):
+            return _unsupported(tags)
     return DamagedImage()
+
+
+def _unsupported(tags: TiffImagePlugin.ImageFileDirectory_v2) -> UnsupportedImage:
+    samples = tags.get(_SAMPLES, 1)
+    form = " floating point" if tags.get(_FORMAT, (_UNSIGNED,))[0] == _FLOAT else ""
+    planes = " in planes" if tags.get(_PLANES, 1) == 2 and samples > 1 else ""
+    return UnsupportedImage(
+        f"a TIFF of {samples} × {tags.get(_BITS, (1,))[0]} bits{form}{planes}, photometric "
+        f"interpretation {tags[_PHOTOMETRIC]}, compression {tags.get(_COMPRESSION, 1)}, which is "
+        "not supported"
+    )
