@@ -247,8 +247,8 @@ def _words(error: ValueError) -> str:
 
 def _hole(cleaned: bytes) -> bool:
     """Whether there are many zeros inside of a scan: with data behind them."""
-    scan = cleaned[max((end for _, _, end in segments(cleaned)), default=0) :]
-    return _HOLE in scan.removesuffix(END).rstrip(b"\0")
+    start = max((end for _, _, end in segments(cleaned)), default=0)
+    return _HOLE in cleaned[start : cleaned.find(END, start)].rstrip(b"\0")
 
 
 def _cleaned(data: bytes | memoryview) -> bytes:
