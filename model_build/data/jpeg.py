@@ -236,7 +236,9 @@ def _damage(cleaned: bytes) -> str:
         simplejpeg.decode_jpeg(cleaned)
     except ValueError as error:
         found = _words(error)
-        if not _HARMLESS.search(found) or (_EXTRANEOUS in found and _hole(cleaned)):
+        if _EXTRANEOUS in found and _hole(cleaned):
+            return f"a hole of zeros in its data, and {found}"
+        if not _HARMLESS.search(found):
             return found
     return ""
 
