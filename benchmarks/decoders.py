@@ -2,10 +2,10 @@
 
     python benchmarks/decoders.py DATA [--split val] [--scale 1.0 --scale 0.5]
 
-Training reads and scales by TensorFlow, inside its input pipeline; the job by Pillow, which decodes
-large JPEGs at a fraction of their size. For each scale: the mean difference of their pixels, of
-255, the share of pixels that the default model gives the same class, and its mIoU on both. DATA is
-a folder as ``fcn-beam train`` takes it.
+Both read by one decoder, but training scales by TensorFlow, inside its input pipeline; the job by
+Pillow, and it decodes large JPEGs at a fraction of their size. For each scale: the mean difference
+of their pixels, of 255, the share of pixels that the default model gives the same class, and its
+mIoU on both. DATA is a folder as ``fcn-beam train`` takes it.
 """
 
 from __future__ import annotations

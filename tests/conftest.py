@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so a file of a light room runs in a second or two.
 """
 
+import io
 import sys
 
 import numpy as np
@@ -63,3 +64,16 @@ def photos(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[:height, :width]).save(path)
     return folder
+
+
+@pytest.fixture
+def image_bytes():
+    """An image file of random RGB pixels: ``image_bytes("PNG", width=6, height=4, **save)``."""
+
+    def make(kind, width=6, height=4, **options):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    return make

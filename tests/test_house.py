@@ -20,10 +20,12 @@ PACKAGES = ("pipeline", "model_build")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What loads a model or scores masks, and what is light: nothing that trains.
 SHARED = {"errors", "artifact", "scores", "bar", "console", "limits", "quiet"} | {
+    "data.decode",
     "data.files",
     "data.labels",
     "data.layouts",
     "data.masks",
+    "data.unreadable",
 }
 # Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA.
 OPENED = {

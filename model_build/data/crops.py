@@ -1,4 +1,4 @@
-"""Pairs of photos and masks → ``tf.data`` of uint8 images and class ids, in parallel graph ops."""
+"""Pairs of photos and masks → ``tf.data`` of uint8 images and class ids, in parallel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from model_build.data.decode import decode
 from model_build.data.labels import VOID
 from model_build.data.pairs import Pair
 
@@ -119,18 +120,17 @@ def pad_to(
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """uint8 ``[h, w, 3]`` of an image file: the very pixels that the job decodes by Pillow.
+    """uint8 ``[h, w, 3]`` of an image file: the pixels that the job gives a network.
 
-    Pillow itself would hold Python's lock here. TensorFlow decodes JPEGs by the same library, but
-    with a less exact inverse transform unless it is told otherwise.
+    Python holds its lock meanwhile, but for the time in which a JPEG is decoded.
     """
-    data = tf.io.read_file(path)
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, 3, expand_animations=False),
-    )
+    image = tf.numpy_function(_read, [path], tf.uint8, stateful=False)
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _read(path: bytes) -> np.ndarray:
+    with open(path, "rb") as file:
+        return np.ascontiguousarray(decode(file.read()))
 
 
 def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -7,18 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
+from model_build.data.decode import Picture, decode, opened
 from model_build.data.files import image_extension
 from model_build.data.labels import LabelSet
 from model_build.data.layouts import MISSING, DataFolder
 from model_build.data.masks import read_mask
 from model_build.errors import UserError, cause
-
-# What TensorFlow reads, whatever the suffix says; of a BMP with a palette it shows the indices.
-DECODABLE = ("JPEG", "MPO", "PNG", "GIF")
-# Pillow says with a SyntaxError that a PNG is broken, and with an error of its own that it is huge.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Pair(NamedTuple):
@@ -43,39 +39,24 @@ class Pair(NamedTuple):
             return np.asarray(image)
 
 
-def read_size(data: bytes, where: str) -> tuple[int, int]:
-    """Decodes a photo and tells its (height, width) in pixels.
+def read_photo(data: bytes, where: str) -> Picture:
+    """Decodes a photo as training does, to find whether it can be read.
 
     Args:
         data: the file's bytes.
         where: the file's name, for errors.
 
+    Returns:
+        What its header tells: its size, and how it is turned.
+
     Raises:
-        UserError: it cannot be read, or is of a format that TensorFlow does not read.
+        UserError: it cannot be read.
     """
     try:
-        with _opened(data) as picture:
-            picture.load()  # only decoding finds a truncated file
-            (width, height), kind = picture.size, picture.format
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except UNREADABLE as error:
+        decode(data)  # only decoding finds a truncated file
+        return opened(data)
+    except (OSError, ValueError) as error:
         raise UserError(f"{where}: cannot be read as an image: {error}") from None
-    if kind not in DECODABLE:
-        raise UserError(f"{where}: is actually {kind}, which training cannot read; save it as JPEG")
-    if orientation > 1:
-        # Its mask may be drawn either way; the pipeline turns it upright, TensorFlow does not.
-        raise UserError(
-            f"{where}: is rotated by its EXIF tag, which training ignores; save it upright, to "
-            "match its mask"
-        )
-    return height, width
-
-
-def _opened(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:  # Pillow's own message names a buffer's address
-        raise UnidentifiedImageError("not an image in a known format") from None
 
 
 def check_pair(
@@ -90,14 +71,14 @@ def check_pair(
     """
     image, mask = folder.photo(name), folder.mask(name)
     problems = []
-    size = found = None
+    photo = found = None
     try:
         if image is None:
             hint = folder.near(name)[0]
             if image_extension(name):
                 hint = "; list names without their suffix"
             raise UserError(f"{folder.expected(name)}: not found, but listed in the split{hint}")
-        size = read_size(folder.read(image), image)
+        photo = read_photo(folder.read(image), image)
     except OSError as error:
         problems.append(UserError(f"{image}: cannot be read: {cause(error)}"))
     except UserError as error:
@@ -112,11 +93,13 @@ def check_pair(
         problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))
     except UserError as error:
         problems.append(error)
-    if image is None or size is None or found is None:
+    if image is None or photo is None or found is None:
         return None, problems
-    ids = found.ids
+    ids, size = found.ids, photo.upright
     if ids.shape != size:
         mismatch = f"is {ids.shape[1]}×{ids.shape[0]}, but its photo is {size[1]}×{size[0]}"
+        if ids.shape == (photo.height, photo.width):
+            mismatch += " once it is turned upright by its EXIF orientation; turn the mask alike"
         return None, [UserError(f"{mask}: {mismatch}")]
     grey = io.BytesIO()
     Image.fromarray(ids).save(grey, "PNG", compress_level=1)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # Raised whenever this code makes other pixels of the same image, model and options.
-PIXELS = 5
+PIXELS = 6
 
 
 @dataclass(frozen=True)

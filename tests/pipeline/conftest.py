@@ -1,13 +1,10 @@
 """Fixtures that several test modules share."""
 
-import io
 import os
 
 import fsspec
-import numpy as np
 import pytest
 from hypothesis import settings
-from PIL import Image
 
 settings.register_profile("quick", max_examples=60, deadline=None, database=None)
 settings.load_profile("quick")
@@ -34,18 +31,5 @@ def touch():
                 pass
             if mtime is not None:
                 os.utime(path, (mtime, mtime))
-
-    return make
-
-
-@pytest.fixture
-def image_bytes():
-    """An image file of random RGB pixels: ``image_bytes("PNG", width=6, height=4, **save)``."""
-
-    def make(kind, width=6, height=4, **options):
-        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, kind, **options)
-        return buffer.getvalue()
 
     return make

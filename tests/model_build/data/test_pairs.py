@@ -166,12 +166,27 @@ def test_every_problem_of_a_pair_is_told(voc_folder, toy_labels):
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP"])
-def test_a_photo_that_only_pillow_reads_is_refused(voc_folder, toy_labels, kind):
+def test_a_photo_may_be_of_any_format_that_the_job_reads(voc_folder, toy_labels, kind):
     path = voc_folder / "JPEGImages" / "train_0.png"
     content = io.BytesIO()
-    Image.open(path).save(content, kind)
+    with Image.open(path) as photo:
+        size = photo.size[::-1]
+        photo.save(content, kind)
     path.write_bytes(content.getvalue())
-    assert refused(voc_folder, toy_labels).startswith(f"{path}: is actually {kind}")
+    pair = read_split(DataFolder(str(voc_folder)), "train", toy_labels)[0]
+    assert (pair.height, pair.width) == size
+
+
+def test_a_damaged_photo_is_named(voc_folder, toy_labels):
+    path = voc_folder / "JPEGImages" / "train_0.png"
+    content = io.BytesIO()
+    with Image.open(path) as photo:
+        photo.save(content, "JPEG")
+    data = content.getvalue()
+    path.write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    assert refused(voc_folder, toy_labels) == (
+        f"{path}: cannot be read as an image: damaged or cut short: premature end of data segment"
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -201,13 +216,20 @@ def test_ids_come_back_from_every_kind_of_mask(tmp_path_factory, make_paired, to
         assert (grey.format, grey.mode) == ("PNG", "L")
 
 
-def test_a_photo_turned_by_exif_is_refused(voc_folder, toy_labels):
+def test_a_photo_turned_by_exif_has_the_size_that_it_is_shown_at(voc_folder, toy_labels):
     path = voc_folder / "JPEGImages" / "train_0.png"
+    mask = voc_folder / "SegmentationClass" / "train_0.png"
     with Image.open(path) as photo:
         exif = photo.getexif()
-        exif[ExifTags.Base.Orientation] = 1
-        photo.save(path, exif=exif)
-        assert read_split(DataFolder(str(voc_folder)), "train", toy_labels)
         exif[ExifTags.Base.Orientation] = 6
+        (width, height), mode = photo.size, photo.mode
         photo.save(path, exif=exif)
-    assert refused(voc_folder, toy_labels).startswith(f"{path}: is rotated by its EXIF tag")
+    assert (width, height, mode) == (96, 64, "RGB")
+    assert refused(voc_folder, toy_labels) == (
+        f"{mask}: is 96×64, but its photo is 64×96 once it is turned upright by its EXIF "
+        "orientation; turn the mask alike"
+    )
+    with Image.open(mask) as stored:
+        stored.transpose(Image.Transpose.ROTATE_270).save(mask)
+    pair = read_split(DataFolder(str(voc_folder)), "train", toy_labels)[0]
+    assert (pair.height, pair.width) == (96, 64)

@@ -192,14 +192,20 @@ def test_a_folder_of_nothing_is_refused(tmp_path):
         survey(DataFolder(str(tmp_path)))
 
 
-def test_a_webp_in_disguise_is_an_error(counted):
-    """Pillow reads it, but training does not."""
+def test_a_photo_of_another_format_than_its_suffix_is_read(counted):
     disguised = io.BytesIO()
     Image.new("RGB", (20, 8)).save(disguised, "WEBP")
+    (counted / "images" / "c.png").write_bytes(disguised.getvalue())
+    assert survey(DataFolder(str(counted))).errors == []
+
+
+def test_a_damaged_photo_is_an_error(counted):
+    noise = io.BytesIO()
+    Image.effect_noise((20, 8), 90).save(noise, "JPEG", quality=95)
     path = counted / "images" / "c.png"
-    path.write_bytes(disguised.getvalue())
+    path.write_bytes(noise.getvalue()[: -len(noise.getvalue()) // 4])
     assert survey(DataFolder(str(counted))).errors == [
-        f"{path}: is actually WEBP, which training cannot read; save it as JPEG"
+        f"{path}: cannot be read as an image: damaged or cut short: premature end of data segment"
     ]
 
 

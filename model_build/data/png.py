@@ -1,0 +1,185 @@
+"""PNG: reduced to the chunks that decide its pixels, checked, and its transparent colour applied.
+
+Pillow reads every chunk, and refuses a file for a comment that is too long or damaged. The standard
+has decoders pass over such chunks (PNG, third edition, section 13.2).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from model_build.data.unreadable import DamagedImage, UnsupportedImage
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _RGB = 0, 2  # colour types (section 11.2.1)
+_BITS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_TRANSPARENT = {_GREY: 2, _RGB: 6}  # bytes of a transparent colour (section 11.3.1.1)
+_LIMIT = 4 << 20  # bytes that compressed metadata may take
+
+
+class Png(NamedTuple):
+    """A PNG without what has no part in its pixels.
+
+    Attributes:
+        stream: a whole PNG of the critical chunks and the transparency.
+        bits: of a sample.
+        key: samples of the transparent colour, ``()`` for none.
+        exif: ``b""`` for none.
+        profile: its ICC profile, ``b""`` for none.
+    """
+
+    stream: bytes
+    bits: int
+    key: tuple[int, ...]
+    exif: bytes
+    profile: bytes
+
+
+def reduce(data: bytes | memoryview) -> Png:
+    """Reads the chunks of a PNG; ancillary ones that are damaged count as none.
+
+    A missing end is no damage: decoding finds whether pixels are missing.
+
+    Raises:
+        DamagedImage: a critical chunk is damaged or in a wrong place.
+        UnsupportedImage: its colour type and bits are no pair of the standard.
+    """
+    critical: list[tuple[bytes, memoryview]] = []
+    transparency = exif = profile = b""
+    for kind, content, sound in _chunks(memoryview(data)):
+        if not kind[0] & 0x20:  # critical (section 5.4)
+            if not sound:
+                raise DamagedImage(f"the checksum of its {kind.decode()} chunk is wrong")
+            if (kind == b"IHDR") == bool(critical):
+                raise DamagedImage("its first chunk is not IHDR, or not the only one")
+            critical.append((kind, content))
+        elif not sound:
+            continue
+        elif kind == b"tRNS":
+            transparency = bytes(content)
+        elif kind == b"eXIf":
+            exif = bytes(content)
+        elif kind == b"iCCP":
+            profile = _inflated(bytes(content).partition(b"\0")[2][1:])
+        elif kind in (b"tEXt", b"zTXt"):
+            exif = exif or _raw_exif(kind, content)
+    color, bits = _color(critical)
+    if len(transparency) != _TRANSPARENT.get(color, len(transparency)):
+        transparency = b""
+    key = (
+        struct.unpack(f">{len(transparency) // 2}H", transparency) if color in _TRANSPARENT else ()
+    )
+    stream: list[bytes | memoryview] = [SIGNATURE]
+    for kind, content in critical:
+        if kind == b"IDAT" and transparency:
+            stream += _sealed(b"tRNS", transparency)
+            transparency = b""
+        stream += _sealed(kind, content)
+    return Png(b"".join(stream), bits, key, exif, profile)
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """Names and contents of chunks, and whether their checksums hold, up to the end of the file."""
+    start = len(SIGNATURE)
+    while start + 8 <= len(data):
+        length, kind = struct.unpack(">I4s", data[start : start + 8])
+        if not kind.isalpha():
+            return
+        end = start + 8 + length
+        checksum = bytes(data[end : end + 4])
+        sound = len(checksum) < 4 or zlib.crc32(data[start + 4 : end]) == int.from_bytes(
+            checksum, "big"
+        )
+        yield kind, data[start + 8 : end], sound
+        if kind == b"IEND":
+            return
+        start = end + 4
+
+
+def _sealed(kind: bytes, content: bytes | memoryview) -> tuple[bytes, bytes | memoryview, bytes]:
+    """A chunk: length and name, content, checksum (section 5.3)."""
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I4s", len(content), kind), content, struct.pack(">I", checksum)
+
+
+def _color(critical: list[tuple[bytes, memoryview]]) -> tuple[int, int]:
+    """Colour type and bits a sample (section 11.2.1)."""
+    if not critical or len(critical[0][1]) < 13:
+        raise DamagedImage
+    width, height, bits, color = struct.unpack(">IIBB", critical[0][1][:10])
+    if not width or not height:
+        raise DamagedImage("its header has no size")
+    if bits not in _BITS.get(color, ()):
+        raise UnsupportedImage(
+            f"a PNG of colour type {color} with {bits} bits, which is not supported"
+        )
+    return color, bits
+
+
+def _inflated(content: bytes) -> bytes:
+    """Compressed metadata, ``b""`` where it is damaged or too long."""
+    try:
+        inflate = zlib.decompressobj()
+        found = inflate.decompress(content, _LIMIT)
+        return found if inflate.eof else b""
+    except zlib.error:
+        return b""
+
+
+def _raw_exif(kind: bytes, content: memoryview) -> bytes:
+    """The EXIF in a text chunk, as ImageMagick and ExifTool write it: hexadecimal, by lines."""
+    keyword, _, text = bytes(content[:_LIMIT]).partition(b"\0")
+    if keyword.lower() != b"raw profile type exif":
+        return b""
+    lines = (_inflated(text[1:]) if kind == b"zTXt" else text).split(b"\n")
+    try:
+        return bytes.fromhex(b"".join(lines[3:]).decode())
+    except ValueError:
+        return b""
+
+
+def open_reduced(stream: io.BytesIO, png: Png) -> Image.Image:
+    """Opens the stream of a reduced PNG by Pillow, with the right transparent colour.
+
+    Pillow scales grey samples of 2 and 4 bits to 8, but not the colour.
+    """
+    image = Image.open(stream, formats=("PNG",))
+    if png.key and image.mode == "L":
+        highest = 2**png.bits - 1
+        image.info["transparency"] = (png.key[0] & highest) * 255 // highest
+    return image
+
+
+def with_key(image: Image.Image, png: Png) -> Image.Image:
+    """A loaded image of 16 bits a sample with its transparent colour as alpha.
+
+    All 16 bits decide (section 13.16), of which Pillow keeps the upper 8 in colour images. Another
+    unpacker of its own gives the lower 8.
+    """
+    if not png.key or png.bits < 16:
+        return image
+    image.info.pop("transparency", None)
+    if image.mode == "RGB":
+        lower = Image.open(io.BytesIO(png.stream), formats=("PNG",))
+        lower.info.pop("transparency", None)
+        (tile,) = lower.tile
+        lower.tile = [tile._replace(args="RGB;16L")]
+        lower.load()
+        equal = np.ones(image.size[::-1], bool)
+        for channel, sample in enumerate(png.key):
+            equal &= np.asarray(image.getchannel(channel)) == sample >> 8
+            equal &= np.asarray(lower.getchannel(channel)) == sample & 0xFF
+        solid = image
+    else:
+        values = np.asarray(image)
+        equal = values == png.key[0]
+        solid = Image.fromarray((values >> 8).astype(np.uint8))
+    solid.putalpha(Image.fromarray(np.where(equal, np.uint8(0), np.uint8(255))))
+    return solid
