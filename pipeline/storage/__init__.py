@@ -8,6 +8,7 @@ from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
     absolute,
+    escape_folders,
     folder_of,
     is_read_only,
     is_remote,
@@ -15,6 +16,7 @@ from pipeline.storage.names import (
     pattern_of,
     printable,
     scheme_of,
+    unescape_folders,
 )
 from pipeline.storage.stores import google_token, parse_options, secrets
 
@@ -26,6 +28,7 @@ __all__ = [
     "Unlisted",
     "absolute",
     "ends_the_job",
+    "escape_folders",
     "folder_of",
     "glob_folder",
     "google_token",
@@ -41,5 +44,6 @@ __all__ = [
     "scheme_of",
     "secrets",
     "told",
+    "unescape_folders",
     "users_fault",
 ]

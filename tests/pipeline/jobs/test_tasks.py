@@ -16,7 +16,7 @@ from PIL import Image
 from model_build.data.labels import VOC
 from model_build.errors import JobError
 from pipeline.images.masks import encode_mask
-from pipeline.inputs.names import assign_mask_names, group_key
+from pipeline.inputs.names import assign_mask_names, group_key, mask_key
 from pipeline.jobs.progress import COUNTS
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.tasks import (
@@ -188,7 +188,7 @@ def test_a_mask_is_found_under_the_key_of_its_image(names):
     for key, group in groups.items():
         for name, mask_name in assign_mask_names(group).items():
             assert keyed_image(image(name))[0] == key
-            assert group_key(mask_name) == key
+            assert mask_key(mask_name) == key
 
 
 @given(st.sets(any_name, min_size=1, max_size=8))
@@ -199,7 +199,7 @@ def test_a_second_run_finds_every_mask_and_row_of_the_first(names):
         group["images"].append(image(name))
     first = [task for group in groups.values() for task in plan(**group)]
     for task in first:
-        group = groups[group_key(task.mask_name)]
+        group = groups[mask_key(task.mask_name)]
         group["masks"].append(mask(task.mask_name))
         group["rows"].append(row(task.image.name, task.mask_name))
     second = [task for group in groups.values() for task in plan(**group)]

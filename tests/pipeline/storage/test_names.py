@@ -1,8 +1,16 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.storage import absolute, glob_folder, is_remote
+from pipeline.storage import (
+    absolute,
+    escape_folders,
+    glob_folder,
+    is_remote,
+    unescape_folders,
+)
 from pipeline.storage.names import bucket_and_key, pattern_of
 
 
@@ -49,3 +57,16 @@ def test_an_absolute_path_begins_with_one_slash(monkeypatch, keeps):
 
 def test_a_uri_is_absolute_as_it_is():
     assert absolute("gs://b//x/../a.jpg") == "gs://b//x/../a.jpg"
+
+
+parts = st.sampled_from(["a", "a.png", "a.png_", "a.png__", ".png", "a.PNG", "a.png.b", "a_", "\n"])
+paths = st.lists(parts, min_size=1, max_size=4).map("/".join)
+
+
+@given(paths)
+def test_folders_that_are_called_like_files_get_other_names_and_come_back(path):
+    escaped = escape_folders(path, ".png")
+    assert not any(folder.endswith(".png") for folder in escaped.split("/")[:-1])
+    assert unescape_folders(escaped, ".png") == path
+    if not any(".png" in folder for folder in path.split("/")[:-1]):
+        assert escaped == path
