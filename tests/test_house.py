@@ -22,7 +22,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 SHARED = {"errors", "artifact", "scores", "bar", "quiet"} | {
     "data.labels",
     "data.layouts",
-    "data.pairs",
+    "data.masks",
 }
 # Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA.
 OPENED = {

@@ -171,6 +171,12 @@ def label2image(ids: np.ndarray, labels: LabelSet = VOC) -> np.ndarray:
     return np.frombuffer(labels.palette, np.uint8).reshape(256, 3)[ids]
 
 
+def color_ids(labels: LabelSet) -> dict[Color, int]:
+    """Class ids by colour: the labels', and 255 for the void colour unless it is a label's."""
+    by_color = {voc_palette()[VOID]: VOID}
+    return by_color | {color: index for index, color in enumerate(labels.colors)}
+
+
 def image2label(image: np.ndarray, labels: LabelSet = VOC) -> tuple[np.ndarray, int]:
     """Colours to class ids, the way back from :func:`label2image`.
 
@@ -184,10 +190,10 @@ def image2label(image: np.ndarray, labels: LabelSet = VOC) -> tuple[np.ndarray, 
     import numpy as np
 
     codes = _color_codes(image)
-    known = _color_codes(np.array([*labels.colors, voc_palette()[VOID]], np.uint8))
-    ids = np.array([*range(len(labels)), VOID], np.uint8)
-    # A label may own the void colour: the stable sort keeps the label before it.
-    order = np.argsort(known, kind="stable")
+    by_color = color_ids(labels)
+    known = _color_codes(np.array(list(by_color), np.uint8))
+    ids = np.array(list(by_color.values()), np.uint8)
+    order = np.argsort(known)
     position = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
     match = known[order][position] == codes
     return np.where(match, ids[order][position], VOID).astype(np.uint8), int(np.sum(~match))

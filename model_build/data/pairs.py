@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from model_build.data.labels import VOID, LabelSet, image2label
+from model_build.data.labels import LabelSet
 from model_build.data.layouts import IMAGE_SUFFIXES, MISSING, DataFolder
+from model_build.data.masks import read_mask
 from model_build.errors import UserError, cause
 
 # What TensorFlow reads, whatever the suffix says; of a BMP with a palette it shows the indices.
@@ -23,8 +24,8 @@ class Pair(NamedTuple):
     """A photo and its mask, both of ``height`` × ``width`` pixels.
 
     ``ids`` is the mask's class ids as a grey PNG: what TensorFlow can decode, which turns the
-    indices of a palette into colours. ``unknown`` counts the pixels of an RGB mask whose colour is
-    no label's; they become void.
+    indices of a palette into colours. ``how`` and ``unknown`` are those of
+    :class:`model_build.data.masks.MaskFile`.
     """
 
     image: str
@@ -32,49 +33,13 @@ class Pair(NamedTuple):
     height: int
     width: int
     ids: bytes
+    how: str = "ids"
     unknown: int = 0
 
     def read_ids(self) -> np.ndarray:
         """uint8 class ids ``[height, width]``."""
         with Image.open(io.BytesIO(self.ids)) as image:
             return np.asarray(image)
-
-
-def read_mask(data: bytes, where: str, labels: LabelSet) -> tuple[np.ndarray, int]:
-    """Decodes a mask.
-
-    Args:
-        data: the file's bytes.
-        where: the file's name, for errors.
-        labels: whose ids or colours it holds.
-
-    Returns:
-        uint8 class ids ``[h, w]``, 255 for void; and the number of pixels of an RGB mask whose
-        colour is no label's (they are void too).
-
-    Raises:
-        UserError: the bytes are no image, it is of another mode, or holds an id outside the set.
-    """
-    try:
-        with _opened(data) as image:
-            if image.mode in ("P", "L", "1"):
-                ids = np.array(image, np.uint8)
-            elif image.mode in ("RGB", "RGBA"):
-                return image2label(np.array(image.convert("RGB")), labels)
-            else:
-                raise UserError(
-                    f"{where}: a mask must be palette, grey or RGB, but this is {image.mode}; save "
-                    "it as an 8-bit PNG"
-                )
-    except UNREADABLE as error:
-        raise UserError(f"{where}: cannot be read as a mask: {error}") from None
-    wrong = np.unique(ids[(ids >= len(labels)) & (ids != VOID)])
-    if wrong.size:
-        raise UserError(
-            f"{where}: has class id {wrong[0]}, but the {len(labels)} labels have the ids "
-            f"0 to {len(labels) - 1} (and {VOID} for void); fix the mask or labels.json"
-        )
-    return ids, 0
 
 
 def read_size(data: bytes, where: str) -> tuple[int, int]:
@@ -124,7 +89,7 @@ def check_pair(
     """
     image, mask = folder.photo(name), folder.mask(name)
     problems = []
-    size = ids = None
+    size = found = None
     try:
         if image is None:
             hint = "; list names without their suffix" if name.endswith(IMAGE_SUFFIXES) else ""
@@ -135,21 +100,22 @@ def check_pair(
     except UserError as error:
         problems.append(error)
     try:
-        ids, unknown = read_mask(folder.read(mask), mask, labels)
+        found = read_mask(folder.read(mask), mask, labels)
     except MISSING:
         problems.append(UserError(f"{mask}: not found, but {name} is in the split"))
     except OSError as error:
         problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))
     except UserError as error:
         problems.append(error)
-    if image is None or size is None or ids is None:
+    if image is None or size is None or found is None:
         return None, problems
+    ids = found.ids
     if ids.shape != size:
         mismatch = f"is {ids.shape[1]}×{ids.shape[0]}, but its photo is {size[1]}×{size[0]}"
         return None, [UserError(f"{mask}: {mismatch}")]
     grey = io.BytesIO()
     Image.fromarray(ids).save(grey, "PNG", compress_level=1)
-    return Pair(image, mask, *size, grey.getvalue(), unknown), []
+    return Pair(image, mask, *size, grey.getvalue(), found.how, found.unknown), []
 
 
 def read_pair(folder: DataFolder, name: str, labels: LabelSet) -> Pair:

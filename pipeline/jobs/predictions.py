@@ -13,7 +13,7 @@ import apache_beam as beam
 import numpy as np
 
 from model_build.data.labels import LabelSet
-from model_build.data.pairs import read_mask
+from model_build.data.masks import MaskFile, read_mask
 from model_build.errors import UserError, first_line
 from pipeline.images.decode import DecodeOptions
 from pipeline.jobs.windows import ReadWindows, infer
@@ -74,8 +74,8 @@ class Prediction(NamedTuple):
 
 def decode_ids(
     name: str, path: str, data: bytes | Exception, what: str, labels: LabelSet
-) -> tuple[np.ndarray, int] | Fault:
-    """A mask's ids and unknown pixels, or a fault, whose ``what`` is given."""
+) -> MaskFile | Fault:
+    """A mask, or a fault, whose ``what`` is given."""
     if isinstance(data, FileNotFoundError | NotADirectoryError):
         return Fault(name, what, True, path, "no such file")
     try:
@@ -97,7 +97,7 @@ def read_predictions(
         if isinstance(found, Fault):
             yield Prediction(example.name, path, example.truth, found)
         else:
-            yield Prediction(example.name, path, example.truth, found[0], found[0].shape)
+            yield Prediction(example.name, path, example.truth, found.ids, found.ids.shape)
 
 
 def as_task(example: Example) -> Task:

@@ -70,7 +70,7 @@ def _count(
     if isinstance(predicted, Fault) or isinstance(truth, Fault):
         yield from (one for one in (predicted, truth) if isinstance(one, Fault))
         return
-    ids, unknown = truth
+    ids = truth.ids
     at_source = enlarge(predicted, prediction.size)
     try:
         matrix = confusion_matrix(ids, enlarge(at_source, ids.shape), len(labels))
@@ -80,7 +80,7 @@ def _count(
         return
     same = at_source.shape == ids.shape
     scaled = "" if same else f"{_size(at_source)} to {_size(ids)}"
-    yield Counted(name, matrix, ids.size - int(matrix.sum()), unknown, scaled)
+    yield Counted(name, matrix, ids.size - int(matrix.sum()), truth.unknown, scaled)
 
 
 def _size(ids: np.ndarray) -> str:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from model_build.data import crops
 from model_build.data.layouts import DataFolder
-from model_build.data.pairs import DECODABLE, read_mask, read_pair, read_split
+from model_build.data.masks import read_mask
+from model_build.data.pairs import DECODABLE, read_pair, read_split
 
 
 def arrays(batches):
@@ -161,7 +162,7 @@ def test_whole_images_are_padded_to_a_multiple(pairs, toy_labels):
     np.testing.assert_array_equal(
         images[0], np.pad(expected, ((0, 16), (0, 24), (0, 0)), mode="edge")
     )
-    mask, _ = read_mask(Path(pairs[1].mask).read_bytes(), "mask", toy_labels)
+    mask = read_mask(Path(pairs[1].mask).read_bytes(), "mask", toy_labels).ids
     np.testing.assert_array_equal(ids[0], np.pad(mask, ((0, 16), (0, 24)), constant_values=255))
 
 

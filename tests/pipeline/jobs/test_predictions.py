@@ -75,10 +75,12 @@ def test_many_predictions_keep_their_order_and_each_fault_is_by_itself(folder):
 
 
 def test_a_prediction_in_a_format_of_no_mask_is_a_fault(folder):
-    FILES.write(f"{folder}/n.png", encoded(np.zeros((3, 3), np.uint16), "I;16"))
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 3)).save(buffer, "JPEG")
+    FILES.write(f"{folder}/n.png", buffer.getvalue())
     (found,) = read_predictions([example("n")], folder, LABELS, FILES)
     assert isinstance(found.class_map, Fault)
-    assert "palette, grey or RGB" in found.class_map.detail
+    assert found.class_map.detail.startswith("is actually JPEG, but a mask must be lossless")
 
 
 def test_what_a_disk_or_store_says_of_a_mask_is_a_fault_that_is_not_missing():
@@ -92,8 +94,8 @@ def test_ids_and_colours_of_no_label_are_told_apart():
     pixels[0, :2] = 1, 2, 3
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    ids, unknown = decode_ids("a", "a.png", buffer.getvalue(), "truth", LABELS)
-    assert (unknown, (ids == VOID).sum()) == (2, 2)
+    found = decode_ids("a", "a.png", buffer.getvalue(), "truth", LABELS)
+    assert (found.unknown, (found.ids == VOID).sum()) == (2, 2)
     fault = decode_ids("a", "a.png", encoded(np.full((2, 2), 7, np.uint8)), "truth", LABELS)
     assert isinstance(fault, Fault)
     assert "class id 7" in fault.detail

@@ -1,0 +1,203 @@
+"""Masks as people and tools save them → class ids: palette, grey or in the labels' colours.
+
+One reader for true masks, for predicted ones, and for masks that were edited by hand.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from model_build.data.labels import VOID, LabelSet, color_ids, image2label
+from model_build.errors import UserError, first_line
+
+LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "WEBP")
+# A TIFF may hold JPEG, WebP or JPEG 2000 data, whose colours are not those that were saved.
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+
+
+class MaskFile(NamedTuple):
+    """The content of a mask's file.
+
+    Attributes:
+        ids: uint8 class ids ``[h, w]``, 255 for void.
+        how: what the ids are: ``"ids"``, the file's own samples; ``"colors"``, mapped from RGB;
+            ``"palette"``, mapped from the colours of a palette which has the labels' colours in
+            another order.
+        unknown: number of pixels of an RGB mask whose colour is no label's; they are void.
+    """
+
+    ids: np.ndarray
+    how: Literal["ids", "colors", "palette"]
+    unknown: int = 0
+
+
+def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
+    """Decodes a mask, of which the first frame counts.
+
+    Samples of grey masks of 1, 2, 4, 8 and 16 bits are class ids as they are stored, and so are
+    the indices of a palette, unless :func:`palette_order` finds the labels' colours in another
+    order. RGB is mapped by the labels' colours, or holds the same id in all three channels, as
+    OpenCV reads grey files by default. Alpha is ignored.
+
+    Args:
+        data: the file's bytes.
+        where: the file's name, for errors.
+        labels: whose ids or colours it holds.
+
+    Raises:
+        UserError: the bytes are no image, damaged, or compressed with loss; or the image is of
+            another mode, or holds an id outside the set.
+    """
+    try:
+        with _opened(data) as image:
+            check_lossless(image, data, where)
+            samples, palette = _samples(image, where)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+    except UserError:
+        raise
+    except Exception as error:  # Pillow has many for damaged files, also IndexError and SyntaxError
+        raise UserError(f"{where}: cannot be read as a mask: {first_line(error)}") from None
+    if turned:
+        raise UserError(
+            f"{where}: is rotated by its EXIF tag, which masks are not; save it upright"
+        )
+    if samples.ndim == 3:
+        return _of_colors(samples, labels)
+    order = palette_order(np.unique(samples), palette, labels) if palette else None
+    if order is not None:
+        return MaskFile(order[samples], "palette")
+    wrong = np.unique(samples[(samples >= len(labels)) & (samples != VOID)])
+    if wrong.size:
+        raise UserError(
+            f"{where}: has class id {wrong[0]}, but the {len(labels)} labels have the ids "
+            f"0 to {len(labels) - 1} (and {VOID} for void); fix the mask or labels.json"
+        )
+    return MaskFile(samples.astype(np.uint8), "ids")
+
+
+def check_lossless(image: ImageFile.ImageFile, data: bytes, where: str) -> None:
+    """Checks that a mask's file keeps each pixel as it was saved.
+
+    Args:
+        image: the opened file.
+        data: its bytes.
+        where: its name, for errors.
+
+    Raises:
+        UserError: it is a JPEG, a lossy WebP, or of another format that may lose pixels.
+    """
+    kind = {"MPO": "JPEG"}.get(image.format or "", image.format)
+    if kind not in LOSSLESS:
+        found = f"is actually {kind}"
+    elif kind == "WEBP" and b"VP8 " in _riff_chunks(data):
+        found = "is actually a lossy WebP"
+    elif kind == "TIFF" and image.info.get("compression") in LOSSY_TIFF:
+        found = "is a TIFF with lossy compression"
+    else:
+        return
+    raise UserError(
+        f"{where}: {found}, but a mask must be lossless, as other values at borders are other "
+        "classes; save the original as PNG"
+    )
+
+
+def palette_order(
+    used: np.ndarray, palette: list[tuple[int, int, int]], labels: LabelSet
+) -> np.ndarray | None:
+    """Finds the labels' colours in a palette that programs have reordered.
+
+    Programs that optimise or convert PNGs (ImageMagick, pngquant, zopflipng) sort palettes and so
+    give the colours other indices. Where each colour that is used is a label's or void, the
+    colours count. A palette with any other colour, as some tools write, says nothing about the
+    ids; neither does a colour that has occurred at a lower index, as palettes are filled up with
+    black. Index 255 is void without a label's colour.
+
+    Args:
+        used: the indices that occur in the mask.
+        palette: RGB of 0..255 by index; it may be shorter than 256.
+
+    Returns:
+        uint8 ``[256]``, class ids by index; None where the indices are the class ids.
+    """
+    ids = color_ids(labels)
+    known = {palette.index(color): ids[color] for color in set(palette) & set(ids)}
+    order = np.arange(VOID + 1, dtype=np.uint8)
+    for index in used.tolist():
+        if index in known:
+            order[index] = known[index]
+        elif index != VOID:
+            return None
+    return order if (order[used] != used).any() else None
+
+
+def _samples(
+    image: ImageFile.ImageFile, where: str
+) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
+    """Samples ``[h, w]`` as they are stored and the palette, if any; or uint8 RGB ``[h, w, 3]``.
+
+    Raises:
+        UserError: the image is of a mode that masks have not.
+    """
+    raw = _raw_mode(image)
+    if image.mode == "P":
+        flat = image.getpalette() or []
+        return np.array(image), list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    if image.mode == "1":
+        return np.array(image, np.uint8), None
+    if image.mode == "L":
+        # Pillow spreads 2 and 4 bits over 0..255, exactly: by 85 and 17.
+        bits = re.match(r"L;([24])", raw)
+        return np.array(image) // (255 // (2 ** int(bits[1]) - 1) if bits else 1), None
+    if image.mode == "LA":
+        return np.array(image)[..., 0], None
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        return np.array(image).astype(np.int64), None
+    # Of 16-bit grey with alpha Pillow keeps the upper bytes, where no id is.
+    if image.mode in ("RGB", "RGBA") and not raw.startswith("LA"):
+        return np.array(image.convert("RGB")), None
+    mode = "16-bit grey with alpha" if raw.startswith("LA") else image.mode
+    raise UserError(
+        f"{where}: a mask must be palette, grey or RGB, but this is {mode}; save it as an 8-bit PNG"
+    )
+
+
+def _of_colors(colors: np.ndarray, labels: LabelSet) -> MaskFile:
+    ids, unknown = image2label(colors, labels)
+    if unknown and (colors == colors[..., :1]).all():
+        grey = colors[..., 0]
+        is_id = (grey < len(labels)) | (grey == VOID)
+        agrees = (ids == VOID) | (ids == grey)
+        if is_id.all() and agrees.all() and (grey != VOID)[ids == VOID].any():
+            return MaskFile(grey, "ids")
+    return MaskFile(ids, "colors", unknown)
+
+
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # Pillow's own message names a buffer's address
+        raise UnidentifiedImageError("not an image in a known format") from None
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How Pillow unpacks the file's samples, such as ``L;4`` for grey of four bits."""
+    if not image.tile:
+        return ""
+    args = image.tile[0][3]
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _riff_chunks(data: bytes) -> list[bytes]:
+    """The names of a WebP's chunks, those of animation frames among them (RFC 9649, section 2)."""
+    names, position = [], 12
+    while position + 8 <= len(data):
+        name = data[position : position + 4]
+        names.append(name)
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + (16 if name == b"ANMF" else size + size % 2)
+    return names
