@@ -102,11 +102,10 @@ def plan_group(
         stamp = None if mask is None else mask.stamp
         of_mask = rows.get(mask_name, ())
         row = matching(of_mask, image.path, stamp, image.stamp)
-        in_doubt = mask is not None and row is None
-        hashes = frozenset(one.hash for one in of_mask if one.hash) if in_doubt else frozenset()
+        earlier = tuple(of_mask) if mask is not None and row is None else ()
         written = None if mask is None else mask.written
         ours = since is not None and written is not None and written >= since
-        yield Task(image, mask_name, stamp, row, mask_name in overlaid, hashes, ours)
+        yield Task(image, mask_name, stamp, row, mask_name in overlaid, earlier, ours)
     yield from masks.values()
 
 

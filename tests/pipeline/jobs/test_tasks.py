@@ -31,7 +31,7 @@ from pipeline.jobs.tasks import (
 )
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import journals, read_rows
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task
+from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task, hash_of
 from pipeline.storage import Files
 
 FILES = Files()
@@ -87,20 +87,21 @@ def test_a_mask_without_a_row_is_joined_as_well():
 )
 def test_a_row_of_something_else_is_not_taken(other):
     (task,) = plan([image("a.jpg")], [mask("a.png")], [other])
-    assert task._replace(hashes=frozenset()) == Task(image("a.jpg"), "a.png", MASK)
+    assert task._replace(earlier=()) == Task(image("a.jpg"), "a.png", MASK)
 
 
-def test_rows_that_do_not_tell_of_a_mask_as_it_stands_tell_of_which_source_it_may_be():
+def test_rows_that_do_not_tell_of_a_mask_as_it_stands_tell_of_what_was_there():
     rows = [
         row("a.jpg", "a.png", Stamp(9, "an earlier mask"), hash="b"),
-        row("a.jpg", "a.png", Stamp(9, "a still earlier one"), hash="a"),
-        row("a.jpg", "a.png", Stamp(9, "of nobody knows what"), hash=""),
+        row("moved/a.jpg", "a.png", hash="a"),
         row("b.jpg", "b.png", hash="c"),
     ]
     (task,) = plan([image("a.jpg")], [mask("a.png")], rows)
-    assert (task.row, task.hashes) == (None, {"a", "b"})
+    assert (task.row, task.earlier) == (None, tuple(rows[:2]))
     (sure,) = plan([image("a.jpg")], [mask("a.png")], [*rows, row("a.jpg", "a.png")])
-    assert (sure.row, sure.hashes) == (row("a.jpg", "a.png"), frozenset())
+    assert (sure.row, sure.earlier) == (row("a.jpg", "a.png"), ())
+    (fresh,) = plan([image("a.jpg")], [], rows)
+    assert fresh.earlier == ()
 
 
 def test_of_several_rows_the_one_that_tells_of_the_mask_as_it_stands_is_taken():
@@ -240,9 +241,11 @@ def test_keyed_overlays_are_told_by_their_masks(out):
 def test_keyed_rows_are_the_lines_of_a_file_that_tell_of_masks(out):
     rows = [row("x/a.jpg", "x/a.png"), row("b.raw.jpg", "b.raw.png")]
     reject = Reject("/in/c.jpg", "read", "OSError", "why")
-    lines = [json.dumps(one.to_json()) for one in (rows[0], reject, rows[1])]
-    out.write("journal/1.jsonl", "\n".join([*lines, '{"cut sho']).encode())
-    assert list(keyed_rows("journal/1.jsonl", out)) == [("x/a", rows[0]), ("b.raw", rows[1])]
+    kept = reject._replace(row=row("c.jpg", "c.png"))
+    lines = [json.dumps(one.to_json()) for one in (rows[0], reject, rows[1], kept)]
+    out.write("journal/1.jsonl", "\n".join([*lines, '{"row": 3}', '{"cut sho']).encode())
+    keyed = [("x/a", rows[0]), ("b.raw", rows[1]), ("c", kept.row)]
+    assert list(keyed_rows("journal/1.jsonl", out)) == keyed
 
 
 def test_a_file_of_rows_that_has_gone_meanwhile_has_none(out):
@@ -383,6 +386,8 @@ def test_what_holds_what_is_to_do_and_what_is_somebody_elses(out):
     done = Task(image("done.jpg"), "done.png", MASK, row("done.jpg", "done.png"))
     to_do = Task(image("new.jpg"), "new.png")
     by_hand = Task(ImageRef(f"{out.path}/edited.jpg", "edited.jpg", SOURCE), "edited.png", edited)
+    before = row("edited.jpg", "edited.png", hash=hash_of(photo.getvalue()))
+    by_hand = by_hand._replace(earlier=(before,))
     ((kept_to_do,), rows, rejects) = keep([done, to_do, by_hand], out)
     assert kept_to_do == [to_do]
     assert [one.mask for one in rows] == ["masks/done.png", "masks/edited.png"]
