@@ -96,8 +96,8 @@ class Task(NamedTuple):
         mask: the mask of that name that stands, None if none does.
         row: the row that an earlier run has left of it, if there is one.
         overlaid: an overlay of that name stands.
-        hashes: where none of the rows of a mask of that name tells of it as it stands, the hashes
-            of the sources that they name.
+        earlier: where there is no such row of a mask that stands, the rows of what runs have
+            written in its place.
         ours: the mask has been written since the run began, by a worker that was lost.
     """
 
@@ -106,7 +106,7 @@ class Task(NamedTuple):
     mask: Stamp | None = None
     row: Row | None = None
     overlaid: bool = False
-    hashes: frozenset[str] = frozenset()
+    earlier: tuple[Row, ...] = ()
     ours: bool = False
 
 
@@ -232,16 +232,21 @@ class Reject(NamedTuple):
         stage: one of :data:`STAGES`.
         error: the cause in a word or two, for counting: an exception's class.
         detail: the cause in a sentence.
+        row: the row of what a run has written where a file is left alone now, if any is: the next
+            run is to know of it.
     """
 
     image: str
     stage: str
     error: str
     detail: str
+    row: Row | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The form of its line."""
-        return self._asdict()
+        value = self._asdict()
+        del value["row"]
+        return value if self.row is None else value | {"row": self.row.to_json()}
 
 
 _told: set[tuple[str, str]] = set()

@@ -58,7 +58,12 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Redo masks that were made with another model or other options.",
+    help="Redo masks that were made with another model or other options; edited ones are kept.",
+)
+@click.option(
+    "--discard-edits",
+    is_flag=True,
+    help="Redo masks that were edited by hand; prints how many these are first.",
 )
 @click.option("--verify", is_flag=True, help="Check every existing mask and redo damaged ones.")
 @click.option(
@@ -116,10 +121,10 @@ def segment(
         return 0
     try:
         if detach:
-            job = segment.submit(request)
+            job = segment.submit(request, say)
             say(f"{job} goes on there: {job.page()}\n{request.output}/summary.json ends it")
             return 0
-        summary = segment.segment(request)
+        summary = segment.segment(request, say)
     except KeyboardInterrupt as interrupt:
         what, status = told_interrupt(interrupt)
         return complain(f"{what}; run the same command again to continue", status)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any, NamedTuple
+import struct
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from model_build.data.labels import LabelSet, label2image
-from pipeline.images.png import END, SIGNATURE, compressed, image_data, palette_png
+from model_build.data.labels import VOID, LabelSet, label2image
+from pipeline.images.png import SIGNATURE, chunks, compressed, palette_png
 from pipeline.images.sizes import enlarge, nearest
 from pipeline.records import hash_of
 
 BAND = 256  # rows of a large image that are worked on at a time
 KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
+_HEAD = KEYWORD.encode() + b"\0"  # of its content
 
 
 class Origin(NamedTuple):
@@ -56,77 +58,74 @@ def encode_mask(
     text = b""
     if origin is not None:
         told = origin._replace(idat=hash_of(idat))._asdict()
-        text = KEYWORD.encode() + b"\0" + json.dumps(told).encode()
+        text = _HEAD + json.dumps(told).encode()
     return palette_png(idat, size, labels.palette, text)
 
 
-def decode_mask(data: bytes, labels: LabelSet) -> Mask:
-    """The way back from :func:`encode_mask`.
+class Traces(NamedTuple):
+    """What a file in a mask's place shows of who has made it, whatever its labels or mode.
 
-    Raises:
-        ForeignMask: the file is something else: no PNG, not of mode P, with an id that is no
-            label's, or with another colour for one.
-        Exception: it is damaged or cut short; Pillow's, mostly.
-    """
-    if not SIGNATURE.startswith(data[: len(SIGNATURE)]) and any(data):
-        raise ForeignMask("not a PNG")  # what a crash leaves is empty, cut short or full of zeros
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        class_map = np.asarray(image)
-        if END not in data:  # Pillow does not miss it, others do
-            raise ValueError("the file is truncated")
-        if image.mode != "P":
-            raise ForeignMask(f"has mode {image.mode}, but a mask must have mode P")
-        origin = _origin(image.info.get(KEYWORD))
-        palette = bytes(image.getpalette() or ())
-    ids = np.flatnonzero(np.bincount(class_map.ravel()))
-    if ids[-1] >= len(labels):
-        raise ForeignMask(f"has class id {ids[-1]}, but there are only {len(labels)} classes")
-    for i in ids:
-        if palette[3 * i : 3 * i + 3] != labels.palette[3 * i : 3 * i + 3]:
-            raise ForeignMask(f"has a different colour than the model's labels for class id {i}")
-    return Mask(class_map, origin, origin is None or origin.idat != hash_of(image_data(data)))
-
-
-class Mask(NamedTuple):
-    """What is in a mask's file.
+    Where it shows neither of ``made`` and ``ruined``, a person or another program has made it.
 
     Attributes:
-        class_map: uint8 ``[h, w]``.
-        origin: as far as the text tells it.
-        edited: it is not as :func:`encode_mask` wrote it.
+        origin: that its text names, None where it has no such text.
+        size: (height, width) in pixels; zeros where it is no PNG.
+        made: its image data are those that a run has written.
+        ruined: it is what a crash or a damaged disk has left of a mask that a run has written.
     """
 
-    class_map: np.ndarray
-    origin: Origin | None
-    edited: bool
+    origin: Origin | None = None
+    size: tuple[int, int] = (0, 0)
+    made: bool = False
+    ruined: bool = False
 
 
-class ForeignMask(ValueError):
-    """A file of somebody else, not damaged: no mask of these labels, or not of this image."""
+def find_traces(data: bytes) -> Traces:
+    """Looks for :class:`Traces` in a file; no pixel is decoded."""
+    try:
+        found = list(chunks(data))
+    except ValueError:
+        # A crash may leave a file empty, full of zeros, or cut short before its pixels begin.
+        begun = SIGNATURE.startswith(data[: len(SIGNATURE)]) and b"IDAT" not in data
+        return Traces(ruined=begun or not data.strip(b"\0") or b"tEXt" + _HEAD in data)
+    texts = (content[len(_HEAD) :] for _, content in found if content.startswith(_HEAD))
+    origin = _origin(next(texts, b""))
+    width, height = struct.unpack(">II", found[0][1][:8].ljust(8, b"\0"))
+    made = (
+        origin is not None
+        and origin.idat == hash_of(b"".join(content for kind, content in found if kind == b"IDAT"))
+        and sum(origin.pixels.values()) == height * width
+    )
+    return Traces(origin, (height, width), made)
 
 
-def _origin(text: Any) -> Origin | None:
+def _origin(text: bytes) -> Origin | None:
     try:
         origin = Origin(**json.loads(text))
     except (TypeError, ValueError, RecursionError):  # no such text, or of another form
         return None
     texts = (origin.image, origin.hash, origin.recipe, origin.idat)
-    return origin if all(isinstance(one, str) for one in texts) else None
+    if not all(isinstance(one, str) for one in texts) or not isinstance(origin.pixels, dict):
+        return None
+    return origin if all(isinstance(count, int) for count in origin.pixels.values()) else None
 
 
 def histogram(
     class_map: np.ndarray, labels: LabelSet, size: tuple[int, int] | None = None
 ) -> dict[str, int]:
-    """Pixels per label, of the labels that occur; the counts add up to the number of pixels.
+    """Pixels per label, of the labels that occur; the counts and void's add up to all pixels.
 
     Args:
-        class_map: uint8 ``[h, w]``.
+        class_map: uint8 ``[h, w]``; 255 is void, which no network predicts but a person may paint.
         size: count the class map as it is enlarged to that (height, width).
+
+    Raises:
+        ValueError: an id is neither a label's nor void.
     """
     if size is None or size == class_map.shape:
         # By bands, as NumPy counts in numbers of eight bytes.
         bands = (class_map[start : start + BAND] for start in range(0, len(class_map), BAND))
-        counts = np.sum([_counts(band.ravel(), len(labels)) for band in bands], axis=0)
+        counts = np.sum([_counts(band.ravel(), VOID + 1) for band in bands], axis=0)
     else:
         # How often each row and each column stands in the enlarged map.
         rows, columns = (
@@ -134,7 +133,10 @@ def histogram(
             for lengths in zip(class_map.shape, size, strict=True)
         )
         weights = np.outer(rows, columns).ravel()  # exact: below 2**53
-        counts = np.bincount(class_map.ravel(), weights, minlength=len(labels))
+        counts = np.bincount(class_map.ravel(), weights, minlength=VOID + 1)
+    if counts[len(labels) : VOID].any():
+        raise ValueError(f"an id is none of the {len(labels)} labels'")
+    counts = counts[: len(labels)]
     return {name: int(count) for name, count in zip(labels.names, counts, strict=True) if count}
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from pipeline.images.sizes import nearest
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # how each PNG begins (PNG, section 5.2)
-END = b"IEND\xaeB`\x82"  # the last chunk, which is always the same
 LEVEL = 3  # makes little difference where only runs are looked for
 SPARSE = 3  # enlarged by less, a map compresses better as a whole, and as fast
 BAND = 256  # rows that are enlarged at a time
@@ -44,20 +43,29 @@ def palette_png(image_data: bytes, size: tuple[int, int], palette: bytes, text: 
 
 def _sealed(chunk: bytes) -> bytes:
     """A chunk's name and content between its length and its checksum (PNG, section 5.3)."""
-    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return struct.pack(">I", len(chunk) - 4) + chunk + _checksum(chunk)
 
 
-def image_data(data: bytes) -> bytes:
-    """What the ``IDAT`` chunks of a PNG hold together."""
-    return b"".join(content for kind, content in _chunks(data) if kind == b"IDAT")
+def _checksum(chunk: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(chunk))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    start = len(SIGNATURE) + 8
-    while start <= len(data):
-        length, kind = struct.unpack(">I4s", data[start - 8 : start])
-        yield kind, data[start : start + length]
-        start += length + 12
+def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each chunk of a PNG; what lies behind the last one is passed over.
+
+    Raises:
+        ValueError: it is no PNG, cut short, or a checksum is wrong.
+    """
+    if not data.startswith(SIGNATURE):
+        raise ValueError("not a PNG")
+    start, kind = len(SIGNATURE), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", data[start : start + 8].ljust(8, b"\0"))
+        content, end = data[start + 8 : start + 8 + length], start + length + 12
+        if data[end - 4 : end] != _checksum(kind + content):
+            raise ValueError("damaged or cut short")
+        yield kind, content
+        start = end
 
 
 def compressed(class_map: np.ndarray, size: tuple[int, int]) -> bytes:

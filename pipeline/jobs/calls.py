@@ -30,6 +30,7 @@ def segment(
     all_files: bool = False,
     limit: int | None = None,
     overwrite: bool = False,
+    discard_edits: bool = False,
     moved: bool = False,
     verify: bool = False,
     max_pixels: int = MAX_PIXELS,
@@ -57,7 +58,9 @@ def segment(
             memory it needs; at native resolution, or at that of ``long_side`` where it is given.
         all_files: try files without a known image extension, too.
         limit: only the first so many images by name.
-        overwrite: do again what was made with other options.
+        overwrite: do again what was made with other options; masks edited by hand are kept.
+        discard_edits: do masks edited by hand again; their number is printed first, to standard
+            error.
         moved: the archive is that of the earlier runs, in another place.
         verify: check the pixels of every mask that stands against its row.
         max_pixels: reject larger images.
@@ -88,6 +91,7 @@ def segment(
         all_files=all_files,
         limit=limit,
         overwrite=overwrite,
+        discard_edits=discard_edits,
         moved=moved,
         verify=verify,
         max_pixels=max_pixels,

@@ -17,7 +17,7 @@ from pipeline.inputs.listing import ListOptions
 from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.jobs import preview, runners
 from pipeline.jobs.job import RemoteJob
-from pipeline.jobs.standing import KeepOptions
+from pipeline.jobs.standing import KeepOptions, check_unnoted
 from pipeline.jobs.windows import WriteOptions
 from pipeline.network import models, threads
 from pipeline.network import precision as precisions
@@ -44,6 +44,7 @@ class Request:
     all_files: bool = False
     limit: int | None = None
     overwrite: bool = False
+    discard_edits: bool = False
     moved: bool = False
     verify: bool = False
     max_pixels: int = MAX_PIXELS
@@ -67,7 +68,8 @@ class Plan:
         started: when the run began, in seconds since 1970.
         local: the job runs in this process.
         job: what a cluster will know it by, once it has claimed; None if none can be asked for it.
-        overwrite, moved, verify, workers, shared_disk: see :func:`pipeline.segment`.
+        overwrite, discard_edits, moved, verify, workers, shared_disk: see
+            :func:`pipeline.segment`.
     """
 
     sources: tuple[Source, ...]
@@ -82,6 +84,7 @@ class Plan:
     started: float
     local: bool
     overwrite: bool
+    discard_edits: bool
     moved: bool
     verify: bool
     workers: int | None
@@ -92,7 +95,7 @@ class Plan:
     @property
     def keep(self) -> KeepOptions:
         """Which masks that stand hold."""
-        return KeepOptions(self.recipe.id, self.model.labels, self.overwrite, self.verify)
+        return KeepOptions(self.recipe.id, self.model.labels, self.discard_edits, self.verify)
 
     @property
     def write(self) -> WriteOptions:
@@ -117,9 +120,12 @@ class Plan:
         """Refuses an OUT whose masks are of another kind.
 
         Raises:
-            UserError: see :func:`pipeline.outputs.claims.check`.
+            UserError: see :func:`pipeline.outputs.claims.check`; or no run has made its masks.
             JobError: OUT cannot be looked at.
         """
+        if self.noted.recipe is None:
+            check_unnoted(self.out, self.overwrite)
+            return
         claims.check(
             self.out,
             self.noted,
@@ -180,6 +186,7 @@ def plan(request: Request) -> Plan:
         started=time.time(),
         local=local,
         overwrite=request.overwrite,
+        discard_edits=request.discard_edits,
         moved=request.moved,
         verify=request.verify,
         workers=request.workers,

@@ -11,7 +11,7 @@ from model_build.console import visible
 from model_build.errors import UserError
 from pipeline.inputs.listing import ListOptions, distinct, list_source
 from pipeline.inputs.names import group_key
-from pipeline.jobs.standing import State, state
+from pipeline.jobs.standing import State, count_edits, state
 from pipeline.jobs.tasks import identify, keyed_masks, keyed_overlays, keyed_rows, plan_group
 from pipeline.outputs import skipped
 from pipeline.outputs.folder import mask_file
@@ -69,11 +69,12 @@ def _skipped(passed_over: Iterable[PassedOver], files: Files) -> tuple[str, list
 
 
 def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
-    """Says what a run would do, a line an image; writes nothing.
+    """Says what a run would do, a line an image, edits to be discarded first; writes nothing.
 
     Raises:
         UserError: the sources or OUT cannot be listed.
     """
+    tell_edits(plan, say)
     out, listing = plan.out, plan.listing
     images: list[ImageRef] = []
     unlisted: set[Reject] = set()
@@ -86,27 +87,13 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
         elif found not in unlisted:
             unlisted.add(found)
             say(visible(f"{found.image}: rejected: {found.detail}"))
-    groups: dict[str, list[ImageRef]] = {}
-    for image in distinct(images)[: listing.limit]:
-        groups.setdefault(group_key(image.name), []).append(image)
     rejects = len(unlisted)
-    standing = _standing(plan)
-    planned = (
-        one
-        for key, of_key in groups.items()
-        for one in plan_group(_NOTHING | standing.get(key, {}) | {"images": of_key}, out)
-        if not isinstance(one, MaskRef)
-    )
     counts = dict.fromkeys(State, 0)
-    while some := list(itertools.islice(planned, AT_ONCE)):
-        for reject in (one for one in some if isinstance(one, Reject)):
+    for clashing, tasks in _planned(plan, images):
+        for reject in clashing:
             rejects += 1
             say(visible(f"{reject.image}: rejected: {reject.detail}"))
-        tasks = [one for one in some if isinstance(one, Task)]
-        # Nothing need be asked of an image without a mask: it is to do.
-        identified = iter(identify([task for task in tasks if task.mask is not None], out.files))
         for task in tasks:
-            task = task if task.mask is None else next(identified)
             comes_to = state(task, plan.keep, out.overlays)
             counts[comes_to] += 1
             path, mask = task.image.path, mask_file(task.mask_name)
@@ -121,6 +108,44 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
     )
     for hint in found_hints:
         say(hint)
+
+
+def tell_edits(plan: Plan, say: Callable[[str], None]) -> None:
+    """Says how many masks edited by hand a run discards, if that is asked for; writes nothing.
+
+    Raises:
+        UserError: the sources cannot be listed.
+        JobError: a mask cannot be read.
+    """
+    if plan.discard_edits:
+        found = _list(plan.sources, plan.listing, plan.out.files)
+        images = [one for one in found if isinstance(one, ImageRef)]
+        planned = _planned(plan, images)
+        edits = sum(count_edits(tasks, plan.keep, plan.out) for _, tasks in planned)
+        say(f"edited masks to discard: {edits}")
+
+
+def _planned(plan: Plan, images: list[ImageRef]) -> Iterator[tuple[list[Reject], list[Task]]]:
+    """Rejects and tasks of images, :data:`AT_ONCE` together."""
+    groups: dict[str, list[ImageRef]] = {}
+    for image in distinct(images)[: plan.listing.limit]:
+        groups.setdefault(group_key(image.name), []).append(image)
+    standing = _standing(plan)
+    planned = (
+        one
+        for key, of_key in groups.items()
+        for one in plan_group(_NOTHING | standing.get(key, {}) | {"images": of_key}, plan.out)
+        if not isinstance(one, MaskRef)
+    )
+    while some := list(itertools.islice(planned, AT_ONCE)):
+        tasks = [one for one in some if isinstance(one, Task)]
+        # Nothing need be asked of an image without a mask: it is to do.
+        to_ask = [task for task in tasks if task.mask is not None]
+        identified = iter(identify(to_ask, plan.out.files))
+        yield (
+            [one for one in some if isinstance(one, Reject)],
+            [task if task.mask is None else next(identified) for task in tasks],
+        )
 
 
 _NOTHING: dict[str, list] = {"images": [], "masks": [], "rows": [], "overlays": []}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from model_build.console import visible
 from model_build.data.files import is_never_file
 from model_build.errors import JobError, UserError, first_line
 from model_build.quiet import import_tensorflow
-from pipeline.jobs import progress, remote, runners
+from pipeline.jobs import preview, progress, remote, runners
 from pipeline.jobs.graph import SegmentArchive
 from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.plan import Plan, Request, plan
@@ -27,8 +28,15 @@ from pipeline.outputs.summary import Summary, allowed_rejects, versions
 from pipeline.storage import is_remote, told
 
 
-def segment(request: Request) -> Summary:
+def _print(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def segment(request: Request, say: Callable[[str], None] = _print) -> Summary:
     """Runs the whole job.
+
+    Args:
+        say: prints what is to be known before anything is written.
 
     Raises:
         UserError: what the user can fix: bad options, a missing INPUT, another model's OUT.
@@ -36,13 +44,17 @@ def segment(request: Request) -> Summary:
         KeyboardInterrupt: on Ctrl-C, or SIGTERM.
     """
     planned = plan(request)
+    preview.tell_edits(planned, say)
     load(planned)
     with claimed(planned) as ours:
         return run(stage(ours))
 
 
-def submit(request: Request) -> RemoteJob:
+def submit(request: Request, say: Callable[[str], None] = _print) -> RemoteJob:
     """Hands the job to a cluster, which goes on with it alone.
+
+    Args:
+        say: see :func:`segment`.
 
     Raises:
         UserError, JobError, KeyboardInterrupt: as :func:`segment` does; no cluster can be asked for
@@ -54,6 +66,7 @@ def submit(request: Request) -> RemoteJob:
             "--detach: needs --runner DataflowRunner, or FlinkRunner with --flink_master; any "
             "other job would end with this command"
         )
+    preview.tell_edits(planned, say)
     with claimed(planned, leave=True) as ours:
         assert ours.job is not None
         runners.submit(_graph(stage(ours)), ours.job)

@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from pipeline.inputs.levels import Found, ListFiles
 from pipeline.inputs.listing import distinct
-from pipeline.inputs.names import assign_mask_names, group_key
+from pipeline.inputs.names import assign_mask_names, group_key, mask_key
 from pipeline.jobs.progress import count
 from pipeline.jobs.standing import KeepOptions, keep_masks, matching
 from pipeline.outputs.folder import MASKS, OutputFolder, unholdable
@@ -28,28 +28,28 @@ def keyed_masks(out: OutputFolder) -> Iterator[tuple[str, MaskRef]]:
     """The masks an earlier run has left, under the key of the images they may be of."""
     with ends_the_job():
         for mask in out.masks():
-            yield group_key(mask.name), mask
+            yield mask_key(mask.name), mask
 
 
 def keyed_overlays(out: OutputFolder) -> Iterator[tuple[str, str]]:
     """Names of the masks that have an overlay, under the same key."""
     with ends_the_job():
         for mask_name in out.overlaid():
-            yield group_key(mask_name), mask_name
+            yield mask_key(mask_name), mask_name
 
 
 def mask_keyed(found: Found, out: OutputFolder) -> Iterator[tuple[str, MaskRef]]:
     """The same of one file below OUT."""
     with ends_the_job():
         for mask in out.mask(found.file):
-            yield group_key(mask.name), mask
+            yield mask_key(mask.name), mask
 
 
 def overlay_keyed(found: Found, out: OutputFolder) -> Iterator[tuple[str, str]]:
     """The same of one file below OUT."""
     with ends_the_job():
         for mask_name in out.overlay(found.file):
-            yield group_key(mask_name), mask_name
+            yield mask_key(mask_name), mask_name
 
 
 def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
@@ -65,7 +65,7 @@ def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
         except FileNotFoundError:
             return
     for row in read_rows(data):
-        yield group_key(row.mask.removeprefix(f"{MASKS}/")), row
+        yield mask_key(row.mask.removeprefix(f"{MASKS}/")), row
 
 
 def plan_group(
@@ -102,11 +102,10 @@ def plan_group(
         stamp = None if mask is None else mask.stamp
         of_mask = rows.get(mask_name, ())
         row = matching(of_mask, image.path, stamp, image.stamp)
-        in_doubt = mask is not None and row is None
-        hashes = frozenset(one.hash for one in of_mask if one.hash) if in_doubt else frozenset()
+        earlier = tuple(of_mask) if mask is not None and row is None else ()
         written = None if mask is None else mask.written
         ours = since is not None and written is not None and written >= since
-        yield Task(image, mask_name, stamp, row, mask_name in overlaid, hashes, ours)
+        yield Task(image, mask_name, stamp, row, mask_name in overlaid, earlier, ours)
     yield from masks.values()
 
 

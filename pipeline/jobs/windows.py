@@ -79,10 +79,10 @@ def _decode(task: Task, data: io.BytesIO | Exception, options: DecodeOptions) ->
         if is_everybodys(data):
             with ends_the_job():
                 raise data
-        return rejected(path, "read", data)
+        return rejected(path, "read", data)._replace(row=task.row)
     if data.getbuffer().nbytes > MAX_FILE_BYTES:
         too_large = ValueError(f"the file is larger than {MAX_FILE_BYTES:,} bytes")
-        return rejected(path, "read", too_large)
+        return rejected(path, "read", too_large)._replace(row=task.row)
     try:
         digest = hash_of(data.getbuffer())
         return decode(data, options)._replace(hash=digest)

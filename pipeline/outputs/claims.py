@@ -39,14 +39,14 @@ class Noted(NamedTuple):
     shards: tuple[str, ...] = ()
 
     def rows(self, out: OutputFolder) -> list[str]:
-        """Names below OUT of all files that hold rows of masks: shards, and the journal's.
+        """Names below OUT of all files that hold rows: shards, also of rejects, and the journal's.
 
         Raises:
             JobError: OUT cannot be looked at.
         """
         with ends_the_job():
             journalled = list(journals(out))
-        return [name for name in self.shards if name.startswith(HISTOGRAMS)] + journalled
+        return [*self.shards, *journalled]
 
 
 def look(out: OutputFolder) -> Noted:
@@ -140,22 +140,15 @@ def check(
     """Refuses to go on with masks of another kind, or of other photos.
 
     Args:
+        noted: by a run that has been here.
         root: what names of masks are relative to.
         overwrite: masks of another recipe are to be done again.
         moved: the photos are those of the earlier root, in another place.
 
     Raises:
-        UserError: OUT holds masks of another recipe or root, or files that no run has written.
-        JobError: OUT cannot be looked at.
+        UserError: OUT holds masks of another recipe or root.
     """
-    if noted.recipe is None:
-        if not overwrite and (folder := _written(out)):
-            raise UserError(
-                f"{out.path}/{folder}: contains files, but no {RUN} of this version says how they "
-                "were made; choose another --output, or add --overwrite to redo those that were "
-                "not made with the same model and options"
-            )
-        return
+    assert noted.recipe is not None
     if noted.root != root and not moved:
         raise UserError(
             f"{out.path}: contains masks of images in {noted.root}, not {root}; choose another "
@@ -168,8 +161,12 @@ def check(
         )
 
 
-def _written(out: OutputFolder) -> str | None:
-    """The folder that holds what runs write, if any does."""
+def unnoted(out: OutputFolder) -> str | None:
+    """The first folder in OUT that holds masks or overlays, of which no ``run.json`` tells.
+
+    Raises:
+        JobError: OUT cannot be looked at.
+    """
     try:
         return next(filter(out.holds, (MASKS, OVERLAYS)), None)
     except OSError as error:

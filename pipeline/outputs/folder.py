@@ -28,7 +28,17 @@ from typing import Any
 from model_build.errors import UserError
 from pipeline.outputs import gate
 from pipeline.records import MaskRef, Source, Stamp
-from pipeline.storage import File, Files, Unlisted, absolute, is_read_only, is_remote, printable
+from pipeline.storage import (
+    File,
+    Files,
+    Unlisted,
+    absolute,
+    escape_folders,
+    is_read_only,
+    is_remote,
+    printable,
+    unescape_folders,
+)
 
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
@@ -126,7 +136,7 @@ class OutputFolder:
         """The mask whose overlay a file below OUT is, if it is one; see :meth:`mask`."""
         for name in self._named(OVERLAYS, found):
             if name.endswith(".jpg"):
-                yield f"{name.removesuffix('.jpg')}.png"
+                yield f"{unescape_folders(name.removesuffix('.jpg'), '.jpg')}.png"
 
     def standing(self) -> list[Source]:
         """The folders of masks and of overlays, to be listed by many workers."""
@@ -219,8 +229,8 @@ def mask_file(mask_name: str) -> str:
 
 
 def overlay_file(mask_name: str) -> str:
-    """Path of a mask's overlay below OUT."""
-    return f"{OVERLAYS}/{mask_name.removesuffix('.png')}.jpg"
+    """Path of a mask's overlay below OUT; a folder called like an overlay gets another name."""
+    return f"{OVERLAYS}/{escape_folders(mask_name.removesuffix('.png'), '.jpg')}.jpg"
 
 
 def unholdable(mask_name: str, out: str) -> str | None:

@@ -99,12 +99,15 @@ def run_of(name: str) -> str:
 
 
 def read_rows(data: bytes) -> Iterator[Row]:
-    """The rows of masks in a journal's file or a shard.
+    """The rows of masks in a journal's file or a shard, those that rejects keep among them.
 
-    Rejects are passed over, and so are lines of another form: a mask without a row is looked at.
+    Other rejects are passed over, and so are lines of another form: a mask without a row is looked
+    at.
     """
     for line in data.splitlines():
         try:
-            yield Row.from_json(parse_json(line))
+            value = parse_json(line)
+            kept = isinstance(value, dict) and "row" in value
+            yield Row.from_json(value["row"] if kept else value)
         except ValueError:
             continue

@@ -153,7 +153,8 @@ def write_shard(
             out.write(name, utf8("".join(f"{line}\n" for line in in_order)))
     kept = [Row.from_json(value) for value in values[KEPT]]
     rows = (*kept, *map(Row.from_json, values[ROWS]))
-    rejects = (Reject(**value) for kind in (REJECTS, UNLISTED) for value in values[kind])
+    rejected = (value for kind in (REJECTS, UNLISTED) for value in values[kind])
+    rejects = (Reject(**value | {"row": None}) for value in rejected)  # no row is tallied of them
     tallies = (*map(tally_row, rows), *map(tally_kept, kept), *map(tally_reject, rejects))
     return Shard(names, sum_tallies(tallies))
 

@@ -17,6 +17,7 @@ from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
     absolute,
+    escape_folders,
     folder_of,
     is_read_only,
     is_remote,
@@ -24,6 +25,7 @@ from pipeline.storage.names import (
     pattern_of,
     printable,
     scheme_of,
+    unescape_folders,
 )
 from pipeline.storage.stores import google_token, parse_options, secrets
 
@@ -35,6 +37,7 @@ __all__ = [
     "Unlisted",
     "absolute",
     "ends_the_job",
+    "escape_folders",
     "folder_of",
     "glob_folder",
     "google_token",
@@ -52,5 +55,6 @@ __all__ = [
     "secrets",
     "temporary_folder",
     "told",
+    "unescape_folders",
     "users_fault",
 ]

@@ -73,6 +73,24 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def escape_folders(name: str, extension: str) -> str:
+    """The name with ``_`` after each folder that is called like a file with that extension.
+
+    ``a.png/b`` → ``a.png_/b``, ``a.png_/b`` → ``a.png__/b``: so names of files with that extension
+    are never folders of others, and names that differ still do.
+
+    Args:
+        name: a path below a folder; ``/`` separates folders.
+        extension: of the files, with its dot.
+    """
+    return re.sub(rf"({re.escape(extension)}_*)(?=/)", r"\1_", name)
+
+
+def unescape_folders(name: str, extension: str) -> str:
+    """The way back from :func:`escape_folders`; other names stay as they are."""
+    return re.sub(rf"({re.escape(extension)}_*)_(?=/)", r"\1", name)
+
+
 def pattern_of(pattern: str) -> re.Pattern[str]:
     """A glob over the names in a store: ``*`` and ``?`` stop at ``/``, ``**`` does not."""
     text, index = "", 0

@@ -1,7 +1,7 @@
 import io
 import json
 import os
-from dataclasses import replace
+import zlib
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from model_build.data.labels import VOC, LabelSet
 from pipeline.images.masks import (
     BAND,
     KEYWORD,
-    ForeignMask,
     Origin,
-    decode_mask,
+    Traces,
     encode_mask,
     encode_overlay,
+    find_traces,
     histogram,
 )
 from pipeline.images.sizes import enlarge
@@ -38,26 +38,67 @@ origins = st.builds(
 )
 
 
+def origin_of(class_map, labels=VOC, **changes):
+    """The origin of a run's mask of ``a.jpg``."""
+    return Origin("a.jpg", "ab12", "c0ffee", histogram(class_map, labels))._replace(**changes)
+
+
+def ids_of(data):
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        return np.asarray(image)
+
+
 @given(class_maps(), st.none() | origins)
 def test_a_mask_comes_back_as_it_went(class_map, origin):
-    found, text, edited = decode_mask(encode_mask(class_map, VOC, origin), VOC)
-    assert np.array_equal(found, class_map)
-    assert _without_idat(text) == origin
-    assert edited == (origin is None)
+    pixels = histogram(class_map, VOC)
+    origin = origin and origin._replace(pixels=pixels)
+    data = encode_mask(class_map, VOC, origin)
+    assert np.array_equal(ids_of(data), class_map)
+    found = find_traces(data)
+    assert _without_idat(found.origin) == origin
+    assert (found.size, found.made, found.ruined) == (class_map.shape, origin is not None, False)
 
 
 def _without_idat(origin):
     return origin and origin._replace(idat="")
 
 
-@given(class_maps(), origins)
-def test_a_mask_whose_pixels_are_not_those_that_were_written_is_edited(class_map, origin):
-    mask = encode_mask(class_map, VOC, origin)
+@given(class_maps())
+def test_a_mask_whose_pixels_are_not_those_that_were_written_is_made_by_no_run(class_map):
+    mask = encode_mask(class_map, VOC, origin_of(class_map))
     turned = class_map[::-1].copy()
     edited = _png(_palette_image(turned, VOC), pnginfo=_text(Image.open(io.BytesIO(mask)).text))
-    found = decode_mask(edited, VOC)
-    assert _without_idat(found.origin) == origin
-    assert found.edited or np.array_equal(turned, class_map)
+    found = find_traces(edited)
+    assert _without_idat(found.origin) == origin_of(class_map)
+    assert not found.made or np.array_equal(turned, class_map)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_a_mask_that_an_editor_saved_without_its_text_shows_nothing(mode):
+    class_map = np.array([[0, 1], [2, 2]], np.uint8)
+    with Image.open(io.BytesIO(encode_mask(class_map, VOC, origin_of(class_map)))) as image:
+        assert find_traces(_png(image.convert(mode))) == Traces(size=(2, 2))
+
+
+def test_a_mask_of_any_labels_is_known_as_made_by_a_run():
+    class_map = np.array([[0, 1], [2, 2]], np.uint8)
+    data = encode_mask(class_map, THREE, origin_of(class_map, THREE))
+    palette = data.index(b"PLTE") + 4
+    recoloured = data[:palette] + VOC.palette + data[palette + 768 :]
+    crc = zlib.crc32(b"PLTE" + VOC.palette).to_bytes(4, "big")
+    recoloured = recoloured[: palette + 768] + crc + recoloured[palette + 772 :]
+    for mask in (data, recoloured):
+        assert find_traces(mask).made
+        assert find_traces(mask).origin.pixels == {"void": 1, "sky": 1, "sea": 2}
+
+
+@pytest.mark.parametrize(
+    "pixels", [{}, {"cat": 3}, {"cat": "4"}, {"cat": 4.0}, [], None, {"cat": [4]}]
+)
+def test_a_text_whose_pixels_are_not_the_masks_proves_nothing(pixels):
+    class_map = np.full((2, 2), 8, np.uint8)
+    assert find_traces(encode_mask(class_map, VOC, origin_of(class_map))).made
+    assert not find_traces(encode_mask(class_map, VOC, origin_of(class_map, pixels=pixels))).made
 
 
 def _palette_image(class_map, labels):
@@ -75,7 +116,7 @@ def _text(texts):
 
 def test_a_cropped_class_map_is_encoded_too():
     class_map = np.arange(12, dtype=np.uint8).reshape(3, 4)[:2, 1:3]
-    assert decode_mask(encode_mask(class_map, VOC), VOC)[0].tolist() == [[1, 2], [5, 6]]
+    assert ids_of(encode_mask(class_map, VOC)).tolist() == [[1, 2], [5, 6]]
 
 
 def test_a_mask_tells_of_its_source_to_any_tool():
@@ -89,14 +130,14 @@ def test_a_mask_tells_of_its_source_to_any_tool():
 def test_a_palette_that_spells_the_name_of_a_chunk_does_no_harm():
     labels = LabelSet(("a", "b"), (tuple(b"IDA"), tuple(b"T\0\0")))
     origin = Origin("a.jpg", "ab12", "c0ffee", {"a": 1})
-    found = decode_mask(encode_mask(np.array([[0]], np.uint8), labels, origin), labels)
-    assert (_without_idat(found.origin), found.edited) == (origin, False)
+    found = find_traces(encode_mask(np.array([[0]], np.uint8), labels, origin))
+    assert (_without_idat(found.origin), found.made) == (origin, True)
 
 
 def test_a_name_that_is_not_utf_8_comes_back_from_a_masks_text():
     origin = Origin(os.fsdecode(b"a\xff.jpg"), "", "", {})
-    mask = decode_mask(encode_mask(np.zeros((1, 1), np.uint8), VOC, origin), VOC)
-    assert _without_idat(mask.origin) == origin
+    found = find_traces(encode_mask(np.zeros((1, 1), np.uint8), VOC, origin))
+    assert _without_idat(found.origin) == origin
 
 
 def test_equal_masks_of_equal_origin_have_equal_bytes():
@@ -110,13 +151,12 @@ def test_equal_masks_of_equal_origin_have_equal_bytes():
 @pytest.mark.parametrize(
     "text",
     [None, "", "Copyright", "[]", "{}", "null", '{"image": "a.jpg"}', '{"image": "a", "x": 1}']
-    + ['{"image": [], "hash": "a", "recipe": "b", "pixels": {}}', "[" * 100_000],
+    + ['{"image": [], "hash": "a", "recipe": "b", "pixels": {}}', "[" * 100_000, "\xff"],
 )
-def test_a_text_of_another_form_tells_nothing_and_the_mask_still_reads(text):
+def test_a_text_of_another_form_tells_nothing(text):
     image = _palette_image(np.array([[1, 2]], np.uint8), THREE)
     info = _text({} if text is None else {KEYWORD: text})
-    class_map, origin, edited = decode_mask(_png(image, pnginfo=info), THREE)
-    assert (class_map.tolist(), origin, edited) == ([[1, 2]], None, True)
+    assert find_traces(_png(image, pnginfo=info)) == Traces(size=(1, 2))
 
 
 def test_a_mask_is_a_palette_png_with_the_colours_of_the_labels():
@@ -138,83 +178,52 @@ def _png(image, **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA"])
-def test_a_whole_png_of_another_mode_is_somebody_elses(mode):
-    with pytest.raises(ForeignMask, match=f"has mode {mode}, but a mask must have mode P"):
-        decode_mask(_png(Image.new(mode, (4, 4))), VOC)
+noise = np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8)
 
 
-@pytest.mark.parametrize("wrong", [3, 255])
-def test_a_mask_with_an_id_that_is_no_label_is_somebody_elses(wrong):
-    data = encode_mask(np.array([[0, 1], [2, wrong]], np.uint8), THREE)
-    with pytest.raises(ForeignMask, match=f"has class id {wrong}, but there are only 3 classes"):
-        decode_mask(data, THREE)
-
-
-def test_a_mask_whose_colours_are_not_the_labels_is_somebody_elses():
-    class_map = np.array([[0, 1], [2, 2]], np.uint8)
-    others = replace(THREE, colors=(*THREE.colors[:2], (1, 2, 3)))
-    with pytest.raises(
-        ForeignMask, match="has a different colour than the model's labels for class id 2"
-    ):
-        decode_mask(encode_mask(class_map, others), THREE)
-    # Of labels that do not occur an editor need not keep the colours.
-    assert (decode_mask(encode_mask(class_map % 2, others), THREE).class_map == class_map % 2).all()
-
-
-def test_a_mask_of_fewer_colours_than_a_palette_holds_is_read():
-    image = Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8))
-    image.putpalette(THREE.palette[:9])
-    assert decode_mask(_png(image, bits=2), THREE).class_map.tolist() == [[0, 1], [2, 2]]
-
-
-@pytest.mark.parametrize("mode", ["P", "RGB"])
-@pytest.mark.parametrize("keep", [0.0, 0.2, 0.5, 0.9])
-def test_a_mask_that_is_cut_short_is_damaged_whatever_its_mode(mode, keep):
-    noise = np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8)
-    data = encode_mask(noise, VOC) if mode == "P" else _png(Image.fromarray(noise).convert("RGB"))
-    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
-        decode_mask(data[: int(keep * len(data))], VOC)
-    assert not isinstance(caught.value, ForeignMask)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.5, 0.9])
+def test_a_mask_that_is_cut_short_is_ruined(share):
+    data = encode_mask(noise, VOC, origin_of(noise))
+    assert find_traces(data[: int(share * len(data))]) == Traces(ruined=True)
+    zeros = data[: int(share * len(data))].ljust(len(data), b"\0")  # as a power cut may leave it
+    assert find_traces(zeros) == Traces(ruined=True)
 
 
 @pytest.mark.parametrize("missing", range(1, 25))
-def test_a_mask_that_lacks_its_last_bytes_is_damaged(missing):
-    data = encode_mask(np.zeros((60, 60), np.uint8), VOC)
-    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
-        decode_mask(data[:-missing], VOC)
-    assert not isinstance(caught.value, ForeignMask)
+def test_a_mask_that_lacks_its_last_bytes_is_ruined(missing):
+    data = encode_mask(noise, VOC, origin_of(noise))
+    assert find_traces(data[:-missing]) == Traces(ruined=True)
+
+
+@given(st.integers(0, 7), st.data())
+def test_a_mask_with_a_bit_turned_over_is_not_taken_for_whole(bit, data):
+    whole = encode_mask(noise, VOC, origin_of(noise))
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << bit
+    assert not find_traces(bytes(damaged)).made
+
+
+def test_what_is_damaged_and_of_no_run_may_be_the_work_of_a_person():
+    by_hand = _png(Image.fromarray(noise))
+    for data in (by_hand[:-20], by_hand[: len(by_hand) // 2]):
+        assert find_traces(data) == Traces()
 
 
 def test_a_mask_that_a_tool_has_written_something_behind_is_whole():
-    origin = Origin("a.jpg", "ab12", "c0ffee", {})
-    mask = encode_mask(np.ones((6, 6), np.uint8), VOC, origin)
+    class_map = np.ones((6, 6), np.uint8)
+    mask = encode_mask(class_map, VOC, origin_of(class_map))
     for more in (b"more", b"something longer than a chunk's head"):
-        found = decode_mask(mask + more, VOC)
-        assert (found.class_map.all(), found.edited) == (True, False)
-
-
-def test_a_mask_with_a_bit_turned_over_is_damaged():
-    origin = Origin("a.jpg", "ab12", "c0ffee", {})
-    data = encode_mask(np.random.default_rng(0).integers(0, 21, (60, 60), np.uint8), VOC, origin)
-    damaged = bytearray(data)
-    damaged[len(data) // 2] ^= 16
-    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
-        decode_mask(bytes(damaged), VOC)
-    assert not isinstance(caught.value, ForeignMask)
+        assert find_traces(mask + more).made
 
 
 @pytest.mark.parametrize("data", [b"GIF89a", b"my notes", b"\x89PNG with text behind"])
-def test_what_is_no_png_is_somebody_elses(data):
-    with pytest.raises(ForeignMask, match="not a PNG"):
-        decode_mask(data, VOC)
+def test_what_is_no_png_is_of_no_run(data):
+    assert find_traces(data) == Traces()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89", b"\x89PNG\r\n\x1a\n", bytes(8), bytes(1000)])
-def test_what_a_crash_may_leave_is_damaged(data):
-    with pytest.raises((OSError, ValueError, SyntaxError)) as caught:
-        decode_mask(data, VOC)
-    assert not isinstance(caught.value, ForeignMask)
+def test_what_a_crash_may_leave_is_ruined(data):
+    assert find_traces(data) == Traces(ruined=True)
 
 
 sizes = st.tuples(st.integers(20, 150), st.integers(20, 150))
@@ -223,7 +232,7 @@ sizes = st.tuples(st.integers(20, 150), st.integers(20, 150))
 @given(class_maps(), sizes)
 def test_a_mask_is_enlarged_while_it_is_written(class_map, size):
     expected = enlarge(class_map, size)
-    assert np.array_equal(decode_mask(encode_mask(class_map, VOC, size=size), VOC)[0], expected)
+    assert np.array_equal(ids_of(encode_mask(class_map, VOC, size=size)), expected)
     assert histogram(class_map, VOC, size) == histogram(expected, VOC)
 
 
@@ -249,8 +258,14 @@ def test_a_histogram_names_only_labels_that_occur():
 
 
 def test_a_histogram_of_an_unknown_id_is_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        histogram(np.array([[3]], np.uint8), THREE)
+    for size in (None, (2, 2)):
+        with pytest.raises(ValueError, match="none of the 3 labels"):
+            histogram(np.array([[3]], np.uint8), THREE, size)
+
+
+def test_void_counts_nowhere():
+    assert histogram(np.array([[255, 1, 255]], np.uint8), THREE) == {"sky": 1}
+    assert histogram(np.array([[255]], np.uint8), THREE, (3, 3)) == {}
 
 
 def _overlay(pixels, class_map, labels):
@@ -289,9 +304,7 @@ def test_a_map_higher_than_a_band_is_counted_painted_and_encoded_whole():
     counts = histogram(class_map, VOC)
     assert sum(counts.values()) == class_map.size
     assert list(counts.values()) == np.bincount(class_map.ravel()).tolist()
-    np.testing.assert_array_equal(
-        decode_mask(encode_mask(class_map, VOC), VOC).class_map, class_map
-    )
+    np.testing.assert_array_equal(ids_of(encode_mask(class_map, VOC)), class_map)
     pixels = np.full((*class_map.shape, 3), 200, np.uint8)
     with Image.open(io.BytesIO(encode_overlay(pixels, 0 * class_map, VOC))) as overlay:
         assert overlay.size == class_map.shape[::-1]

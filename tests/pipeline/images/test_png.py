@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model_build.data.labels import VOC
-from pipeline.images.png import compressed, image_data, palette_png
+from pipeline.images.png import chunks, compressed, palette_png
 from pipeline.images.sizes import enlarge
 
 lengths = st.integers(1, 12)
@@ -17,6 +17,11 @@ scaled = st.integers(1, 200)
 
 def noise(height, width, seed=0, classes=21):
     return np.random.default_rng(seed).integers(0, classes, (height, width), np.uint8)
+
+
+def image_data(data):
+    """What the ``IDAT`` chunks of a PNG hold together."""
+    return b"".join(content for kind, content in chunks(data) if kind == b"IDAT")
 
 
 @given(st.builds(noise, lengths, lengths, st.integers(0, 99)), scaled, scaled)
@@ -32,6 +37,7 @@ def test_any_class_map_comes_back_at_any_size(class_map, more_height, more_width
     # Pillow does not look at the stream's own checksum, others do.
     assert len(zlib.decompress(stream)) == size[0] * (1 + size[1])
     assert image_data(data) == stream
+    assert [kind for kind, _ in chunks(data)] == [b"IHDR", b"PLTE", b"IDAT", b"IEND"]
 
 
 @pytest.mark.parametrize("size", [(6, 4000), (3000, 5), (2999, 4001)])
@@ -57,3 +63,15 @@ def test_the_image_data_of_several_chunks_is_one():
     data = buffer.getvalue()
     assert data.count(b"IDAT") > 1
     assert len(zlib.decompress(image_data(data))) == 400 * 401
+
+
+@given(st.data())
+def test_a_png_that_is_cut_short_or_has_another_byte_is_damaged(data):
+    whole = palette_png(compressed(noise(4, 5), (4, 5)), (4, 5), VOC.palette, b"key\0text")
+    place = data.draw(st.integers(0, len(whole) - 1))
+    with pytest.raises(ValueError, match=r"damaged or cut short|not a PNG"):
+        list(chunks(whole[:place]))
+    other = bytearray(whole)
+    other[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(ValueError, match=r"damaged or cut short|not a PNG"):
+        list(chunks(bytes(other)))

@@ -8,7 +8,9 @@ from model_build.data.files import IMAGE_EXTENSIONS, image_extension
 from pipeline.inputs.names import (
     assign_mask_names,
     group_key,
+    mask_key,
 )
+from pipeline.storage import escape_folders
 
 stems = st.text(st.sampled_from("ab"), min_size=1, max_size=1)
 extensions = st.sampled_from([".jpg", ".png", ".JPG", ".tif"])
@@ -18,7 +20,7 @@ image_names = st.builds(
 many_image_names = st.sets(image_names, max_size=8)
 any_name = st.builds(
     lambda s, e: s + "".join(e),
-    st.sampled_from(["a", "x/a", "x.jpg/a", ".a", "a.raw"]),
+    st.sampled_from(["a", "x/a", "x.jpg/a", ".a", "a.raw", "a.png/a", "a.png_/a", "x/a.png/b/a"]),
     st.lists(st.sampled_from([".jpg", ".png", ".raw", ".", ""]), max_size=3),
 )
 any_names = st.sets(any_name, max_size=8)
@@ -30,7 +32,8 @@ def test_every_name_gets_a_mask_of_its_own(found):
     assert set(masks) == found
     assert len(set(masks.values())) == len(found)
     for name, mask in masks.items():
-        assert mask in (f"{os.path.splitext(name)[0]}.png", f"{name}.png")
+        stem = escape_folders(name, ".png")
+        assert mask in (f"{os.path.splitext(stem)[0]}.png", f"{stem}.png")
 
 
 @given(many_image_names)
@@ -94,6 +97,35 @@ def test_masks_are_unique_over_all_groups_with_unknown_extensions_too(found):
 def test_a_camera_raw_does_not_take_the_mask_of_its_export():
     masks = by_group(["a.raw", "a.jpg", "a.raw.jpg"])
     assert len(set(masks.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "masks"),
+    [
+        (["a.jpg", "a.png/b.jpg"], ["a.png", "a.png_/b.png"]),
+        (["a.png/b.jpg"], ["a.png_/b.png"]),
+        (["a.jpg", "a.png", "a.jpg.png/b.jpg"], ["a.jpg.png", "a.png.png", "a.jpg.png_/b.png"]),
+        (["a.png/b.jpg", "a.png_/b.jpg"], ["a.png_/b.png", "a.png__/b.png"]),
+        (["x/a.png/b.png/c"], ["x/a.png_/b.png_/c.png"]),
+        (["a.PNG/b.jpg", "b.pngs/c.jpg"], ["a.PNG/b.png", "b.pngs/c.png"]),
+        ([".png/a.jpg"], [".png_/a.png"]),
+    ],
+)
+def test_a_folder_called_like_a_mask_gets_another_name(found, masks):
+    assert list(by_group(found).values()) == masks
+
+
+@given(any_names)
+def test_no_mask_has_the_name_of_another_ones_folder(found):
+    masks = set(by_group(found).values())
+    folders = {mask[:at] for mask in masks for at, char in enumerate(mask) if char == "/"}
+    assert not masks & folders
+
+
+@given(any_names)
+def test_the_mask_of_an_image_has_its_key(found):
+    for name, mask in by_group(found).items():
+        assert mask_key(mask) == group_key(name)
 
 
 def test_keys_are_fine_grained():

@@ -8,6 +8,7 @@ import tempfile
 import pytest
 
 from model_build.errors import UserError
+from pipeline.jobs import plan, preview
 from pipeline.outputs.folder import OutputFolder
 from tests.pipeline.jobs.reliability import FILES, assert_complete, contents, masks, pictures
 
@@ -47,6 +48,36 @@ def test_a_mask_whose_name_is_not_utf_8_is_outside_input(archive, out, stub_job,
     summary = stub_job(archive, out, overlays=True)
     assert (summary.masks, summary.outside, summary.rejected) == (COUNT, 1, 0)
     assert os.path.exists(os.fsencode(out) + b"/masks/0/bad\xff.png")
+
+
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_photos_beside_folders_called_like_their_masks_get_masks_too(
+    tmp_path, memory, stub_job, stub_model, place
+):
+    root = tmp_path if place == "disk" else "memory://bucket"
+    (photo,) = contents(str(_one_photo(tmp_path / "photo"))).values()
+    names = ["a.png", "a.jpg/b.png", "c.jpg", "c.png/d.jpg", "c.png/e/f.jpg", "c.png_/d.jpg"]
+    for name in names:
+        FILES.write(f"{root}/in/{name}", photo)
+    out = f"{root}/out"
+    lines = []
+    request = plan.Request([f"{root}/in"], out, stub_model(), overlays=True)
+    preview.dry_run(plan.plan(request), lines.append)
+    expected = ["a.jpg/b.png", "a.png", "c.png", "c.png_/d.png", "c.png_/e/f.png", "c.png__/d.png"]
+    foreseen = [line.partition(" -> masks/")[2].partition(":")[0] for line in lines[:-1]]
+    assert sorted(foreseen) == expected
+    summary = stub_job(f"{root}/in", out, overlays=True)
+    assert (summary.masks, summary.rejected) == (len(names), 0)
+    assert sorted(masks(out)) == expected
+    overlays = ["a.jpg", "a.jpg_/b.jpg", "c.jpg", "c.png_/d.jpg", "c.png_/e/f.jpg", "c.png__/d.jpg"]
+    assert sorted(contents(f"{out}/overlays")) == overlays
+    again = stub_job(f"{root}/in", out, overlays=True)
+    assert (again.kept, again.outside) == (len(names), 0)
+
+
+def _one_photo(folder):
+    pictures(folder, 1)
+    return folder
 
 
 @pytest.mark.parametrize("summary", ["kept", "deleted"])

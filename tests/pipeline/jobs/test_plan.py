@@ -307,7 +307,7 @@ def test_another_recipe_is_refused_with_the_difference_named(
     assert "add --overwrite to redo them, or choose another --output" in str(refused.value)
     assert "\n" not in str(refused.value)
     accepted = plan(ask(**asked, overwrite=True))
-    assert accepted.keep.overwrite
+    assert accepted.overwrite
     assert accepted.keep.recipe == accepted.recipe.id != plan(ask()).recipe.id
 
 
@@ -345,7 +345,7 @@ def test_every_option_either_decides_masks_or_is_known_not_to():
     """Whoever adds an option says which: a resumed run must never mix masks of two kinds."""
     deciding = {"model", "long_side", "tile", "engine", "precision", "batch_size"}
     places = {"inputs", "output", "storage_options", "beam_options", "shared_disk"}
-    keeping = {"overwrite", "moved", "verify"}
+    keeping = {"overwrite", "discard_edits", "moved", "verify"}
     known = deciding | places | keeping | NO_RECIPE.keys()
     assert {field.name for field in fields(Request)} == known
 
@@ -387,10 +387,9 @@ def test_masks_of_the_version_before_are_refused_with_the_remedy(ask, tmp_path, 
     with pytest.raises(UserError) as refused:
         plan(ask())
     assert "/out/masks: contains files, but no run.json of this version says" in str(refused.value)
-    assert "add --overwrite to redo those" in str(refused.value)
-    planned = plan(ask(overwrite=True))
-    assert planned.noted == Noted()
-    assert planned.noted.rows(planned.out) == []
+    assert str(refused.value).endswith("how they were made; choose another --output")
+    with pytest.raises(UserError, match=r"choose another --output$"):
+        plan(ask(overwrite=True, discard_edits=True))
 
 
 def test_a_run_file_that_cannot_be_understood_is_refused_with_the_remedy(ask, claim, tmp_path):

@@ -301,17 +301,23 @@ def test_a_dry_run_verifies_everything_that_has_a_row(dry_run, earlier_run, tmp_
     ]
 
 
-def test_a_dry_run_overwrites_what_was_edited(dry_run, earlier_run, tmp_path, touch):
+def test_a_dry_run_discards_edits_and_tells_their_number_first(
+    dry_run, earlier_run, tmp_path, touch
+):
     touch(tmp_path, "in/a.jpg", "in/b.jpg")
     earlier_run({"a.jpg": "a.png", "b.jpg": "b.png"}, edited=["b.jpg"])
     assert dry_run()[:2] == [
         "in/a.jpg -> masks/a.png: up to date",
         "in/b.jpg -> masks/b.png: up to date",
     ]
-    assert dry_run(overwrite=True)[:2] == [
+    assert dry_run(overwrite=True) == dry_run()
+    before = everything(tmp_path)
+    assert dry_run(discard_edits=True)[:3] == [
+        "edited masks to discard: 1",
         "in/a.jpg -> masks/a.png: up to date",
         "in/b.jpg -> masks/b.png: to do",
     ]
+    assert everything(tmp_path) == before
 
 
 def test_a_dry_run_with_overlays(dry_run, earlier_run, tmp_path, touch):

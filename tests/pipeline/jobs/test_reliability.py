@@ -16,7 +16,6 @@ from PIL import Image
 
 from model_build.data.labels import VOC
 from model_build.errors import JobError, UserError
-from pipeline.images import masks as mask_images
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.jobs import standing
 from pipeline.jobs.standing import KeepOptions
@@ -140,8 +139,8 @@ def reading_nothing(archive, out, monkeypatch):
     def context():
         with monkeypatch.context() as patch:
             patch.setattr(Files, "read", refuse)
-            patch.setattr(standing, "decode_mask", refuse_decoding)
-            patch.setattr(mask_images, "decode_mask", refuse_decoding)
+            patch.setattr(standing, "find_traces", refuse_decoding)
+            patch.setattr(standing, "read_mask", refuse_decoding)
             yield
 
     return context
@@ -222,7 +221,9 @@ def test_damage_that_size_and_time_do_not_tell_is_found_with_verify(stub_job, ar
     assert stub_job(archive, out, verify=True).kept == COUNT
 
 
-def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(stub_job, archive, out):
+def test_a_mask_edited_by_hand_is_kept_and_counted_until_edits_are_discarded(
+    stub_job, archive, out
+):
     stub_job(archive, out)
     expected = masks(out)
     path = Path(f"{out}/masks/a/2.png")
@@ -240,7 +241,9 @@ def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(stub_job, a
         (row,) = [row for row in rows(out) if row["mask"] == "masks/a/2.png"]
         assert row["recipe"] is None
         assert row["pixels"]["person"] >= 5 * 30
-    found = stub_job(archive, out, overwrite=True)
+    assert stub_job(archive, out, overwrite=True).edited == 1
+    assert path.read_bytes() == kept
+    found = stub_job(archive, out, discard_edits=True)
     assert (found.kept, found.edited) == (COUNT - 1, 0)
     assert_complete(out, expected)
 
@@ -378,10 +381,22 @@ def test_an_output_folder_of_the_version_before_is_refused_and_not_misread(
     if noted is not None:
         Path(f"{out}/run.json").write_text(json.dumps(noted))
     old = reliability.contents(out)
-    with pytest.raises(UserError, match="--overwrite"):
-        stub_job(archive, out)
+    for options in ({}, {"overwrite": True}, {"overwrite": True, "discard_edits": True}):
+        with pytest.raises(UserError, match=r"how they were made; choose another --output$"):
+            stub_job(archive, out, **options)
     assert reliability.contents(out) == old
-    assert stub_job(archive, out, overwrite=True).kept == 0
+
+
+def test_an_output_folder_whose_notes_were_lost_keeps_what_runs_have_made(stub_job, archive, out):
+    stub_job(archive, out)
+    expected, before = masks(out), versions(out)
+    for name in os.listdir(out):
+        if name.endswith((".json", ".jsonl")):
+            os.unlink(f"{out}/{name}")
+    with pytest.raises(UserError, match="choose another --output, or add --overwrite to keep"):
+        stub_job(archive, out)
+    assert stub_job(archive, out, overwrite=True).kept == COUNT
+    assert versions(out) == before
     assert_complete(out, expected)
 
 

@@ -381,7 +381,7 @@ def test_shards_of_an_earlier_run_are_replaced_however_many(go):
     assert len(list(out.glob("histograms-*"))) == 1
 
 
-def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(go):
+def test_a_mask_edited_by_hand_is_kept_and_counted_until_edits_are_discarded(go):
     first, out = go()
     expected = masks(out)
     edited = Image.open(out / "masks/a/0.png")
@@ -395,27 +395,26 @@ def test_a_mask_edited_by_hand_is_kept_and_counted_until_overwritten(go):
     assert summary.pixels != first.pixels
     (row,) = (row for row in rows(out) if row["recipe"] is None)
     assert (row["mask"], [*row["pixels"]]) == ("masks/a/0.png", ["cat"])
-    summary, _ = go(overwrite=True)
-    assert (summary.kept, summary.edited) == (4, 0)
+    summary, _ = go(long_side=64, overwrite=True)
+    assert (summary.kept, summary.edited) == (1, 1)
+    assert masks(out)["masks/a/0.png"] == by_hand["masks/a/0.png"]
+    summary, _ = go(overwrite=True, discard_edits=True)
+    assert (summary.kept, summary.edited) == (0, 0)
     assert masks(out) == expected
 
 
-def test_a_file_of_somebody_elses_in_a_masks_place_is_left_alone_until_overwritten(go, photos):
+def test_a_file_of_somebody_elses_in_a_masks_place_is_left_alone_by_all_options(go, photos):
     _, out = go()
-    expected = masks(out)
     (out / "masks/a/0.png").write_text("notes on this photo")
     foreign = masks(out)
-    for _ in range(2):
-        summary, _ = go()
+    for options in ({}, {}, {"overwrite": True, "discard_edits": True}):
+        summary, _ = go(**options)
         assert (summary.masks, summary.rejected) == (4, 1)
         assert summary.causes == {"write: ForeignMask": 1}
         (reject,) = rows(out, "rejected")
         assert reject["image"] == str(photos / "a/0.jpg")
         assert "not overwritten: move it away" in reject["detail"]
         assert masks(out) == foreign
-    summary, _ = go(overwrite=True)
-    assert (summary.kept, summary.rejected) == (4, 0)
-    assert masks(out) == expected
 
 
 def test_an_archive_that_has_moved_keeps_its_masks(go, photos, tmp_path):
@@ -439,28 +438,6 @@ def test_masks_outside_the_input_stay_and_are_counted(go, photos):
     assert (summary.images, summary.kept, summary.outside) == (4, 4, 1)
     assert times(out) == before
     assert len(rows(out)) == 4
-
-
-def test_masks_of_the_version_before_are_refused_and_overwritten_with_the_rest(go, tmp_path):
-    _, fresh = go(out="fresh")
-    out = tmp_path / "out"
-    for path in all_masks(fresh):
-        old = out / path.relative_to(fresh)
-        old.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(path) as mask:
-            kept = Image.fromarray(np.zeros(mask.size[::-1], np.uint8))
-            kept.putpalette(VOC.palette)
-            kept.save(old)
-    (out / "run.json").write_text('{"options": {"model": "x"}, "started": 1.5}')
-    (out / "histograms-00000-of-00001.jsonl").write_text("{}\n")
-    before = masks(out)
-    with pytest.raises(UserError, match="add --overwrite"):
-        go()
-    assert masks(out) == before
-    summary, _ = go(overwrite=True)
-    assert summary.kept == 0
-    assert masks(out) == masks(fresh)
-    assert len(list(out.glob("histograms-*"))) == 1
 
 
 def test_masks_are_replaced_and_not_deleted_first(go, monkeypatch):

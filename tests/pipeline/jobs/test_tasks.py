@@ -16,7 +16,7 @@ from PIL import Image
 from model_build.data.labels import VOC
 from model_build.errors import JobError
 from pipeline.images.masks import encode_mask
-from pipeline.inputs.names import assign_mask_names, group_key
+from pipeline.inputs.names import assign_mask_names, group_key, mask_key
 from pipeline.jobs.progress import COUNTS
 from pipeline.jobs.standing import KeepOptions
 from pipeline.jobs.tasks import (
@@ -31,7 +31,7 @@ from pipeline.jobs.tasks import (
 )
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import journals, read_rows
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task
+from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task, hash_of
 from pipeline.storage import Files
 
 FILES = Files()
@@ -87,20 +87,21 @@ def test_a_mask_without_a_row_is_joined_as_well():
 )
 def test_a_row_of_something_else_is_not_taken(other):
     (task,) = plan([image("a.jpg")], [mask("a.png")], [other])
-    assert task._replace(hashes=frozenset()) == Task(image("a.jpg"), "a.png", MASK)
+    assert task._replace(earlier=()) == Task(image("a.jpg"), "a.png", MASK)
 
 
-def test_rows_that_do_not_tell_of_a_mask_as_it_stands_tell_of_which_source_it_may_be():
+def test_rows_that_do_not_tell_of_a_mask_as_it_stands_tell_of_what_was_there():
     rows = [
         row("a.jpg", "a.png", Stamp(9, "an earlier mask"), hash="b"),
-        row("a.jpg", "a.png", Stamp(9, "a still earlier one"), hash="a"),
-        row("a.jpg", "a.png", Stamp(9, "of nobody knows what"), hash=""),
+        row("moved/a.jpg", "a.png", hash="a"),
         row("b.jpg", "b.png", hash="c"),
     ]
     (task,) = plan([image("a.jpg")], [mask("a.png")], rows)
-    assert (task.row, task.hashes) == (None, {"a", "b"})
+    assert (task.row, task.earlier) == (None, tuple(rows[:2]))
     (sure,) = plan([image("a.jpg")], [mask("a.png")], [*rows, row("a.jpg", "a.png")])
-    assert (sure.row, sure.hashes) == (row("a.jpg", "a.png"), frozenset())
+    assert (sure.row, sure.earlier) == (row("a.jpg", "a.png"), ())
+    (fresh,) = plan([image("a.jpg")], [], rows)
+    assert fresh.earlier == ()
 
 
 def test_of_several_rows_the_one_that_tells_of_the_mask_as_it_stands_is_taken():
@@ -188,7 +189,7 @@ def test_a_mask_is_found_under_the_key_of_its_image(names):
     for key, group in groups.items():
         for name, mask_name in assign_mask_names(group).items():
             assert keyed_image(image(name))[0] == key
-            assert group_key(mask_name) == key
+            assert mask_key(mask_name) == key
 
 
 @given(st.sets(any_name, min_size=1, max_size=8))
@@ -199,7 +200,7 @@ def test_a_second_run_finds_every_mask_and_row_of_the_first(names):
         group["images"].append(image(name))
     first = [task for group in groups.values() for task in plan(**group)]
     for task in first:
-        group = groups[group_key(task.mask_name)]
+        group = groups[mask_key(task.mask_name)]
         group["masks"].append(mask(task.mask_name))
         group["rows"].append(row(task.image.name, task.mask_name))
     second = [task for group in groups.values() for task in plan(**group)]
@@ -240,9 +241,11 @@ def test_keyed_overlays_are_told_by_their_masks(out):
 def test_keyed_rows_are_the_lines_of_a_file_that_tell_of_masks(out):
     rows = [row("x/a.jpg", "x/a.png"), row("b.raw.jpg", "b.raw.png")]
     reject = Reject("/in/c.jpg", "read", "OSError", "why")
-    lines = [json.dumps(one.to_json()) for one in (rows[0], reject, rows[1])]
-    out.write("journal/1.jsonl", "\n".join([*lines, '{"cut sho']).encode())
-    assert list(keyed_rows("journal/1.jsonl", out)) == [("x/a", rows[0]), ("b.raw", rows[1])]
+    kept = reject._replace(row=row("c.jpg", "c.png"))
+    lines = [json.dumps(one.to_json()) for one in (rows[0], reject, rows[1], kept)]
+    out.write("journal/1.jsonl", "\n".join([*lines, '{"row": 3}', '{"cut sho']).encode())
+    keyed = [("x/a", rows[0]), ("b.raw", rows[1]), ("c", kept.row)]
+    assert list(keyed_rows("journal/1.jsonl", out)) == keyed
 
 
 def test_a_file_of_rows_that_has_gone_meanwhile_has_none(out):
@@ -383,6 +386,8 @@ def test_what_holds_what_is_to_do_and_what_is_somebody_elses(out):
     done = Task(image("done.jpg"), "done.png", MASK, row("done.jpg", "done.png"))
     to_do = Task(image("new.jpg"), "new.png")
     by_hand = Task(ImageRef(f"{out.path}/edited.jpg", "edited.jpg", SOURCE), "edited.png", edited)
+    before = row("edited.jpg", "edited.png", hash=hash_of(photo.getvalue()))
+    by_hand = by_hand._replace(earlier=(before,))
     ((kept_to_do,), rows, rejects) = keep([done, to_do, by_hand], out)
     assert kept_to_do == [to_do]
     assert [one.mask for one in rows] == ["masks/done.png", "masks/edited.png"]

@@ -7,7 +7,7 @@ import pytest
 
 from model_build.errors import JobError, UserError
 from pipeline.outputs import claims
-from pipeline.outputs.claims import Noted, check, claim, look, prepare
+from pipeline.outputs.claims import Noted, check, claim, look, prepare, unnoted
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.recipe import Recipe
 from pipeline.storage import Files
@@ -39,7 +39,7 @@ def test_a_fresh_folder_tells_nothing_and_is_left_alone(tmp_path, memory):
     for path in (f"{tmp_path}/out", "memory://b/out"):
         out = OutputFolder(path, FILES)
         assert look(out) == Noted()
-        agree(out, look(out))
+        assert unnoted(out) is None
     assert (list(tmp_path.iterdir()), memory.store) == ([], {})
 
 
@@ -89,11 +89,11 @@ def test_a_summary_of_another_form_is_as_none(out):
         assert look(out).shards == SHARDS
 
 
-def test_rows_are_in_histograms_and_in_the_journal(out):
+def test_rows_are_in_shards_those_of_rejects_too_and_in_the_journal(out):
     for name in ("r1.a.jsonl", "r2.b.jsonl"):
         out.write(f"journal/{name}", b"")
     noted = Noted(RECIPE, "/photos", SHARDS)
-    assert noted.rows(out) == [SHARDS[0], "journal/r1.a.jsonl", "journal/r2.b.jsonl"]
+    assert noted.rows(out) == [*SHARDS, "journal/r1.a.jsonl", "journal/r2.b.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -159,15 +159,12 @@ def test_another_root_is_refused_unless_the_archive_has_moved(out):
     "run",
     [None, b"", b"\0\0", b'{"options": {"model": "f00"}, "started": 12.5}', b'{"format": 1}'],
 )
-def test_masks_that_no_run_of_this_version_has_written_are_refused(out, run):
+def test_masks_that_no_run_of_this_version_has_noted_are_found(out, run):
     out.write("masks/x/notes.txt", b"")
     if run is not None:
         out.write("run.json", run)
-    noted = look(out)
-    assert noted == Noted()
-    with pytest.raises(UserError, match=r"masks: contains files, but .*--overwrite"):
-        agree(out, noted)
-    agree(out, noted, overwrite=True)
+    assert look(out) == Noted()
+    assert unnoted(out) == "masks"
 
 
 def test_a_run_of_a_newer_version_is_not_taken_for_an_old_one(out):
@@ -196,11 +193,9 @@ def test_a_summary_of_ours_without_its_run_file_is_no_obstacle(out):
     assert look(out) == Noted()
 
 
-def test_overlays_that_no_run_has_written_are_refused(out):
+def test_overlays_that_no_run_has_noted_are_found(out):
     out.write("overlays/a.jpg", b"a drawing of somebody's")
-    with pytest.raises(UserError, match=r"overlays: contains files, but .*choose another --output"):
-        agree(out, Noted())
-    agree(out, Noted(), overwrite=True)
+    assert unnoted(out) == "overlays"
 
 
 def test_a_folder_where_a_file_belongs_is_told(tmp_path):
@@ -245,14 +240,14 @@ def test_a_folder_that_cannot_be_listed_is_told_at_once(tmp_path, monkeypatch):
 
 def test_a_run_file_of_another_version_beside_no_masks_is_replaced(out):
     out.write("run.json", b'{"options": {}, "started": 1}')
-    agree(out, look(out))
+    assert (look(out), unnoted(out)) == (Noted(), None)
     claim(out, RECIPE, "/photos", (), VERSIONS)
     assert look(out) == Noted(RECIPE, "/photos", ())
 
 
 def test_masks_of_a_neighbouring_folder_are_no_obstacle(out):
     OutputFolder(f"{out.path}2", out.files).write("masks/a.png", b"")
-    agree(out, look(out))
+    assert (look(out), unnoted(out)) == (Noted(), None)
 
 
 # OUT that cannot be written

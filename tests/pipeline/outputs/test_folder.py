@@ -180,6 +180,15 @@ def test_masks_and_overlays_have_folders_of_their_own():
     assert overlay_file("x/a.jpg.png") == "overlays/x/a.jpg.jpg"
 
 
+@pytest.mark.parametrize("name", ["a.jpg/b.png", "a.jpg_/b.png", "x.png_/a.jpg.png", "a.jpg.png"])
+def test_a_folder_called_like_an_overlay_gets_another_name_and_its_masks_are_found(out, name):
+    file = overlay_file(name)
+    folders = file.split("/")[:-1]
+    assert not any(folder.endswith(".jpg") for folder in folders)
+    out.write(file, b"")
+    assert list(out.overlaid()) == [name]
+
+
 NAMES = ("masks", "overlays", ".unfinished", "journal", "lock", "staged")
 
 

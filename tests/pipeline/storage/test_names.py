@@ -1,9 +1,11 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model_build.errors import UserError
-from pipeline.storage import absolute, glob_folder, is_remote
+from pipeline.storage import absolute, escape_folders, glob_folder, is_remote, unescape_folders
 from pipeline.storage.names import bucket_and_key, pattern_of
 
 
@@ -59,3 +61,16 @@ def test_a_relative_path_needs_a_current_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^a: the current folder has been removed; change to"):
         absolute("a")
     assert absolute("/a/../b") == "/b"
+
+
+parts = st.sampled_from(["a", "a.png", "a.png_", "a.png__", ".png", "a.PNG", "a.png.b", "a_", "\n"])
+paths = st.lists(parts, min_size=1, max_size=4).map("/".join)
+
+
+@given(paths)
+def test_folders_that_are_called_like_files_get_other_names_and_come_back(path):
+    escaped = escape_folders(path, ".png")
+    assert not any(folder.endswith(".png") for folder in escaped.split("/")[:-1])
+    assert unescape_folders(escaped, ".png") == path
+    if not any(".png" in folder for folder in path.split("/")[:-1]):
+        assert escaped == path
