@@ -64,7 +64,7 @@ def test_unsigned_32_bits_keep_their_upper_byte(order, tile, deflate):
 
 
 def test_12_bits_keep_their_upper_8():
-    """Two values in three bytes: the first one's are written, the count of bits is changed after."""
+    """Two values in three bytes: written as three of 8 bits, and then called two of 12."""
     data = tiff(np.array([[[0xAB], [0xC1], [0x23]]], np.uint8), 1)
     for tag, old, new in ((256, 3, 2), (258, 8, 12)):
         kind = "LONG" if tag == 256 else "SHORT"
