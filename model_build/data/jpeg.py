@@ -26,6 +26,9 @@ _PROGRESSIVE, _SCAN, _EXIF, _ICC, _ADOBE, _COMMENT = 0xC2, 0xDA, 0xE1, 0xE2, 0xE
 _APPLICATIONS = range(0xE0, 0xF0)
 _EXIF_NAME, _ICC_NAME, _JFIF_NAME, _ADOBE_NAME = b"Exif\0\0", b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
 
+# A marker that has content, or EOI.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])", re.DOTALL)
+_MOST = 1 << 16  # segments of a header: hostile files have more
 # The warnings of libjpeg (jerror.h) that are no damage: all blocks may have been decoded. Others
 # are: codes that cannot be, and coded data that end before the last block. TurboJPEG takes an error
 # behind a warning for another one, so it is not enough to know which warnings are damage.
@@ -69,33 +72,24 @@ class JpegHeader(NamedTuple):
     profile: bytes
 
 
-def segments(data: bytes | memoryview) -> Iterator[Segment]:
+def segments(data: bytes) -> Iterator[Segment]:
     """The segments of the header, up to the first scan.
 
     Bytes between them are skipped, as libjpeg does (``next_marker`` in jdmarker.c).
     """
-    position, size = len(START), len(data)
-    while position < size:
-        while position < size and data[position] != 0xFF:
-            position += 1
-        while position < size and data[position] == 0xFF:
-            position += 1
-        if position + 3 > size:
+    position = len(START)
+    for _ in range(_MOST):
+        found = _MARKER.search(data, position)
+        if not found or found[1] == END[1:] or found.end() + 2 > len(data):
             return
-        code = data[position]
-        position += 1
-        if code in (0x00, 0x01) or 0xD0 <= code <= 0xD8:  # no marker, or one without content
-            continue
-        if code == END[1]:
-            return
-        length = data[position] << 8 | data[position + 1]
-        yield Segment(code, position + 2, position + max(2, length))
-        position += max(2, length)
-        if code == _SCAN:
+        start = found.end() + 2
+        position = start - 2 + max(2, int.from_bytes(data[start - 2 : start], "big"))
+        yield Segment(found[1][0], start, position)
+        if found[1][0] == _SCAN:
             return
 
 
-def read_header(data: bytes | memoryview) -> JpegHeader:
+def read_header(data: bytes) -> JpegHeader:
     """The header of a JPEG; metadata that is garbled counts as none.
 
     Raises:
@@ -103,14 +97,14 @@ def read_header(data: bytes | memoryview) -> JpegHeader:
         UnsupportedImage: it is of a kind that is not decoded: 12 bits, arithmetic coding, …
     """
     frame = None
-    exif, parts = b"", []
+    exif, parts = [], []
     for code, start, end in segments(data):
         if code in _FRAMES and frame is None and end - start >= 6 and end <= len(data):
-            frame = code, bytes(data[start:end])
+            frame = code, data[start:end]
         elif code == _EXIF and data[start : start + 6] == _EXIF_NAME:
-            exif += bytes(data[start + 6 : end])
+            exif.append(data[start + 6 : end])
         elif code == _ICC and data[start : start + 12] == _ICC_NAME:
-            parts.append(bytes(data[start + 12 : end]))
+            parts.append(data[start + 12 : end])
         elif code == 0xF7:  # the frame of ISO/IEC 14495-1
             raise UnsupportedImage("a JPEG-LS file, which is not supported")
     if frame is None:
@@ -122,7 +116,7 @@ def read_header(data: bytes | memoryview) -> JpegHeader:
     if not height or not width:
         raise DamagedImage("its header has no size")
     progressive = content[6 : 6 + 3 * channels : 3] if code == _PROGRESSIVE else b""
-    return JpegHeader(height, width, channels, progressive, exif, _joined(parts))
+    return JpegHeader(height, width, channels, progressive, b"".join(exif), _joined(parts))
 
 
 def _refuse_unsupported(code: int, bits: int, channels: int) -> None:
@@ -155,7 +149,7 @@ def fraction(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
     return -(-height // scale), -(-width // scale)
 
 
-def decode(data: bytes | memoryview, header: JpegHeader, size: tuple[int, int]) -> np.ndarray:
+def decode(data: bytes, header: JpegHeader, size: tuple[int, int]) -> np.ndarray:
     """Decodes a JPEG at the fraction of its size that holds ``size``, and looks for damage.
 
     Returns:
@@ -188,11 +182,10 @@ def decode(data: bytes | memoryview, header: JpegHeader, size: tuple[int, int]) 
     return pixels if header.channels < 4 else 255 - pixels
 
 
-def _lacks_scans(data: bytes | memoryview, channels: bytes) -> bool:
+def _lacks_scans(data: bytes, channels: bytes) -> bool:
     """Whether bits of a progressive JPEG's coefficients come in no scan (T.81, section G.1.1)."""
     if not channels:
         return False
-    data = bytes(data)
     start = next((start - 4 for code, start, _ in segments(data) if code == _SCAN), len(data))
     missing = {channel: [1] * 64 for channel in channels}
     end = data.find(END, start)
@@ -253,12 +246,11 @@ def _hole(cleaned: bytes) -> bool:
     return _HOLE in cleaned[start : cleaned.find(END, start)].rstrip(b"\0")
 
 
-def _cleaned(data: bytes | memoryview) -> bytes:
+def _cleaned(data: bytes) -> bytes:
     """A JPEG with an end, and without what libjpeg might warn of before the first scan.
 
     Of several warnings only the first is known, and these would hide others.
     """
-    data = bytes(data)
     kept, end = [START], len(START)
     for code, start, end in segments(data):
         if not _is_spare(code, data[start:end]):

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def test_unsigned_32_bits_keep_their_upper_byte(order, tile, deflate):
     values = GREY.astype(np.uint32) * 0x01010101
     np.testing.assert_array_equal(decode(tiff(values, 1, **layout)), grey(GREY))
     np.testing.assert_array_equal(decode(tiff(0xFFFFFFFF - values, 0, **layout)), grey(GREY))
+
+
+def test_12_bits_keep_their_upper_8():
+    """Two values in three bytes: written as three of 8 bits, and then called two of 12."""
+    data = tiff(np.array([[[0xAB], [0xC1], [0x23]]], np.uint8), 1)
+    for tag, old, new in ((256, 3, 2), (258, 8, 12)):
+        kind = "LONG" if tag == 256 else "SHORT"
+        before, after = (entry("<", tag, kind, value)[3].ljust(4, b"\0") for value in (old, new))
+        head = entry("<", tag, kind, old)
+        head = struct.pack("<HHI", *head[:3])
+        assert head + before in data
+        data = data.replace(head + before, head + after)
+    assert decode(data)[0, :, 0].tolist() == [0xAB, 0x12]
 
 
 @pytest.mark.parametrize(("order", "tile", "deflate"), LAYOUTS)
