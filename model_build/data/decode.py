@@ -142,7 +142,7 @@ def _jpeg(stream: io.BytesIO) -> Picture:
             return _finished(image, size, header.profile)
         return _in_srgb(pixels, header.profile)
 
-    return Picture(header.height, header.width, _orientation(header.exif), load)
+    return Picture(header.height, header.width, orientation_of(header.exif), load)
 
 
 def _png(stream: io.BytesIO) -> Picture:
@@ -156,11 +156,12 @@ def _png(stream: io.BytesIO) -> Picture:
     def load(size: tuple[int, int]) -> np.ndarray:
         stream.close()
         image.load()
+        png.check_rows(image, reduced)
         whole = png.with_key(image, reduced)
         chunks.close()
         return _finished(whole, size, reduced.profile)
 
-    return Picture(image.height, image.width, _orientation(reduced.exif), load)
+    return Picture(image.height, image.width, orientation_of(reduced.exif), load)
 
 
 def _other(stream: io.BytesIO, head: bytes) -> Picture:
@@ -174,7 +175,7 @@ def _other(stream: io.BytesIO, head: bytes) -> Picture:
         if isinstance(error, UnidentifiedImageError):  # Pillow's message names a buffer's address
             raise UnidentifiedImageError("not an image in a known format") from None
         raise
-    samples, orientation = Samples(), _orientation(image.info.get("exif", b""))
+    samples, orientation = Samples(), orientation_of(image.info.get("exif", b""))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         samples, tag = tiff.settle(image)
         orientation = _whole(tag)
@@ -209,8 +210,8 @@ def _in_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
     return pixels if converted is None else converted
 
 
-def _orientation(exif: bytes) -> int:
-    """EXIF's orientation; 1 where there is none, as where EXIF is damaged."""
+def orientation_of(exif: bytes) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none, or EXIF is damaged."""
     if not exif:
         return 1
     tags = Image.Exif()

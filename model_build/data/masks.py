@@ -11,8 +11,10 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from model_build.data import png
+from model_build.data.decode import orientation_of
 from model_build.data.labels import VOID, LabelSet, color_ids, image2label
 from model_build.errors import UserError, first_line
 
@@ -55,15 +57,18 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
             another mode, or holds an id outside the set.
     """
     try:
-        with _opened(data) as image:
+        reduced = png.reduce(data) if data.startswith(png.SIGNATURE) else None
+        with _opened(data, reduced) as image:
             check_lossless(image, data, where)
+            exif = image.info.get("exif", b"") if reduced is None else reduced.exif
             samples, palette = _samples(image, where)
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+            if reduced is not None:
+                png.check_rows(image, reduced)
     except UserError:
         raise
     except Exception as error:  # Pillow has many for damaged files, also IndexError and SyntaxError
         raise UserError(f"{where}: cannot be read as a mask: {first_line(error)}") from None
-    if turned:
+    if orientation_of(exif) > 1:
         raise UserError(
             f"{where}: is rotated by its EXIF tag, which masks are not; save it upright"
         )
@@ -231,8 +236,10 @@ def _of_colors(colors: np.ndarray, labels: LabelSet) -> MaskFile:
     return MaskFile(ids, "colors", unknown)
 
 
-def _opened(data: bytes) -> ImageFile.ImageFile:
+def _opened(data: bytes, reduced: png.Png | None) -> ImageFile.ImageFile:
     try:
+        if reduced is not None:
+            return png.open_reduced(io.BytesIO(reduced.stream), reduced)
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:  # Pillow's own message names a buffer's address
         raise UnidentifiedImageError("not an image in a known format") from None

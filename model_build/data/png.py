@@ -13,13 +13,19 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from model_build.data.unreadable import DamagedImage, UnsupportedImage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2  # colour types (section 11.2.1)
 _BITS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_CHANNELS = {_GREY: 1, _RGB: 3, 3: 1, 4: 2, 6: 4}
+# Of each pass of Adam7: its first column and row, and the steps between them (section 8.2).
+_PASSES = (
+    ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
+    + ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+)  # fmt: skip
 _TRANSPARENT = {_GREY: 2, _RGB: 6}  # bytes of a transparent colour (section 11.3.1.1)
 _LIMIT = 4 << 20  # bytes that compressed metadata may take
 
@@ -30,6 +36,8 @@ class Png(NamedTuple):
     Attributes:
         stream: a whole PNG of the critical chunks and the transparency.
         bits: of a sample.
+        bits_of_pixel: of all samples of a pixel.
+        interlaced: its rows come in the seven passes of Adam7.
         key: samples of the transparent colour, ``()`` for none.
         exif: ``b""`` for none.
         profile: its ICC profile, ``b""`` for none.
@@ -37,6 +45,8 @@ class Png(NamedTuple):
 
     stream: bytes
     bits: int
+    bits_of_pixel: int
+    interlaced: bool
     key: tuple[int, ...]
     exif: bytes
     profile: bytes
@@ -82,7 +92,8 @@ def reduce(data: bytes | memoryview) -> Png:
             stream += _sealed(b"tRNS", transparency)
             transparency = b""
         stream += _sealed(kind, content)
-    return Png(b"".join(stream), bits, key, exif, profile)
+    interlaced = critical[0][1][12] != 0
+    return Png(b"".join(stream), bits, bits * _CHANNELS[color], interlaced, key, exif, profile)
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
@@ -145,7 +156,7 @@ def _raw_exif(kind: bytes, content: memoryview) -> bytes:
         return b""
 
 
-def open_reduced(stream: io.BytesIO, png: Png) -> Image.Image:
+def open_reduced(stream: io.BytesIO, png: Png) -> ImageFile.ImageFile:
     """Opens the stream of a reduced PNG by Pillow, with the right transparent colour.
 
     Pillow scales grey samples of 2 and 4 bits to 8, but not the colour.
@@ -155,6 +166,35 @@ def open_reduced(stream: io.BytesIO, png: Png) -> Image.Image:
         highest = 2**png.bits - 1
         image.info["transparency"] = (png.key[0] & highest) * 255 // highest
     return image
+
+
+def check_rows(image: Image.Image, png: Png) -> None:
+    """Checks that a loaded image has all its rows: Pillow makes zeros of those that are missing.
+
+    Rows are only counted where the last one may be missing, as that takes as long as decoding.
+
+    Raises:
+        DamagedImage: the compressed pixels end before the last row.
+    """
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if not png.interlaced and np.asarray(last).any():
+        return
+    inflate, found = zlib.decompressobj(), 0
+    for kind, content, _ in _chunks(memoryview(png.stream)):
+        if kind == b"IDAT":
+            found += len(inflate.decompress(content))
+    if found < _pixel_bytes(image.width, image.height, png.bits_of_pixel, png.interlaced):
+        raise DamagedImage("its pixels end before the last row")
+
+
+def _pixel_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """Bytes of all rows, each with its filter's byte (sections 7.2 and 8)."""
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = (
+        (max(0, -(-(width - left) // across)), max(0, -(-(height - top) // down)))
+        for left, top, across, down in passes
+    )
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns)
 
 
 def with_key(image: Image.Image, png: Png) -> Image.Image:

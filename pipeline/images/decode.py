@@ -50,15 +50,6 @@ def decode(data: bytes | io.BytesIO, options: DecodeOptions) -> Photo:
     return Photo(pixels, *picture.upright)
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
-    """An image's height and width in pixels once its EXIF orientation is applied, by its header.
-
-    Raises:
-        Exception: as :func:`model_build.data.decode.opened`.
-    """
-    return images.opened(data).upright
-
-
 def decoded_bytes(data: bytes | io.BytesIO, options: DecodeOptions) -> int:
     """About how much memory the image takes decoded, by its header; 0 where that is damaged."""
     try:

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apache_beam.options.pipeline_options import PipelineOptions
+
 from deploy.flink import cluster
 from deploy.flink.cluster import reserved_port
 from pipeline.jobs.flink import FlinkJob
@@ -56,6 +58,14 @@ def write_and_hold(*arguments):
 models.load, windows.write_window = load, write_and_hold
 worker.main()
 """
+
+
+class Restarts(PipelineOptions):
+    """An option of Flink's runner that Beam's Python lacks: how often a job is started again."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser):
+        parser.add_argument("--number_of_execution_retries", type=int)
 
 
 @contextlib.contextmanager
@@ -150,19 +160,6 @@ def use_job_server(address: str) -> None:
 
     start_own = FlinkRunner.default_job_server
     FlinkRunner.default_job_server = default_job_server
-
-
-def without_restarts() -> None:
-    """Makes jobs of this process fail at the first loss, by an option that Beam's Python lacks.
-
-    See ``FlinkPipelineOptions.getNumberOfExecutionRetries`` in Beam's Java.
-    """
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    class WithoutRestarts(PipelineOptions):
-        @classmethod
-        def _add_argparse_args(cls, parser):
-            parser.add_argument("--number_of_execution_retries", type=int, default=0)
 
 
 def worker(folder: Path) -> str:

@@ -264,6 +264,29 @@ def test_a_mask_without_its_end_is_read(ids):
     check(data[: data.index(b"IEND") - 4], ids)
 
 
+def test_damaged_metadata_costs_no_mask(ids):
+    whole = grey_png(ids, 8)
+    place = whole.index(b"IDAT") - 4
+    for kind in (b"pHYs", b"tEXt", b"iCCP"):
+        check(whole[:place] + chunk(kind, b"?") + whole[place:], ids)
+
+
+def test_a_mask_of_two_headers_is_refused(ids):
+    whole = grey_png(ids, 8)
+    header, rest = whole[8:33], whole[33:]
+    assert "its first chunk is not IHDR, or not the only one" in refused(
+        whole[:8] + header * 2 + rest
+    )
+
+
+def test_a_mask_without_its_last_row_is_refused(ids):
+    height, width = ids.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + width) * (height - 1))
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b"")]
+    assert "end before the last row" in refused(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
 def test_values_of_a_data_folder_are_mapped_to_class_ids():
     labels = dataclasses.replace(LABELS, values=(0, 7, 255))
     samples = np.array([[0, 7, 255]], np.uint8)

@@ -94,6 +94,43 @@ def test_missing_pixels_are_damage(size):
         decode(png(noise, 2, 8)[:-size])
 
 
+def short(color, bits, width, height, rows, fill, interlace=0):
+    """A PNG whose compressed rows end early, but as a whole stream."""
+    channels = {0: 1, 2: 3, 3: 1}[color]
+    row = bytes([0]) + bytes([fill]) * -(-width * bits * channels // 8)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlace)
+    palette = chunk(b"PLTE", bytes(range(48))) if color == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(row * rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("color", "bits"), [(0, 1), (0, 8), (2, 8), (2, 16), (3, 4)])
+def test_rows_that_are_missing_are_damage(color, bits):
+    for fill in (0, 1):  # a last row of zeros may be one that is there
+        assert decode(short(color, bits, 9, 7, 7, fill)).shape == (7, 9, 3)
+        with pytest.raises(DamagedImage, match="end before the last row"):
+            decode(short(color, bits, 9, 7, 6, fill))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 7), (8, 8), (2, 5)])
+def test_passes_that_are_missing_are_damage(size):
+    width, height = size
+    passes = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2]]
+    rows = []
+    for left, top, across, down in [*passes, [0, 1, 1, 2]]:
+        columns = len(range(left, width, across))
+        rows += [bytes(1 + columns)] * len(range(top, height, down)) if columns else []
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+
+    def interlaced(rows):
+        pixels = chunk(b"IDAT", zlib.compress(b"".join(rows)))
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+    assert decode(interlaced(rows)).shape == (height, width, 3)
+    with pytest.raises(DamagedImage):
+        decode(interlaced(rows[:-1]))
+
+
 @pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"])
 def test_a_wrong_checksum_of_what_decides_pixels_is_damage(name):
     data = png(PHOTO[..., :1] & 1, 3, 8, (b"PLTE", bytes(6)))

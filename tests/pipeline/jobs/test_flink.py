@@ -14,7 +14,7 @@ from model_build.errors import UserError
 from pipeline.jobs import plan, segment
 from tests.pipeline.jobs import reliability
 from tests.pipeline.jobs.reliability import Job, small_steps, stub_network
-from tests.servers.flink import use_job_server, without_restarts, worker
+from tests.servers.flink import use_job_server, worker
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -52,10 +52,10 @@ def start(tmp_path, stub_model, flink):
     """
     jobs, model = [], stub_model()
 
-    def run(where, out, *options, environment=None, own_server=False, prepare=()):
+    def run(where, out, *options, environment=None, own_server=False):
         arguments = ["segment", where, "--output", out, "--model", model, *options]
         arguments += flink.options(worker(tmp_path / "worker"), environment)
-        prepare = [stub_network, small_steps, *prepare]
+        prepare = [stub_network, small_steps]
         if not own_server:
             prepare.append(functools.partial(use_job_server, flink.job_server))
         jobs.append(Job(arguments, tmp_path / "logs", prepare))
@@ -136,7 +136,7 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
 def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
     flink, start, stub_job, archive, out, hold, expected
 ):
-    job = start(archive, out, prepare=[without_restarts])
+    job = start(archive, out, "--number_of_execution_retries", "0")
     flink.kill_task_manager(held_worker(job, hold))
     assert job.wait() == 1
     (line,) = [line for line in job.errors.splitlines() if line.startswith("fcn-beam: ")]
