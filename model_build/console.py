@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -86,7 +87,8 @@ def say(text: str) -> None:
         raise JobError(f"cannot write to standard output: {cause(error)}") from error
 
 
-def complain(message: str, status: int) -> int:
-    """Prints an error as the command's one line, and returns the status to exit with."""
-    print(f"fcn-beam: {visible(message)}", file=sys.stderr, flush=True)
+def complain(message: str, status: int, details: Sequence[str] = ()) -> int:
+    """Prints an error as one line and its details as further ones; returns the exit status."""
+    lines = [f"fcn-beam: {message}", *details]
+    print("\n".join(map(visible, lines)), file=sys.stderr, flush=True)
     return status

@@ -63,7 +63,7 @@ def load_best(
     if half:
         for weight in model.weights:
             if len(weight.shape) > 1:
-                weight.assign(np.array(weight).astype(np.float16))
+                weight.assign(weight.numpy().astype(np.float16))
     return Best(model, normalisation, epoch)
 
 

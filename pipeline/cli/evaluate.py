@@ -100,4 +100,7 @@ def evaluate(
         say(text)
     elif result.scores:
         say(result.table())
-    return 0 if result.scores else complain(result.complaint(), 1)
+    if result.scores:
+        return 0
+    first, *faults = result.complaint().split("\n")
+    return complain(first, 1, faults)

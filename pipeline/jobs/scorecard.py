@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from model_build.console import visible
 from model_build.data.labels import LabelSet
 from model_build.data.masks import absence
 from model_build.scores import scores
@@ -104,6 +105,10 @@ def few(texts: list[str]) -> list[str]:
     return [*texts[:SHOWN], f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else texts
 
 
+def _state(fault: dict[str, Any]) -> str:
+    return "no" if fault["missing"] else "bad"
+
+
 def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) -> str:
     """Why a report has no scores: what is wrong with the first few files, and the remedy.
 
@@ -117,7 +122,7 @@ def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) ->
         return f"no scores: all pixels of the {report['images']} true masks are void"
     faults = faults or every
     lines = [
-        f"{fault['file']}: {'no' if fault['missing'] else 'bad'} {fault['what']}: {fault['detail']}"
+        visible(f"{fault['file']}: {_state(fault)} {fault['what']}: {fault['detail']}")
         for fault in faults
     ]
     remedy = "fix these files (--json FILE lists them all)"

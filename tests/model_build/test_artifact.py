@@ -97,6 +97,7 @@ def test_body_and_head_equal_the_keras_model(saved, network, images):
     np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(expected, -1))
 
 
+@pytest.mark.slow
 def test_the_loaded_network_takes_images_of_any_size(saved):
     loaded = artifact.load(str(saved.folder))
     for height, width in ((32, 32), (96, 64)):
@@ -112,6 +113,7 @@ def test_the_serving_signature_gives_logits(saved, network, images):
     np.testing.assert_allclose(outputs["logits"], network[0](images), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_is_half_the_size_and_close(saved, halved, network, images):
     assert (halved / VARIABLES).stat().st_size / (saved.folder / VARIABLES).stat().st_size > 0.45
     assert (halved / VARIABLES).stat().st_size < 0.6 * (saved.folder / VARIABLES).stat().st_size
@@ -122,6 +124,7 @@ def test_half_is_half_the_size_and_close(saved, halved, network, images):
     assert np.abs(logits - expected).max() < 0.02 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_half_equals_the_network_with_rounded_kernels(halved, network, images):
     rounded = keras.models.clone_model(network[0])
     rounded.set_weights(
@@ -161,6 +164,7 @@ def test_the_saved_folder_is_as_readable_as_its_parent(saved):
         assert path.stat().st_mode & 0o777 == expected, path
 
 
+@pytest.mark.slow
 def test_saving_again_replaces_the_model_and_leaves_other_files(copied, network, description):
     (copied / "history.csv").write_text("epoch\n")
     (copied / "saved_model" / "stale").write_text("old")
@@ -216,6 +220,7 @@ def test_a_description_is_parsed_from_bytes(saved):
         artifact.parse_description(data[:-9], "gs://b/model.json")
 
 
+@pytest.mark.slow
 def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
     def told(folder, load=artifact.load):
         with pytest.raises(UserError) as caught:

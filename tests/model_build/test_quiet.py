@@ -23,6 +23,7 @@ assert keras.layers.Dense is tf.keras.layers.Dense
 """
 
 
+@pytest.mark.slow
 def test_keras_is_left_until_something_asks_for_it():
     subprocess.run([sys.executable, "-c", LATER], check=True)
 

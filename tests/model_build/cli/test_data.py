@@ -114,6 +114,7 @@ def test_folders_on_a_store_are_refused_in_one_line(command):
     assert f"gs://b/x: data {command} works on local folders only; copy it" in message
 
 
+@pytest.mark.slow
 def test_the_exit_status_is_that_of_the_command(voc_folder):
     def status(*arguments):
         command = [sys.executable, "-m", "pipeline", "data", *arguments]

@@ -262,6 +262,7 @@ def test_without_options_a_recipe_is_as_it_stands(passed_on, name):
     assert passed_on("--recipe", name, "--backbone", "tiny")["recipe"] == RECIPES[name]
 
 
+@pytest.mark.slow
 def test_a_backbone_rate_is_refused_where_it_would_do_nothing(voc_folder, tmp_path):
     options = ("--recipe", "d2l", "--backbone-rate", 0.5, "--crop", "64x64")
     architecture = ("--backbone", "mobilenet_v2", "--backbone-weights", "none")

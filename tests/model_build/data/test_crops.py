@@ -62,6 +62,7 @@ def test_drop_small_keeps_what_holds_a_whole_crop(pairs):
     assert crops.drop_small(pairs, (101, 10)) == []
 
 
+@pytest.mark.slow
 def test_crops_come_in_uint8_batches_without_a_partial_one(pairs):
     batches, steps = batches_of(pairs, epochs=range(2))
     assert steps == 2
@@ -89,6 +90,7 @@ def test_an_epoch_shows_every_image_once(make_pair):
     assert orders[0] != orders[1]
 
 
+@pytest.mark.slow
 def test_crops_depend_on_the_seed_and_the_epoch_alone(pairs):
     options = {"scales": (0.75, 1.5), "flip": True, "epochs": range(2)}
     both, steps = batches_of(pairs, seed=1, **options)

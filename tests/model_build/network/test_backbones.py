@@ -181,6 +181,7 @@ def test_weights_of_another_network_are_refused(tmp_path, resnet18, monkeypatch,
         backbone("resnet18", str(path))
 
 
+@pytest.mark.slow
 def test_a_weights_file_is_loaded(tmp_path):
     path = tmp_path / "mobilenet.weights.h5"
     saved, _ = backbone("mobilenet_v2")

@@ -21,6 +21,7 @@ def resnet_fcn():
     return fcn(3, "resnet18")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mobilenet_fcn", "resnet_fcn"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96)])
 def test_logits_have_the_size_of_an_image_with_sides_divisible_by_32(

@@ -84,6 +84,7 @@ def part(model, layer):
 # Grids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first"),
     [
@@ -106,6 +107,7 @@ def test_cells_look_where_grid_centers_says(name, first):
         assert found == pytest.approx(first[stride] + stride * cell, abs=0.02), stride
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "output_stride"),
     [
@@ -217,6 +219,7 @@ def randomise(model):
                 weight.assign(rng.normal(size=weight.shape) * 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "resnet50", "efficientnet_b0"])
 def test_a_dilated_backbone_equals_the_plain_one_where_that_has_cells(name):
     model = keras.models.clone_model(plain(name))
@@ -287,6 +290,7 @@ def test_the_expansion_for_the_classifier_is_found_where_there_is_one(name, expe
 # The pyramid and the whole network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("finest", "coarsest", "expected"),
     [
@@ -330,6 +334,7 @@ def test_a_stride_without_features_is_refused_with_those_there_are(tiny_backbone
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

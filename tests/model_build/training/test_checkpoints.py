@@ -72,6 +72,7 @@ def interrupted(epoch, step=None):
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_history_has_a_row_an_epoch(long_training):
     rows = checkpoints.read_history(long_training.output)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]

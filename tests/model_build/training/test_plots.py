@@ -162,6 +162,7 @@ def test_a_class_without_pixels_is_shown_as_absent(classes):
     assert red == green == blue < 240
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "numbers"), [(3, True), (11, True), (21, True), (150, False)])
 def test_the_names_of_any_number_of_classes_have_room(classes, numbers):
     """No label overlaps the next one, and none leaves the picture."""

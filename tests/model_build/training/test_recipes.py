@@ -63,7 +63,7 @@ def test_backbone_and_upsampling_take_smaller_steps(monkeypatch, use_tiny_backbo
     model, _ = fcn(3, name, learn_upsampling=True)
     compile_model(model, recipe, 3)
     variables = model.trainable_variables
-    before = [np.array(variable) for variable in variables]
+    before = [variable.numpy() for variable in variables]
     model.optimizer.apply([keras.ops.ones_like(v) for v in variables], variables)
     scoring = {variable.path for variable in model.get_layer(SCORES).trainable_variables}
     assert len(scoring) == 2
@@ -138,6 +138,7 @@ def in_halves(batches):
     return [(images[i : i + 2], ids[i : i + 2]) for images, ids in batches for i in (0, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "tolerance"),
     [

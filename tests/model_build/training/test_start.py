@@ -65,6 +65,7 @@ def refused(path, labels, given=()):
     return message
 
 
+@pytest.mark.slow
 def test_a_network_of_the_same_labels_is_the_start_again(saved, toy_labels, assert_close):
     folder, model = saved(toy_labels, context=True)
     again, has = inherited(folder, toy_labels)
@@ -104,10 +105,10 @@ def test_labels_known_by_name_keep_their_scores_and_others_are_new(saved, toy_la
             for a, b in zip(layer.weights, again.get_layer(layer.name).weights, strict=True):
                 np.testing.assert_array_equal(a, b)
     (kernel, bias), (enlarging,) = (
-        [np.array(w) for w in again.get_layer(name).weights] for name in (SCORES, "logits")
+        [w.numpy() for w in again.get_layer(name).weights] for name in (SCORES, "logits")
     )
-    old_kernel, old_bias = (np.array(w) for w in model.get_layer(SCORES).weights)
-    old_enlarging = np.array(model.get_layer("logits").weights[0])
+    old_kernel, old_bias = (w.numpy() for w in model.get_layer(SCORES).weights)
+    old_enlarging = model.get_layer("logits").weights[0].numpy()
     for index, name in enumerate(names):
         if name in new:
             assert bias[index] == 0
@@ -297,6 +298,7 @@ def test_labels_that_are_not_the_networks_make_no_room_for_themselves(
 VARIABLES = "saved_model/variables/variables"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001"])
 @pytest.mark.parametrize("known", [False, True], ids=["by accident", "on purpose"])
 def test_truncated_variables_are_refused(saved, toy_labels, name, known):
@@ -348,6 +350,7 @@ def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch):
     inherited(folder, toy_labels)
 
 
+@pytest.mark.slow
 def test_the_default_model_is_a_start():
     start = starting(artifact.DEFAULT_MODEL, {})
     labels = start.labels

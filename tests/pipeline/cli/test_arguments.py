@@ -88,6 +88,7 @@ def _sample(action):
     raise AssertionError(f"no sample for {option}")
 
 
+@pytest.mark.slow
 def test_every_option_of_beams_arrives_as_beam_reads_it():
     parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():

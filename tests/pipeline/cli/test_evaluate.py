@@ -188,6 +188,7 @@ def test_ids_beyond_the_labels_are_an_error_that_names_the_file(fcn_beam, data, 
     assert f"{masks / '2.png'}: bad prediction: has class id 21, but" in err
 
 
+@pytest.mark.slow
 def test_a_photo_that_segment_rejects_has_no_prediction(fcn_beam, data, tiny_model):
     (data / "JPEGImages/0.jpg").write_bytes((data / "JPEGImages/0.jpg").read_bytes()[:200])
     (data / "JPEGImages/1.jpg").unlink()
@@ -230,6 +231,7 @@ def test_paired_folders_with_labels_of_their_own(fcn_beam, tmp_path):
     assert report["absent"] == ["sky"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["model", "masks"])
 def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path, source):
     out = tmp_path / "out"
@@ -310,6 +312,7 @@ def test_an_interrupt_is_one_line_and_status_130(fcn_beam, data, masks, monkeypa
     assert (status, err.strip()) == (130, "fcn-beam: interrupted")
 
 
+@pytest.mark.slow
 def test_no_network_is_used(fcn_beam, data, tiny_model, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError(f"network: {arguments}")

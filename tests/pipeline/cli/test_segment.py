@@ -151,6 +151,7 @@ def test_a_run_prints_its_summary_and_nothing_else(photos, tiny_model, tmp_path)
     assert lines["results:"] == str(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_summary_is_that_of_the_run(segment):
     status, printed, _, out = segment()
     assert status == 0
@@ -162,6 +163,7 @@ def test_the_summary_is_that_of_the_run(segment):
     assert "nothing to do: all masks are up to date" in printed
 
 
+@pytest.mark.slow
 def test_exit_status_tells_of_too_many_rejects(segment, photos):
     bad = photos / "bad.jpg"
     bad.write_text("bad")
@@ -201,6 +203,7 @@ def test_a_job_that_fails_is_one_line_and_status_1(segment, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_every_option_arrives(segment, tmp_path):
     arguments = [
         *("--overlays", "--long-side", "64", "--all-files", "--limit", "3", "--engine", "graph"),
@@ -224,6 +227,7 @@ def test_every_option_arrives(segment, tmp_path):
     assert len(list(out.glob("overlays/**/*.jpg"))) == 2  # the third has too many pixels
 
 
+@pytest.mark.slow
 def test_an_output_may_be_named_like_a_pattern(segment):
     status, _, err, out = segment(out="o[u]t*?")
     assert status == 0, err
@@ -251,6 +255,7 @@ def test_large_photos_go_in_tiles_and_small_ones_whole(segment_with, photos, tin
     assert len(masks(out)) == 7
 
 
+@pytest.mark.slow
 def test_masks_in_tiles_do_not_mix_with_others(segment):
     assert segment("--tile")[0] == 0
     status, _, err, _ = segment()
@@ -323,6 +328,7 @@ def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path):
     assert not (out / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_another_recipe_or_root_is_refused_with_the_remedy(segment, photos):
     assert segment("--long-side", "64")[0] == 0
     status, printed, err, out = segment()
@@ -354,6 +360,7 @@ def test_a_second_job_is_refused_while_the_first_runs(segment, photos, tmp_path)
     assert segment()[0] == 0
 
 
+@pytest.mark.slow
 def test_verify_does_a_damaged_mask_again(segment):
     _, _, _, out = segment()
     before = masks(out)

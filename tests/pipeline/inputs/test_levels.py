@@ -149,6 +149,7 @@ def test_many_workers_find_what_one_does_in_a_store(keys):
             assert all(size <= 2 for of_level in sizes[:LEVELS] for size in of_level)
 
 
+@pytest.mark.slow
 def test_many_workers_list_a_bucket(bucket, monkeypatch):
     keys = [f"{name}/{number:02}" for name in ("p", "p [1]", "q/é") for number in range(15)]
     FILES.run_each([lambda key=key: FILES.write(f"{bucket}/{key}", b"1") for key in keys])
@@ -224,6 +225,7 @@ def test_a_first_look_at_a_large_folder_asks_for_one_page(invented):
     assert len(invented.asked) == 1
 
 
+@pytest.mark.slow
 def test_a_million_objects_are_listed_once_each(invented):
     count = 1_000_000
     bucket = invented({"photos": count}, beside=True)

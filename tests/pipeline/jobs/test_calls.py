@@ -69,6 +69,7 @@ def test_a_call_makes_the_masks_of_the_command(model, command, photos, tmp_path)
     assert pipeline.segment(photos, out, model=model).kept == 5
 
 
+@pytest.mark.slow
 def test_inputs_are_one_or_many_and_paths_or_text(model, photos, tmp_path):
     for index, (inputs, count) in enumerate(
         [

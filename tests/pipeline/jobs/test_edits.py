@@ -63,6 +63,7 @@ def edit(out, name):
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["disk", "store"])
 def test_edits_are_kept_however_they_were_saved_until_they_are_discarded(
     stub_job, stub_model, places, memory, place
@@ -112,6 +113,7 @@ def another(path):
     FILES.write(path, buffer.getvalue())
 
 
+@pytest.mark.slow
 def test_a_photo_that_changes_under_an_edit_is_a_reject_until_edits_are_discarded(stub_job, places):
     where, out = places
     photo = f"{where}/2/2.png"
@@ -134,6 +136,7 @@ def test_a_photo_that_changes_under_an_edit_is_a_reject_until_edits_are_discarde
         assert mask.size == (30, 20)
 
 
+@pytest.mark.slow
 def test_an_edit_outlives_its_photo(stub_job, places):
     where, out = places
     photo, listed = f"{where}/2/2.png", f"@{where}.txt"
@@ -158,7 +161,7 @@ def test_masks_of_other_labels_are_known_as_made_by_a_run(
         if name.endswith(".jsonl"):
             FILES.delete(f"{out}/{name}")
     other = replace(VOC, colors=tuple((index, 2, 3) for index in range(len(VOC))))
-    monkeypatch.setattr("tests.pipeline.jobs.conftest.VOC", other)
+    monkeypatch.setattr("tests.pipeline.jobs.reliability.VOC", other)
     summary = stub_job(where, out, model=stub_model("2" * 64), overwrite=True)
     assert (summary.masks, summary.kept, summary.rejected) == (COUNT, 0, 0)
 

@@ -94,6 +94,7 @@ def test_masks_in_a_store_score_as_on_disk(voc, tmp_path, memory):
     assert there.report["source"] == {"masks": f"{STORE}/predicted"}
 
 
+@pytest.mark.slow
 def test_a_model_in_a_store_scores_as_on_disk(voc, tiny_model, memory):
     data = voc(36)
     here = evaluate(data, model=tiny_model)
@@ -104,6 +105,7 @@ def test_a_model_in_a_store_scores_as_on_disk(voc, tiny_model, memory):
     assert there.report["source"]["fingerprint"] == here.report["source"]["fingerprint"]
 
 
+@pytest.mark.slow
 def test_faults_in_a_store_are_those_on_disk(voc, tiny_model, memory):
     data = voc(70)
     for index in range(0, 70, 3):

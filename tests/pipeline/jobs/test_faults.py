@@ -456,6 +456,7 @@ class Small(StubSegmenter):
         return super().__call__(images)
 
 
+@pytest.mark.slow
 def test_no_memory_for_one_image_alone_rejects_it(stub_job, tmp_path, monkeypatch):
     pictures(tmp_path / "some", 3)
     Image.new("RGB", (90, 30)).save(tmp_path / "some/wide.png")
@@ -468,6 +469,7 @@ def test_no_memory_for_one_image_alone_rejects_it(stub_job, tmp_path, monkeypatc
     assert reject["image"] == f"{tmp_path}/some/wide.png"
 
 
+@pytest.mark.slow
 def test_no_memory_for_several_images_ends_the_job_and_names_the_batch_size(
     stub_job, tmp_path, monkeypatch
 ):

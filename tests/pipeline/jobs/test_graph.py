@@ -61,6 +61,7 @@ def test_no_pixel_crosses_a_shuffle(fused, photos, tiny_model, tmp_path, options
     assert home not in stages_with(fused, "SegmentArchive/Report/Finish")
 
 
+@pytest.mark.slow
 def test_no_pixel_crosses_a_shuffle_in_the_pipelines_of_others(fused, photos, tiny_model, tmp_path):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         paths = pipeline | beam.Create(list(map(str, photos.glob("*/*.jpg"))))
@@ -121,6 +122,7 @@ def shards(out):
     return {name.partition("-")[0]: (out / name).read_text() for name in named}
 
 
+@pytest.mark.slow
 def test_a_run_without_rejects_or_rows_leaves_a_shard_of_each(photos, tiny_model, tmp_path):
     (photos / "bad.jpg").write_text("no image")
     for inputs, empty in [(photos / "a", "rejected"), (photos / "bad.jpg", "histograms")]:
@@ -138,6 +140,7 @@ def test_a_rejects_row_holds_what_a_reject_holds(photos, tiny_model, tmp_path):
     assert Reject(**json.loads(line)).image == str(photos / "bad.jpg")
 
 
+@pytest.mark.slow
 def test_a_masks_row_holds_what_a_row_holds(photos, tiny_model, tmp_path):
     summary = segment(Request([str(photos)], f"{tmp_path}/out", tiny_model))
     lines = shards(tmp_path / "out")["histograms"].splitlines()

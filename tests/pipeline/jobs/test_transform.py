@@ -101,6 +101,7 @@ def test_what_lies_outside_the_root_keeps_its_whole_path(run, photos, tmp_path):
     assert [row["mask"] for row in rows] == ["masks/0.png", f"masks{photos}/b/1.png"]
 
 
+@pytest.mark.slow
 def test_relative_paths_are_below_the_current_folder(run, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     rows, _ = run(["a/0.jpg", "./b/../b/1.jpg"], "../out", root="")
@@ -155,6 +156,7 @@ def test_every_image_is_in_just_one_of_rows_and_rejects(run, photos, tmp_path):
     assert {row["mask"] for row in rows} == set(stored(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_mask_that_stands_is_replaced_and_a_stale_one_is_deleted(run, photos, tmp_path):
     out, paths = tmp_path / "out", list(photos.glob("a/*.jpg"))
     run(paths, out, root=str(photos))
@@ -167,6 +169,7 @@ def test_a_mask_that_stands_is_replaced_and_a_stale_one_is_deleted(run, photos, 
     assert stored(out) == expected
 
 
+@pytest.mark.slow
 def test_photos_model_and_output_may_lie_in_a_store(run, photos, tiny_model, tmp_path, memory):
     for folder, below in [(photos, "in"), (Path(tiny_model), "model")]:
         for path in folder.rglob("*"):
@@ -203,6 +206,7 @@ def test_what_cannot_serve_is_told_before_any_graph_is_built(
     assert message in str(told.value)
 
 
+@pytest.mark.slow
 def test_it_may_be_used_twice_in_one_pipeline(photos, tiny_model, tmp_path):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         for part in "ab":

@@ -89,6 +89,7 @@ def test_the_command_asks_its_runner_and_starts_the_harness(runner, monkeypatch)
     assert address(environment["LOGGING_API_SERVICE_DESCRIPTOR"]) == "l:2"
 
 
+@pytest.mark.slow
 def test_the_command_says_who_is_to_call_it():
     code = "from pipeline.jobs.worker import main; main(['--help'])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -107,6 +107,7 @@ def test_nothing_is_traced_once_there_was_an_image_on_a_canvas_and_one_on_none(e
     assert set(context.context().list_function_names()) == set(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["xla", "xla-head"])
 def test_masks_do_not_depend_on_the_order(engine):
     one, other = (Segmenter(by_average(), engine, long_side=256) for _ in range(2))
