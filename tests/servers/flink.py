@@ -18,8 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from deploy.flink import cluster
 from deploy.flink.cluster import reserved_port
 from pipeline.jobs.flink import FlinkJob
@@ -58,14 +56,6 @@ def write_and_hold(*arguments):
 models.load, windows.write_window = load, write_and_hold
 worker.main()
 """
-
-
-class Restarts(PipelineOptions):
-    """An option of Flink's runner that Beam's Python lacks: how often a job is started again."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser):
-        parser.add_argument("--number_of_execution_retries", type=int)
 
 
 @contextlib.contextmanager

@@ -133,15 +133,18 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
     assert len(loaded()) == len(set(loaded())), "a worker has loaded the model twice"
 
 
-def test_without_restarts_a_job_fails_and_the_same_command_goes_on(
+def test_when_restarts_are_used_up_a_job_fails_and_the_same_command_goes_on(
     flink, start, stub_job, archive, out, hold, expected
 ):
-    job = start(archive, out, "--number_of_execution_retries", "0")
-    flink.kill_task_manager(held_worker(job, hold))
+    job = start(archive, out)
+    held = held_worker(job, hold)
+    hold.with_name("worker").write_text("#!/bin/sh\nexit 1\n")  # no other worker starts
+    flink.kill_task_manager(held)
+    flink.heal()
+    hold.unlink()
     assert job.wait() == 1
     (line,) = [line for line in job.errors.splitlines() if line.startswith("fcn-beam: ")]
     assert "run the same command again to continue" in line
-    hold.unlink()
     stub_job(archive, out)
     reliability.assert_complete(out, expected)
     assert reliability.summary(out)["kept"] > 0
