@@ -105,6 +105,7 @@ def test_the_loaded_network_takes_images_of_any_size(saved):
         assert logits.shape == (1, height, width, 3)
 
 
+@pytest.mark.slow
 def test_the_serving_signature_gives_logits(saved, network, images):
     import tensorflow as tf
 
@@ -248,6 +249,7 @@ def test_invalid_json_is_refused(tmp_path, content):
     assert "not valid JSON" in refused(tmp_path, artifact.describe)
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_earlier_version_has_no_architecture_and_loads(copied):
     path = copied / "model.json"
     value = json.loads(path.read_text())
@@ -293,6 +295,7 @@ def test_broken_labels_are_refused_with_the_file_name(copied):
     assert "'a' is used twice" in message
 
 
+@pytest.mark.slow
 def test_a_label_count_that_is_not_the_channel_count_is_refused(copied):
     edit(copied, labels=json.loads((copied / "model.json").read_text())["labels"][:2])
     assert "has 2 labels, but the network has 3 output channels" in refused(copied)

@@ -172,6 +172,7 @@ def test_a_missing_weights_file_is_refused(tmp_path, tiny_backbone):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(tmp_path, resnet18, monkeypatch, use_tiny_backbone):
     path = tmp_path / "tiny.weights.h5"
     with monkeypatch.context() as patch:

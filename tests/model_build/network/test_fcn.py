@@ -126,6 +126,7 @@ def test_skips_that_add_nothing_are_refused(small_backbone, output_stride, skips
         fcn(3, "small", skips=skips, output_stride=output_stride)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -174,6 +175,7 @@ def test_context_scores_each_place_together_with_the_whole_image(small_backbone)
     np.testing.assert_allclose(scores, dense(SCORES, hidden), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skips", [16, 8])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_skips_start_as_the_fcn_32s(request, name, skips):

@@ -127,6 +127,7 @@ def test_cells_of_a_dilated_backbone_look_where_grid_centers_says(name, output_s
     assert found == pytest.approx(first + output_stride * cell, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "last"),
     [("convnext_tiny", 15.5), ("mobilenet_v3_small", 31)],
@@ -174,6 +175,7 @@ def test_kernels_as_wide_as_their_stride_are_centred_and_others_are_not(downs, f
 # Feature layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -245,6 +247,7 @@ def test_a_dilated_backbone_equals_the_plain_one_where_that_has_cells(name):
         assert np.abs(others - expected).max() > 0.01 * magnitude
 
 
+@pytest.mark.slow
 def test_a_dilated_backbone_keeps_names_weights_and_what_is_trainable():
     model = keras.models.clone_model(plain("mobilenet_v2"))
     model.get_layer("block_3_expand").trainable = False

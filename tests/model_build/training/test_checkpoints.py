@@ -79,6 +79,7 @@ def test_history_has_a_row_an_epoch(long_training):
     assert set(rows[0]) >= {"loss", "accuracy", "miou", "val_loss", "val_accuracy", "val_miou"}
 
 
+@pytest.mark.slow
 def test_events_for_tensorboard_tell_what_history_tells(long_training):
     found = {}
     for path in (long_training.output / "tensorboard").rglob("events.*"):

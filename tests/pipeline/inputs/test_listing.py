@@ -475,6 +475,7 @@ def test_distinct_images_are_in_order_and_what_is_known_of_them_is_kept():
 # The transform
 
 
+@pytest.mark.slow
 def test_list_images_has_three_outputs(tmp_path, touch):
     touch(tmp_path, "p/a.jpg", "p/notes.txt", "p/" + os.fsdecode(b"\xff.jpg"), "q/b.png", mtime=5)
     touch(tmp_path, "p/out/masks/a.png")

@@ -82,6 +82,7 @@ def test_inputs_are_one_or_many_and_paths_or_text(model, photos, tmp_path):
         assert found.masks == count
 
 
+@pytest.mark.slow
 def test_a_thread_that_is_not_the_main_one_may_call(model, photos, tmp_path):
     found = []
     thread = threading.Thread(
@@ -205,6 +206,7 @@ def test_what_ends_a_job_is_a_job_error(model, command, photos, unreadable):
     assert err.splitlines()[-1].startswith(f"fcn-beam: {message}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -152,6 +152,7 @@ def test_an_edit_outlives_its_photo(stub_job, places):
     assert stub_job(listed, out).edited == 1
 
 
+@pytest.mark.slow
 def test_masks_of_other_labels_are_known_as_made_by_a_run(
     stub_job, stub_model, places, monkeypatch
 ):

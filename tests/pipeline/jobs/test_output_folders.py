@@ -134,6 +134,7 @@ def test_rows_that_cannot_be_understood_are_no_rows(archive, out, stub_job, expe
     assert_complete(out, expected)
 
 
+@pytest.mark.slow
 def test_a_disk_without_hard_links(archive, out, stub_job, expected, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EPERM, "Operation not permitted", source, None, target)

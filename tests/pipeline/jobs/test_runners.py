@@ -110,6 +110,7 @@ def test_an_unknown_runner_is_the_users_error():
         runners.is_local(PipelineOptions(["--runner", "None"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "missing"),
     [

@@ -240,6 +240,7 @@ def test_the_truth_is_looked_at_where_there_is_no_prediction(data):
     assert counted.name == "n2"
 
 
+@pytest.mark.slow
 def test_faults_in_every_window_are_all_listed_and_the_rest_is_counted(tmp_path):
     """100 examples make four windows; with two workers they need not come in order."""
     names = [f"n{index:02}" for index in range(100)]

@@ -552,6 +552,7 @@ def test_doing_a_photo_again_touches_no_other_mask(ask, memory, tmp_path, redone
 # What is taken and what is written
 
 
+@pytest.mark.slow
 def test_overlays_are_written_and_added_later(go):
     _, out = go()
     go(overlays=True)
@@ -562,6 +563,7 @@ def test_overlays_are_written_and_added_later(go):
     assert summary.kept == 5
 
 
+@pytest.mark.slow
 def test_an_overlay_goes_with_its_mask(go):
     _, out = go(overlays=True)
     go(long_side=64, overwrite=True)
@@ -575,6 +577,7 @@ def test_limit_takes_the_first_by_name(go):
     assert sorted(masks(out)) == ["masks/a/0.png", "masks/a/2.png"]
 
 
+@pytest.mark.slow
 def test_output_inside_input_is_not_segmented(go):
     for _ in range(3):
         _, out = go(out="photos/out", overlays=True)
@@ -587,6 +590,7 @@ def test_all_files_tries_files_without_an_extension(go, photos):
     assert "masks/a/zero.png" in masks(out)
 
 
+@pytest.mark.slow
 def test_a_remote_model_makes_the_masks_of_its_local_copy(go, tiny_model, memory):
     for path in Path(tiny_model).rglob("*"):
         if path.is_file():
@@ -607,6 +611,7 @@ def tree(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_steps_one_by_one(ask, go, tmp_path):
     planned = plan(ask())
     load(planned)
@@ -636,6 +641,7 @@ def test_the_steps_one_by_one(ask, go, tmp_path):
     assert not (tmp_path / "out/lock").exists()
 
 
+@pytest.mark.slow
 def test_a_claim_of_an_output_that_is_there_takes_its_summary_away_and_keeps_its_rows(go, ask):
     first, out = go()
     before, shards = times(out), sorted(path.name for path in out.glob("*.jsonl"))
@@ -656,6 +662,7 @@ def test_a_claim_of_an_output_that_is_there_takes_its_summary_away_and_keeps_its
     assert not (out / "lock").exists()
 
 
+@pytest.mark.slow
 def test_what_has_been_done_since_the_plan_is_looked_at_again(go, ask):
     """Another job may have ended in OUT between a plan and its claim."""
     planned = plan(ask())
@@ -686,6 +693,7 @@ def test_claiming_an_output_whose_name_cannot_be_is_the_users_error(ask, tmp_pat
         pass
 
 
+@pytest.mark.slow
 def test_what_ends_a_job_is_told_with_how_far_it_has_come(go, tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "PHOTOS", 1)
     write = Files.write
@@ -711,6 +719,7 @@ def test_what_ends_a_job_is_told_with_how_far_it_has_come(go, tmp_path, monkeypa
     assert (summary.masks, summary.kept, summary.rejected) == (5, 3, 0)
 
 
+@pytest.mark.slow
 def test_a_report_tells_of_too_many_rejects(go, photos):
     (photos / "bad.jpg").write_text("bad")
     summary, out = go()
@@ -790,6 +799,7 @@ def test_a_model_that_cannot_be_copied_is_the_users_error(remote, memory, monkey
 SECRETS = ["s3.secret", "s3.key", "gs.token", "az.connection_string", "az.sas_token"]
 
 
+@pytest.mark.slow
 def test_a_secret_is_written_nowhere(ask, tmp_path):
     request = ask(storage_options=dict.fromkeys(SECRETS, "hush-hush"))
     planned = plan(request)

@@ -81,6 +81,7 @@ def test_a_job_runs_and_is_done(held):
     assert not any("spent on" in line for line in done)  # which nobody has noted
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_has_stopped(held):
     job, _, out = held
     job.send(signal.SIGKILL)

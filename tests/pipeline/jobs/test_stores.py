@@ -135,6 +135,7 @@ def test_what_a_store_can_hold_but_no_folder_is_rejected(run, s3, photos):
     assert "control character" in details
 
 
+@pytest.mark.slow
 def test_a_component_too_long_for_a_disk_is_rejected_there(run, s3, photos, tmp_path):
     data = (photos / "a/0.jpg").read_bytes()
     for key in (f"{'n' * 252}.jpg", "good.jpg", "a.jpg", "a.png/b.jpg"):

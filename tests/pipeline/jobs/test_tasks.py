@@ -302,6 +302,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_images_are_joined_with_what_stands(tmp_path):
     out = OutputFolder(f"{tmp_path}/out", FILES, overlays=True)
     for name in ("a", "b", "gone"):

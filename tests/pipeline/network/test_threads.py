@@ -108,11 +108,13 @@ def test_asking_does_not_import_tensorflow():
     assert run(code) == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_threads_can_be_set_until_tensorflow_runs_and_then_stay():
     code = f"import tensorflow as tf{TELL}tell(); tf.ones(3).numpy(); tell()"
     assert run(code) == ["True", "False", "1", "True"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_tensorflow_that_runs_with_other_threads_keeps_them(threads):
     before = f"tf.config.threading.set_intra_op_parallelism_threads({threads}); tf.ones(3).numpy()"
@@ -120,6 +122,7 @@ def test_a_tensorflow_that_runs_with_other_threads_keeps_them(threads):
     assert found[:3] == ["False", "True", str(threads)]
 
 
+@pytest.mark.slow
 def test_one_of_both_numbers_that_is_other_is_told():
     before = (
         "tf.config.threading.set_intra_op_parallelism_threads(1)\n"

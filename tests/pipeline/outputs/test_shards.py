@@ -127,6 +127,7 @@ def test_an_image_that_was_listed_twice_is_one_image(out):
     assert len(histograms) == 2
 
 
+@pytest.mark.slow
 def test_shards_do_not_depend_on_the_order_of_records(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "IMAGES", 4)
     rows = [row(f"{number}.jpg") for number in range(10)]

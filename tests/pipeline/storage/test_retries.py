@@ -151,6 +151,7 @@ def flaky(moto_address):
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_to_a_server_that_fails_each_request_once(s3, flaky, monkeypatch):
     from pipeline.storage import stores
 
