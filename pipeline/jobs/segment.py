@@ -25,7 +25,7 @@ from pipeline.outputs.folder import STAGED, SUMMARY, OutputFolder
 from pipeline.outputs.journal import Journalled
 from pipeline.outputs.lock import Lock, new_run
 from pipeline.outputs.summary import Summary, allowed_rejects, versions
-from pipeline.storage import is_remote, told
+from pipeline.storage import is_remote, remedy, told
 
 
 def _print(text: str) -> None:
@@ -192,7 +192,10 @@ def run(plan: Plan) -> Summary:
     try:
         content = plan.out.read_json(SUMMARY)
     except OSError as error:
-        raise JobError(f"{told(error)}: the job is done, but cannot read its summary") from error
+        raise JobError(
+            f"{told(error)}: the job is done, but its summary cannot be read; {remedy(error)}, and "
+            "run the same command again to continue"
+        ) from error
     return Summary.from_json(plan.out.path, content, stages)
 
 

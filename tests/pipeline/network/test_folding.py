@@ -313,6 +313,9 @@ def test_backbones_keep_their_logits_and_their_classes(name, options):
     assert len(np.unique(classes)) > 2
     assert (got.argmax(-1) == classes).mean() >= 0.9999
     left = operations(folded)
+    if name == "MobileNetV2" and not knows_dilated_depthwise():
+        assert left["SpaceToBatchND"]
+        return  # the rest of its arithmetic is left alone, too
     assert left["SpaceToBatchND"] == left["Rsqrt"] == 0
     assert left["BiasAdd"] >= left["Conv2D"] + left["DepthwiseConv2dNative"]
     assert left["Pad"] <= 1  # ResNet's before its pooling
