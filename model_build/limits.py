@@ -15,7 +15,7 @@ from pathlib import Path
 
 from model_build.errors import JobError
 
-MEMORY = Path("/proc/self/statm")  # in pages, of which the first number is the address space
+MEMORY = Path("/proc/self/statm")  # in pages; the first number is the address space
 LITTLE = 256 << 20  # bytes of address space, with which imports fail by errors of any kind
 _M_ARENA_MAX = -8  # of mallopt(3)
 _LIMITS = (
@@ -32,7 +32,7 @@ def address_space_left() -> int | None:
         return None
     try:
         pages = int(MEMORY.read_text(encoding="ascii").split()[0])
-    except OSError:  # only Linux enforces the limit, and tells this
+    except OSError:  # only Linux enforces the limit and has this file
         return None
     return max(limit - pages * resource.getpagesize(), 0)
 
@@ -57,7 +57,7 @@ def check_address_space(needed: int, purpose: str, remedy: str = "") -> None:
 
 
 def may_be_to_blame(error: Exception) -> str:
-    """Why an error that nobody expected may be one of memory; nothing where it hardly is."""
+    """Explains an unexpected error by a lack of memory; returns "" where that is unlikely."""
     left = address_space_left()
     if left is None or not (left < LITTLE or isinstance(error, MemoryError | ImportError)):
         return ""

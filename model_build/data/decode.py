@@ -240,5 +240,5 @@ def _damage() -> Iterator[None]:
         words = str(error) if isinstance(error, OSError | SyntaxError) else ""
         if words.startswith("Unsupported"):
             raise UnsupportedImage(words) from error
-        # "decoder error -2", "could not create decoder object": these help nobody.
+        # "decoder error -2", "could not create decoder object": these explain nothing.
         raise DamagedImage("" if "decoder" in words else words) from error

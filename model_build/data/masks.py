@@ -40,7 +40,7 @@ class MaskFile(NamedTuple):
 
 
 def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
-    """Decodes a mask, of which the first frame counts.
+    """Decodes a mask, or the first frame of one.
 
     Samples of grey masks of 1, 2, 4, 8 and 16 bits are class ids as they are stored, and so are
     the indices of a palette, unless :func:`palette_order` finds the labels' colours in another

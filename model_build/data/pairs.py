@@ -47,7 +47,7 @@ def read_photo(data: bytes, where: str) -> Picture:
         where: the file's name, for errors.
 
     Returns:
-        What its header tells: its size, and how it is turned.
+        Its header: size and orientation.
 
     Raises:
         UserError: it cannot be read.

@@ -12,7 +12,7 @@ BAND = 512  # rows that are converted at a time
 SPACES = {"RGB": "RGB ", "CMYK": "CMYK"}  # Pillow's modes as profiles call them (ICC.1, 7.2.6)
 # The last pixel, kept for the next one, would be shared by threads.
 _FLAGS = ImageCms.Flags.NOCACHE
-_NEAR = 2  # of 255: nobody sees it, and JPEG loses more
+_NEAR = 2  # of 255: invisible, and less than JPEG loses
 
 
 def in_srgb(pixels: np.ndarray, mode: str, profile: bytes) -> np.ndarray | None:
