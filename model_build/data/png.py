@@ -28,6 +28,7 @@ _PASSES = (
 )  # fmt: skip
 _TRANSPARENT = {_GREY: 2, _RGB: 6}  # bytes of a transparent colour (section 11.3.1.1)
 _LIMIT = 4 << 20  # bytes that compressed metadata may take
+_PART = 1 << 16  # bytes that are inflated at a time
 
 
 class Png(NamedTuple):
@@ -179,11 +180,15 @@ def check_rows(image: Image.Image, png: Png) -> None:
     last = image.crop((0, image.height - 1, image.width, image.height))
     if not png.interlaced and np.asarray(last).any():
         return
-    inflate, found = zlib.decompressobj(), 0
+    missing = _pixel_bytes(image.width, image.height, png.bits_of_pixel, png.interlaced)
+    inflate = zlib.decompressobj()
     for kind, content, _ in _chunks(memoryview(png.stream)):
-        if kind == b"IDAT":
-            found += len(inflate.decompress(content))
-    if found < _pixel_bytes(image.width, image.height, png.bits_of_pixel, png.interlaced):
+        for start in range(0, len(content) if kind == b"IDAT" else 0, _PART):
+            part: bytes | memoryview = content[start : start + _PART]
+            while part and missing > 0:  # what lies behind the last row may inflate without end
+                missing -= len(inflate.decompress(part, _PART))
+                part = inflate.unconsumed_tail
+    if missing > 0 and missing > len(inflate.flush()):
         raise DamagedImage("its pixels end before the last row")
 
 

@@ -1,6 +1,7 @@
 """PNGs: metadata that is long or damaged, transparent colours, structure that is damaged."""
 
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_rows_that_are_missing_are_damage(color, bits):
         assert decode(short(color, bits, 9, 7, 7, fill)).shape == (7, 9, 3)
         with pytest.raises(DamagedImage, match="end before the last row"):
             decode(short(color, bits, 9, 7, 6, fill))
+
+
+def test_what_lies_behind_the_last_row_is_not_inflated():
+    data = short(0, 8, 9, 7, 10_000_000, 0)
+    tracemalloc.start()
+    assert decode(data).shape == (7, 9, 3)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 7), (8, 8), (2, 5)])
