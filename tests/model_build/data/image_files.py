@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -19,7 +20,9 @@ def gradient(width=48, height=32):
 
 def saved(image, kind, **options):
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -153,6 +156,14 @@ def png(samples, color, bits, *before, after=()):
     chunks = [(b"IHDR", head), *before, (b"IDAT", zlib.compress(lines))]
     ends = [*after, chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join([chunk(*one) for one in chunks] + ends)
+
+
+def png_of_rows(width, height, depth, color, rows, **extra):
+    """A PNG by hand; ``rows`` start with a filter byte each."""
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    chunks = [(b"IHDR", header), *((name.encode(), data) for name, data in extra.items())]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
 
 
 def with_segment(jpeg, code, content):

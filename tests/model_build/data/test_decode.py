@@ -2,8 +2,6 @@ import io
 import struct
 import subprocess
 import sys
-import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -12,35 +10,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from model_build.data.decode import decode, opened
 from model_build.data.modes import BAND, to_rgb
 from model_build.data.unreadable import DamagedImage, TooManyPixels
+from tests.model_build.data import image_files
+from tests.model_build.data.image_files import png_of_rows, saved
 
 ORIENTATION = ExifTags.Base.Orientation
 
 
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, depth, color, rows, **extra):
-    """A PNG by hand; ``rows`` start with a filter byte each."""
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    chunks = [(b"IHDR", header), *((name.encode(), data) for name, data in extra.items())]
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
-
-
 def gradient(width=48, height=32):
-    """A smooth photo without symmetry: JPEG hardly changes it, every turn does."""
-    y, x = np.mgrid[:height, :width]
-    rgb = [255 * x / width, 255 * y / height, 255 * (x + y) / (width + height)]
-    return Image.fromarray(np.stack(rgb, -1).astype(np.uint8))
+    return Image.fromarray(image_files.gradient(width, height))
 
 
 def check_decoded(pixels, height, width):
@@ -168,13 +145,13 @@ def test_a_palette_with_alpha_is_laid_on_white():
     ("data", "expected"),
     [
         (
-            png(2, 1, 8, 2, b"\0\1\2\3\x09\x09\x09", tRNS=struct.pack(">3H", 1, 2, 3)),
+            png_of_rows(2, 1, 8, 2, b"\0\1\2\3\x09\x09\x09", tRNS=struct.pack(">3H", 1, 2, 3)),
             [[255] * 3, [9] * 3],
         ),
-        (png(2, 1, 8, 0, b"\0\1\5", tRNS=struct.pack(">H", 1)), [[255] * 3, [5] * 3]),
-        (png(2, 1, 1, 0, b"\0\x40", tRNS=struct.pack(">H", 0)), [[255] * 3, [255] * 3]),
+        (png_of_rows(2, 1, 8, 0, b"\0\1\5", tRNS=struct.pack(">H", 1)), [[255] * 3, [5] * 3]),
+        (png_of_rows(2, 1, 1, 0, b"\0\x40", tRNS=struct.pack(">H", 0)), [[255] * 3, [255] * 3]),
         (
-            png(
+            png_of_rows(
                 2,
                 1,
                 16,
@@ -296,7 +273,7 @@ def test_a_file_cut_short_is_damaged(kind, compression, image_bytes):
     [
         b"\xff\xd8",
         b"\x89PNG\r\n\x1a\n",
-        png(0, 5, 8, 2, b""),
+        png_of_rows(0, 5, 8, 2, b""),
         b"GIF89a",
         b"RIFF\x10\0\0\0WEBPVP8 ",
         b"II*\0\x08\0\0\0",
@@ -310,7 +287,7 @@ def test_the_start_of_an_image_is_damaged(data):
 
 def test_too_many_pixels_are_refused_before_decoding():
     with pytest.raises(TooManyPixels, match=r"60000×60000 is more than the 178,000,000 pixels"):
-        decode(png(60_000, 60_000, 8, 2, b""))
+        decode(png_of_rows(60_000, 60_000, 8, 2, b""))
 
 
 def test_odd_metadata_warns_nobody():

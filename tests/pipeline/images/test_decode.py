@@ -1,8 +1,3 @@
-import io
-import struct
-import warnings
-import zlib
-
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
@@ -11,6 +6,8 @@ from model_build.data import decode as images
 from model_build.data import jpeg
 from pipeline.images import decode as module
 from pipeline.images.decode import DecodeOptions, TooManyPixels, decoded_bytes
+from tests.model_build.data import image_files
+from tests.model_build.data.image_files import png_of_rows, saved
 
 ORIENTATION = ExifTags.Base.Orientation
 
@@ -19,31 +16,8 @@ def decode(data, long_side=None, max_pixels=10**7):
     return module.decode(data, DecodeOptions(long_side, max_pixels))
 
 
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, depth, color, rows, **extra):
-    """A PNG by hand; ``rows`` start with a filter byte each."""
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    chunks = [(b"IHDR", header), *((name.encode(), data) for name, data in extra.items())]
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
-
-
 def gradient(width=48, height=32):
-    """A smooth photo without symmetry: JPEG hardly changes it, every turn does."""
-    y, x = np.mgrid[:height, :width]
-    rgb = [255 * x / width, 255 * y / height, 255 * (x + y) / (width + height)]
-    return Image.fromarray(np.stack(rgb, -1).astype(np.uint8))
+    return Image.fromarray(image_files.gradient(width, height))
 
 
 def check_decoded(image, height, width):
@@ -57,7 +31,7 @@ def check_decoded(image, height, width):
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(images.Picture, "pixels", lambda *_: pytest.fail("was decoded"))
-    bomb = png(60_000, 60_000, 8, 2, b"")
+    bomb = png_of_rows(60_000, 60_000, 8, 2, b"")
     with pytest.raises(TooManyPixels, match=r"60000×60000 .* 178,000,000 pixels .*--max-pixels"):
         decode(bomb, max_pixels=178_000_000)
 
@@ -133,7 +107,8 @@ def test_a_header_is_read_without_decoding(monkeypatch, image_bytes):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"just text", png(0, 5, 8, 2, b""), png(60_000, 60_000, 8, 2, b"")]
+    "data",
+    [b"", b"just text", png_of_rows(0, 5, 8, 2, b""), png_of_rows(60_000, 60_000, 8, 2, b"")],
 )
 def test_what_will_not_be_decoded_takes_no_memory(data):
     assert decoded_bytes(data, DecodeOptions(None, 10**7)) == 0
