@@ -4,6 +4,7 @@ Nothing heavy is imported here, so a file of a light room runs in a second or tw
 """
 
 import io
+import os
 import sys
 
 import numpy as np
@@ -21,6 +22,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Leaves out slow tests unless --all, -m or a test's own name asks for them."""
+    for name in ("MAKEFLAGS", "ARGS"):  # of `make test ARGS=…`: tests run make with their own
+        os.environ.pop(name, None)
     asked = config.option.all or config.option.markexpr or any("::" in arg for arg in config.args)
     if not asked:
         config.option.markexpr = "not slow"

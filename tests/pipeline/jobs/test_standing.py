@@ -706,7 +706,8 @@ class World:
             self.set_mask(cut, self.is_by_hand(cut))
         elif event == "rot" and self.mask:
             at = len(self.mask) // 2
-            self.mask = self.mask[:at] + bytes([self.mask[at] ^ 1]) + self.mask[at + 1 :]
+            changed = (self.mask[at] + 1) % 256  # another time does not bring it back
+            self.mask = self.mask[:at] + bytes([changed]) + self.mask[at + 1 :]
             self.by_hand, self.rotten = self.is_by_hand(self.mask), True
             FILES.write("memory://world/out/masks/a.png", self.mask)
         elif event == "remove mask":
