@@ -2,18 +2,13 @@
 
 ::
 
-    MODEL/model.json      labels, palette, normalisation, stride, long side, architecture, metrics,
-                          fingerprint
-    MODEL/saved_model/    a TensorFlow SavedModel with its functions:
-                              body    uint8 RGB [n, h, w, 3]     → scores [n, h/s, w/s, c], where s
-                                                                   is the finest stride scored
-                              head    scores                     → float32 logits [n, h, w, c]
-                              logits  both, one after the other: the serving signature
+    MODEL/model.json          labels, palette, normalisation, stride, long side, how scores lie on
+                              an image, architecture, metrics, fingerprint
+    MODEL/saved_model/        a TensorFlow SavedModel: an inference program
+                              (:mod:`model_build.export`), or anybody's network
+    MODEL/trained.weights.h5  the network as Keras has it, which only ``train --start`` reads
 
-It loads without the code that trained it. The network is saved in two parts, so that
-what interpolates can be compiled or replaced apart from the body. To be trained further, the
-network is built anew from ``architecture`` and gets the SavedModel's variables
-(:mod:`model_build.training.variables`).
+The first two are all that a job needs; they run without the code that trained the network.
 
 All of this is on local disk: a folder on a store is copied here first. TensorFlow is imported where
 it is used; reading ``model.json`` does not need it.
@@ -23,23 +18,46 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from model_build.data.files import is_never_file
 from model_build.data.labels import LabelSet
-from model_build.errors import UserError, cause, first_line
+from model_build.errors import UserError, cause
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
-FORMAT = 1
-DESCRIPTION, NETWORK = "model.json", "saved_model"
+# Folders of format 1 hold a SavedModel with variables, which runs as anybody's does.
+FORMAT, EARLIER_FORMAT = 2, 1
+PROGRAM, SAVED_MODEL = KINDS = ("program", "saved_model")
+DESCRIPTION, NETWORK, WEIGHTS = "model.json", "saved_model", "trained.weights.h5"
 DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the scores that a network gives lie on an image.
+
+    Attributes:
+        stride: how many pixels a score is wide and high.
+        shift: how far, in pixels, the grid of scores lies down and right of the centres of cells of
+            that size, where logits are the bilinear interpolation of scores; None where a program
+            enlarges them otherwise, and where they have the image's size.
+        averages: how many averages over the whole image a program takes.
+    """
+
+    stride: int = 1
+    shift: float | None = None
+    averages: int = 0
+
+
+def is_near(stride: int, shift: float) -> bool:
+    """Whether the first of the cells that are interpolated has its centre in the first pixels."""
+    return -1 < shift + (stride - 1) / 2 <= stride
 
 
 @dataclass(frozen=True)
@@ -55,9 +73,12 @@ class Description:
         long_side: the longest side, in pixels, of the images the network was trained at.
         parameters: number of weights.
         training: data, recipe and metrics, as the trainer reports them.
-        fingerprint: sha256 over the files of the SavedModel.
+        fingerprint: see :func:`fingerprint`.
         architecture: which network it is, as :class:`model_build.network.fcn.Architecture` says
             it in JSON; empty where it is not known, as in folders of earlier versions.
+        scores: how scores lie on an image.
+        kind: ``"program"``, or ``"saved_model"`` for anybody's network.
+        format: of the folder.
     """
 
     backbone: str
@@ -69,11 +90,20 @@ class Description:
     training: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
+    scores: Scores = Scores()
+    kind: str = SAVED_MODEL
+    format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
         """The form of ``model.json``."""
-        value = {"format": FORMAT} | asdict(self) | self.labels.to_json()
+        value = {"format": self.format} | asdict(self) | self.labels.to_json()
         return value | {"palette": [list(color) for color in self.labels.colors]}
+
+    def decides(self) -> dict[str, Any]:
+        """The fields that reach a pixel of a mask, or a score."""
+        value = self.to_json()
+        names = ("labels", "palette", "ignore_index", "stride", "long_side", "scores", "kind")
+        return {name: value[name] for name in names}
 
 
 def save(
@@ -84,82 +114,60 @@ def save(
     Args:
         folder: made if it is missing; files of a model saved there before are replaced.
         model: from :func:`model_build.network.fcn.fcn`.
-        description: its ``parameters`` and ``fingerprint`` are filled in here.
-        half: store the kernels as float16, for half the size; they are float32 again in use.
+        description: what the network itself says is filled in here.
+        half: store the kernels as float16, for half the size. They must be such numbers.
+
+    Returns:
+        The description as written.
+
+    Raises:
+        JobError: the program that is made of the network does not compute the same; nothing is
+            written.
+    """
+    from model_build import saved_model
+    from model_build.export import export
+    from model_build.program import IMAGES, LOGITS
+    from model_build.training.variables import save_weights
+
+    exported = export(model, half=half)
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        saved_model.write(Path(scratch) / NETWORK, exported.program.graph, IMAGES, LOGITS)
+        save_weights(Path(scratch) / WEIGHTS, model, half=half)
+        shutil.rmtree(root / NETWORK, ignore_errors=True)
+        for name in (NETWORK, WEIGHTS):
+            (Path(scratch) / name).replace(root / name)
+    scores = Scores(exported.stride, exported.shift, len(exported.program.averaged))
+    described = replace(description, parameters=model.count_params(), scores=scores, kind=PROGRAM)
+    return write_description(root, described)
+
+
+def write_description(folder: str | Path, description: Description) -> Description:
+    """Writes the ``model.json`` of a local folder, beside its SavedModel.
+
+    Args:
+        folder: the saved-model folder.
+        description: its ``fingerprint`` is filled in here.
 
     Returns:
         The description as written.
     """
-    import dataclasses
-    import shutil
-
-    import tensorflow as tf
-
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    exported = _export(model, half)
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
-        fresh = Path(scratch) / NETWORK
-        tf.saved_model.save(exported, str(fresh), signatures={"serving_default": exported.logits})
-        # Holds a random id: without it equal networks have equal files.
-        (fresh / "fingerprint.pb").unlink(missing_ok=True)
-        shutil.rmtree(root / NETWORK, ignore_errors=True)
-        fresh.rename(root / NETWORK)
-    written = dataclasses.replace(
-        description, parameters=model.count_params(), fingerprint=fingerprint(root)
-    )
+    written = replace(description, fingerprint=fingerprint(folder, description))
     text = json.dumps(written.to_json(), indent=1, ensure_ascii=False)
-    (root / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    (Path(folder) / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     return written
 
 
-def _export(model: keras.Model, half: bool) -> tf.Module:
-    import keras
-    import tensorflow as tf
+def fingerprint(folder: str | Path, description: Description) -> str:
+    """sha256, in hex, over all that decides what a network makes of an image.
 
-    body, head = parts(model)
+    That is the names and bytes of the SavedModel's files, but for what file managers leave in any
+    folder that they show, and what :meth:`Description.decides` gives.
 
-    def store(layer) -> list[tf.Variable]:
-        values = [tf.convert_to_tensor(weight) for weight in layer.weights]
-        # Statistics and biases are few and may be tiny; only kernels are worth halving.
-        small = [half and value.dtype == tf.float32 and len(value.shape) > 1 for value in values]
-        return [
-            tf.Variable(tf.cast(value, tf.float16) if halve else value, trainable=False)
-            for value, halve in zip(values, small, strict=True)
-        ]
-
-    def apply(layer, stored, inputs):
-        values = [tf.cast(s, w.dtype) for s, w in zip(stored, layer.weights, strict=True)]
-        with keras.StatelessScope(list(zip(layer.weights, values, strict=True))):
-            return layer(inputs, training=False)
-
-    images = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
-    scores = tf.TensorSpec([None, None, None, head.input.shape[-1]], tf.float32, "scores")
-    network = tf.Module()
-    network.body_weights, network.head_weights = store(body), store(head)
-    network.body = tf.function(lambda x: apply(body, network.body_weights, x), [images])
-    network.head = tf.function(lambda x: apply(head, network.head_weights, x), [scores])
-    network.logits = tf.function(lambda x: {"logits": network.head(network.body(x))}, [images])
-    return network
-
-
-def parts(model: keras.Model) -> tuple[keras.Model, keras.Layer]:
-    """Body and head of a network from :func:`model_build.network.fcn.fcn`, which share its weights.
-
-    Their weights are what a SavedModel's ``body_weights`` and ``head_weights`` hold, in this order.
-    """
-    import keras
-
-    from model_build.network.fcn import LOGITS
-
-    head = model.get_layer(LOGITS)
-    return keras.Model(model.input, head.input), head
-
-
-def fingerprint(folder: str | Path) -> str:
-    """sha256, in hex, over the names and bytes of the SavedModel's files.
-
-    What file managers leave in any folder that they show is none of them.
+    Args:
+        folder: the saved-model folder.
+        description: of it. In a folder of the earlier format it covers the files alone.
     """
     root = Path(folder) / NETWORK
     digest = hashlib.sha256()
@@ -168,6 +176,8 @@ def fingerprint(folder: str | Path) -> str:
             continue
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
+    if description.format == FORMAT:
+        digest.update(json.dumps(description.decides(), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -207,11 +217,23 @@ def parse_description(data: bytes, where: str) -> Description:
     except ValueError:
         raise UserError(f"{where}: is not valid JSON; copy or train the model again") from None
     try:
-        if value["format"] != FORMAT:
+        if value["format"] not in (FORMAT, EARLIER_FORMAT):
             raise UserError(
-                f"{where}: has format {value['format']}, but this version reads {FORMAT}; "
-                "train it again, or use the version of fcn-beam that saved it"
+                f"{where}: has format {value['format']}, but this version reads {FORMAT} and "
+                f"{EARLIER_FORMAT}; train it again, or use the version of fcn-beam that saved it"
             )
+        names = {field.name for field in fields(Description)} | {"palette", "ignore_index"}
+        if unknown := sorted(value.keys() - names):
+            raise UserError(
+                f"{where}: has the unknown field {unknown[0][:40]!r}: it was saved by a later "
+                "version of fcn-beam; use that one"
+            )
+        scores = value.get("scores", {})
+        kind, shift = value.get("kind", SAVED_MODEL), scores.get("shift")
+        if shift is not None and not is_near(scores["stride"], shift):
+            raise ValueError(f"a shift of {shift}")
+        if kind not in KINDS:
+            raise UserError(f"{where}: its kind is {str(kind)[:40]!r}; use {' or '.join(KINDS)}")
         return Description(
             backbone=str(value["backbone"]),
             labels=LabelSet.from_json(value, where),
@@ -222,80 +244,18 @@ def parse_description(data: bytes, where: str) -> Description:
             training=dict(value["training"]),
             fingerprint=str(value["fingerprint"]),
             architecture=dict(value.get("architecture", {})),
+            scores=Scores(
+                int(scores.get("stride", 1)),
+                None if shift is None else float(shift),
+                int(scores.get("averages", 0)),
+            ),
+            kind=kind,
+            format=int(value["format"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: not a model description ({error!r}); copy or train the model again"
         ) from None
-
-
-@dataclass(frozen=True)
-class Network:
-    """A loaded network: its description and its two TensorFlow functions."""
-
-    description: Description
-    body: Any
-    head: Any
-
-
-class Functions(NamedTuple):
-    """What a SavedModel computes: body and head, and how many channels the head gives."""
-
-    body: Any
-    head: Any
-    channels: int
-
-
-def loaded(folder: str) -> Functions:
-    """The functions of a SavedModel, as TensorFlow's loader gives them.
-
-    Raises:
-        Exception: it cannot load them.
-    """
-    import tensorflow as tf
-
-    module = tf.saved_model.load(folder)
-    body, head = (
-        function.get_concrete_function(*function.input_signature)
-        for function in (module.body, module.head)
-    )
-    # The functions hold their variables only through the module.
-    body.module = head.module = module
-    return Functions(body, head, head.structured_outputs.shape[-1])
-
-
-def load(
-    folder: str | Path,
-    *,
-    name: str | None = None,
-    functions: Callable[[str, str], Functions] = lambda folder, fingerprint: loaded(folder),
-) -> Network:
-    """Loads a local saved-model folder.
-
-    Args:
-        folder: the saved-model folder.
-        name: what messages call it, as in :func:`describe`.
-        functions: what loads its SavedModel, of this folder and fingerprint.
-
-    Raises:
-        UserError: no model there, a file changed or cut short since it was saved, or a number of
-            labels that is not the network's number of output channels.
-    """
-    name = name or str(folder)
-    description = describe(folder, name=name)
-    check_files(folder, description, name=name)
-    try:
-        body, head, channels = functions(str(Path(folder) / NETWORK), description.fingerprint)
-    except Exception as error:
-        raise UserError(
-            f"{_join(name, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
-        ) from None
-    if channels != len(description.labels):
-        raise UserError(
-            f"{_join(name, DESCRIPTION)}: has {len(description.labels)} labels, but the "
-            f"network has {channels} output channels; use the model.json it was saved with"
-        )
-    return Network(description, body, head)
 
 
 def check_files(folder: str | Path, description: Description, *, name: str | None = None) -> None:
@@ -304,7 +264,7 @@ def check_files(folder: str | Path, description: Description, *, name: str | Non
     Raises:
         UserError: a file changed, is missing or was cut short since it was saved.
     """
-    found = fingerprint(folder)
+    found = fingerprint(folder, description)
     if found != description.fingerprint:
         raise UserError(
             f"{_join(name or str(folder), NETWORK)}: does not match {DESCRIPTION} "

@@ -21,12 +21,7 @@ from model_build.data.labels import LabelSet
 from model_build.errors import UserError
 from model_build.network.fcn import Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Upsampling
-from model_build.training.variables import (
-    HEAD,
-    classes_in_file,
-    put_file_into,
-    saved_variables,
-)
+from model_build.training.variables import classes_in_file, put_file_into, put_saved_into
 
 SUFFIX = ".weights.h5"
 # As the command line calls them.
@@ -160,22 +155,14 @@ def inherit(
 
 def _network(start: Start, classes: int) -> keras.Model:
     """The network of the start, as it was saved."""
-    architecture = start.architecture
-    if start.labels:
-        # The only layer whose size could get out of hand is looked for before it is made.
-        side = 2 * min(architecture.skips, architecture.output_stride)
-        learned: dict[str, tuple[int, ...]] = {}
-        if architecture.learn_upsampling:
-            learned[f"{HEAD}/0"] = (side, side, classes, classes)
-        saved_variables(start.path).check(learned, HEAD)
-    model, _ = fcn(classes, **dataclasses.asdict(architecture.without_weights()))
+    model, _ = fcn(classes, **dataclasses.asdict(start.architecture.without_weights()))
     _read(start, model)
     return model
 
 
 def _read(start: Start, model: keras.Model) -> None:
     if start.labels:
-        saved_variables(start.path).put_into(model)
+        put_saved_into(start.path, model)
     else:
         put_file_into(start.path, model)
 

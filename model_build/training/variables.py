@@ -1,120 +1,112 @@
-"""Weights on disk → a network: the variables of a SavedModel, or a weights file of Keras'.
+"""Weights on disk → a network: a weights file of Keras', or variables of an earlier SavedModel.
 
-Both are read as data. Nothing of a SavedModel's graph is run, and nothing is allocated for what a
-file claims to hold beyond what it does hold.
+Both are read as data. Nothing of a SavedModel's graph is run.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model_build import artifact
 from model_build.errors import UserError, first_line
-from model_build.network.fcn import scoring_layers
+from model_build.network.fcn import LOGITS, scoring_layers
 
-BODY, HEAD, SUFFIX = "body_weights", "head_weights", "/.ATTRIBUTES/VARIABLE_VALUE"
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 MOST_CLASSES = 255
+NAME_IT = (
+    "name the file's architecture with --backbone, --output-stride, --skips, --context and "
+    "--learn-upsampling"
+)
 
 
-@dataclass(frozen=True)
-class Variables:
-    """The variables of a SavedModel, a TensorFlow checkpoint; their values are not read yet.
+def put_saved_into(folder: str, model: keras.Model) -> None:
+    """Gives a network the weights of a local saved-model folder.
 
-    Attributes:
-        name: what messages call the SavedModel.
-        reader: TensorFlow's reader of checkpoints.
-        shapes: the shape of each variable by its key, ``body_weights/0`` and so on.
-    """
-
-    name: str
-    reader: Any
-    shapes: dict[str, tuple[int, ...]]
-
-    def put_into(self, model: keras.Model) -> None:
-        """Gives a network these weights; what is stored as float16 becomes float32.
-
-        Args:
-            model: from :func:`model_build.network.fcn.fcn`, of the architecture and the number of
-                classes that the weights were saved with.
-
-        Raises:
-            UserError: the weights are another network's, or cannot be read.
-        """
-        body, head = artifact.parts(model)
-        ours = {f"{BODY}/{index}": weight for index, weight in enumerate(body.weights)}
-        ours |= {f"{HEAD}/{index}": weight for index, weight in enumerate(head.weights)}
-        self.check({key: tuple(weight.shape) for key, weight in ours.items()})
-        try:
-            for key, weight in ours.items():
-                weight.assign(self.reader.get_tensor(f"{key}{SUFFIX}"))
-        except Exception as error:
-            raise UserError(
-                f"{self.name}: its variables cannot be read ({first_line(error)}); copy or train "
-                "the model again"
-            ) from None
-
-    def check(self, expected: dict[str, tuple[int, ...]], prefix: str = "") -> None:
-        """Checks that there are just these variables.
-
-        Args:
-            expected: shapes by key.
-            prefix: look at variables whose keys begin so.
-
-        Raises:
-            UserError: one is missing, of another shape, or too many.
-        """
-        found = {key: shape for key, shape in self.shapes.items() if key.startswith(prefix)}
-        for key in sorted(expected.keys() | found.keys()):
-            if found.get(key) != expected.get(key):
-                raise UserError(
-                    f"{self.name}: is not the network that {artifact.DESCRIPTION} describes: {key} "
-                    f"is {found.get(key, 'missing')}, but should be "
-                    f"{expected.get(key, 'missing')}; use the {artifact.DESCRIPTION} it was saved "
-                    "with"
-                )
-
-
-def saved_variables(folder: str | Path) -> Variables:
-    """Opens the variables of a local saved-model folder.
+    Args:
+        folder: its description is of this network.
+        model: from :func:`model_build.network.fcn.fcn`.
 
     Raises:
-        UserError: no model there, a file changed or cut short since it was saved, or variables
-            that :func:`model_build.artifact.save` cannot have written.
+        UserError: the weights are another network's, or cannot be read.
     """
-    artifact.check_files(folder, artifact.describe(folder))
-    network = Path(folder) / artifact.NETWORK
-    variables = network / "variables"
+    description = artifact.describe(folder)
+    if description.format == artifact.EARLIER_FORMAT:
+        artifact.check_files(folder, description)
+        put_checkpoint_into(Path(folder, artifact.NETWORK), model)
+    elif description.kind == artifact.PROGRAM:
+        put_file_into(str(Path(folder, artifact.WEIGHTS)), model, "copy or train the model again")
+    else:
+        raise UserError(
+            f"{folder}: its network was not made by `fcn-beam train`, which cannot train it "
+            "further; name another folder for --start"
+        )
+
+
+def put_checkpoint_into(network: Path, model: keras.Model) -> None:
+    """Gives a network the variables of a SavedModel of the earlier format, a checkpoint.
+
+    Raises:
+        UserError: as :func:`put_saved_into`.
+    """
+    body = keras.Model(model.input, model.get_layer(LOGITS).input).weights
+    named = {f"body_weights/{index}": weight for index, weight in enumerate(body)}
+    head = model.get_layer(LOGITS).weights
+    named |= {f"head_weights/{index}": weight for index, weight in enumerate(head)}
     try:
-        reader = tf.train.load_checkpoint(str(variables / "variables"))
-        types = reader.get_variable_to_dtype_map()
+        reader = tf.train.load_checkpoint(str(network / "variables" / "variables"))
         shapes = {
             key.removesuffix(SUFFIX): tuple(shape)
             for key, shape in reader.get_variable_to_shape_map().items()
             if key.endswith(SUFFIX)
         }
-        claimed = sum(types[f"{key}{SUFFIX}"].size * math.prod(shapes[key]) for key in shapes)
-        held = sum(path.stat().st_size for path in variables.iterdir())
+        if shapes != {key: tuple(weight.shape) for key, weight in named.items()}:
+            raise UserError(
+                f"{network}: is not the network that {artifact.DESCRIPTION} describes; use the "
+                f"{artifact.DESCRIPTION} it was saved with"
+            )
+        for key, weight in named.items():
+            weight.assign(reader.get_tensor(f"{key}{SUFFIX}"))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
-            f"{network}: its variables cannot be read ({first_line(error)}); name a folder that "
-            "`fcn-beam train` wrote"
+            f"{network}: its variables cannot be read ({first_line(error)}); copy or train the "
+            "model again"
         ) from None
-    if claimed > held:
-        raise UserError(
-            f"{network}: its variables take {claimed:,} bytes, but its files have {held:,}: they "
-            "are truncated; copy or train the model again"
-        )
-    if f"{BODY}/0" not in shapes:
-        raise UserError(f"{network}: was not written by `fcn-beam train`; name another folder")
-    return Variables(str(network), reader, shapes)
+
+
+def save_weights(path: Path, model: keras.Model, *, half: bool = False) -> None:
+    """Writes the weights of a network as Keras does.
+
+    Args:
+        path: its name ends in ``.weights.h5``.
+        model: any.
+        half: kernels as float16; Keras reads them as what the network has.
+    """
+    model.save_weights(path)
+    if not half:
+        return
+    with h5py.File(path) as file, h5py.File(f"{path}.half", "w") as small:
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                value = item[()]
+                is_kernel = value.ndim > 1 and value.dtype == np.float32
+                small.create_dataset(name, data=value.astype(np.float16) if is_kernel else value)
+            else:
+                small.create_group(name).attrs.update(item.attrs)
+
+        small.attrs.update(file.attrs)
+        file.visititems(copy)
+    Path(f"{path}.half").replace(path)
 
 
 def classes_in_file(path: str, model: keras.Model) -> int:
@@ -156,17 +148,17 @@ def classes_in_file(path: str, model: keras.Model) -> int:
             return number
     raise UserError(
         f"{path}: has {total:,} weights, which does not fit {model.name} with any number of "
-        "classes; name the file's architecture with --backbone, --output-stride, --skips, "
-        "--context and --learn-upsampling"
+        f"classes; {NAME_IT}"
     )
 
 
-def put_file_into(path: str, model: keras.Model) -> None:
+def put_file_into(path: str, model: keras.Model, remedy: str = NAME_IT) -> None:
     """Gives a network the weights of a file.
 
     Args:
         path: of a weights file of Keras'.
         model: of the network and the number of classes that it was saved with.
+        remedy: the end of the message where the file does not fit.
 
     Raises:
         UserError: the file holds weights of another network.
@@ -177,7 +169,5 @@ def put_file_into(path: str, model: keras.Model) -> None:
             model.load_weights(path)
     except Exception as error:
         raise UserError(
-            f"{path}: cannot be loaded as weights of {model.name}: {first_line(error)}; name its "
-            "architecture with --backbone, --output-stride, --skips, --context and "
-            "--learn-upsampling"
+            f"{path}: cannot be loaded as weights of {model.name}: {first_line(error)}; {remedy}"
         ) from None

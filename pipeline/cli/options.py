@@ -92,8 +92,8 @@ _OF_MODELS = (
     click.option(
         "--engine",
         type=click.Choice(ENGINES),
-        help="Compile the network (xla), its last step (xla-head) or nothing (graph).  "
-        "[default: xla on a GPU, xla-head on a CPU]",
+        help="Compile the whole network (xla), or only its last step (graph).  "
+        "[default: xla on a GPU, graph on a CPU]",
     ),
     click.option(
         "--precision",

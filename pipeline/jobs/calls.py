@@ -64,7 +64,7 @@ def segment(
         moved: the archive is that of the earlier runs, in another place.
         verify: check the pixels of every mask that stands against its row.
         max_pixels: reject larger images.
-        engine: ``"auto"``, ``"xla"``, ``"xla-head"`` or ``"graph"``.
+        engine: ``"auto"``, ``"xla"`` or ``"graph"``.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 in a local run on a CPU
             that computes it, else float32.
         batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.

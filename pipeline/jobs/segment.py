@@ -10,6 +10,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
+from model_build.artifact import DESCRIPTION, NETWORK
 from model_build.console import visible
 from model_build.data.files import is_never_file
 from model_build.errors import JobError, UserError, first_line
@@ -162,7 +163,7 @@ def _copied(path: str, name: str, out: OutputFolder) -> str:
         return path
     root = Path(path)
     try:
-        for file in [root] if root.is_file() else filter(_is_of_model, root.rglob("*")):
+        for file in [root] if root.is_file() else _files_of_model(root):
             below = "" if file == root else f"/{file.relative_to(root).as_posix()}"
             out.write(name + below, file.read_bytes())
     except OSError as error:
@@ -170,8 +171,10 @@ def _copied(path: str, name: str, out: OutputFolder) -> str:
     return f"{out.path}/{name}"
 
 
-def _is_of_model(path: Path) -> bool:
-    return path.is_file() and not is_never_file(path.name)
+def _files_of_model(folder: Path) -> list[Path]:
+    """What workers need of a saved-model folder: all but the weights to train it further with."""
+    network = (path for path in (folder / NETWORK).rglob("*") if path.is_file())
+    return [folder / DESCRIPTION, *(path for path in network if not is_never_file(path.name))]
 
 
 def run(plan: Plan) -> Summary:

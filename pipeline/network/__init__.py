@@ -1,4 +1,4 @@
 """The compiled network, its threads, and its Beam handler."""
 
-ENGINES = ("auto", "xla", "xla-head", "graph")
+ENGINES = ("auto", "xla", "graph")
 PRECISIONS = ("auto", "float32", "bfloat16")

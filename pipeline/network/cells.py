@@ -8,22 +8,16 @@ computed. The classes are those of all logits, but for how sums are rounded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.network.graphs import Graph
-
-PRODUCTS = ("BatchMatMulV2", "BatchMatMul", "MatMul")
-# (height, width) in cells, and what scores are multiplied by; from the first one weights are read.
-TRIALS = (((5, 7), 1.0), ((6, 3), 1e4))
-TOLERANCE = 1e-5  # of the largest value
 # A class leads if it does by more than this share of the largest score: by less, rounding decides.
 LEAD = 1e-5
-COMPILED = 1 << 14  # pixels whose logits a compiled program computes at a time, all in the cache
-PLAIN = 1 << 16  # likewise, without XLA, where each step costs more
+AT_A_TIME = 1 << 14  # pixels whose logits are computed at a time, all in the cache
 
 
 class Axis(NamedTuple):
@@ -38,138 +32,47 @@ class Axis(NamedTuple):
     weights: np.ndarray
     start: int
 
-    def matrix(self, cells: int) -> np.ndarray:
-        """``[cells · s, cells]``: how much of each cell goes into each pixel."""
-        side = len(self.weights)
-        found = np.zeros(((cells + 1) * side, cells), np.float32)
-        for block in range(cells + 1):
-            pixels = found[block * side : (block + 1) * side]
-            pixels[:, max(block - 1, 0)] += self.weights[:, 0]
-            pixels[:, min(block, cells - 1)] += self.weights[:, 1]
-        return found[self.start : self.start + cells * side]
 
-
-def axis_of(matrix: np.ndarray) -> Axis | None:
-    """The axis that has a matrix; None where there is none, or where one class may lead in all
-    cells around a pixel and not in it: where a weight is negative, or all are zero.
+def axis(stride: int, shift: float) -> Axis:
+    """The axis of a bilinear interpolation, as :class:`model_build.network.upsampling` has it.
 
     Args:
-        matrix: float32 ``[pixels, cells]``, of four cells or more.
+        stride: pixels a cell.
+        shift: see :class:`model_build.artifact.Scores`.
     """
-    pixels, cells = matrix.shape
-    side = pixels // cells
-    first = int(np.argmax(matrix[:, 1] > 0))  # the first pixel between the first two cells
-    weights = matrix[first + side : first + 2 * side, 1:3]
-    axis = Axis(weights, side - first)
-    if pixels % cells or first > side or len(weights) < side:
-        return None
-    if (weights < 0).any() or not weights.any(axis=1).all():
-        return None
-    return axis if _has_matrix(axis, matrix) else None
+    first = shift + (stride - 1) / 2  # the first cell, in pixels
+    pixel = math.ceil(first)  # from there on pixels lie between two cells
+    second = (pixel + np.arange(stride) - first) / stride
+    return Axis(np.stack([1 - second, second], axis=1).astype(np.float32), stride - pixel)
 
 
-def axes_of(head: Any) -> tuple[Axis, Axis] | None:
-    """The rows' and the columns' axis, where a head is an interpolation and an argmax.
-
-    That is shown by a trial, whatever the names of its operations.
+def by_cells(axis: Axis, spec: tf.TensorSpec) -> Callable[[Any], Sequence[Any]]:
+    """Classes of an interpolation: float32 scores ``[n, h, w, c]`` → uint8 ``[n, H, W]``, alone.
 
     Args:
-        head: a frozen concrete function, float32 scores ``[n, h, w, c]`` → uint8 classes.
+        axis: of rows and columns.
+        spec: of the scores.
     """
-    try:
-        graph = Graph(head)
-    except ValueError:
-        return None
-    channels = head.inputs[0].shape[-1]
-    argmaxes = [node for node in graph.nodes.values() if node.op == "ArgMax"]
-    matrices = [
-        node.input[0]
-        for node in graph.nodes.values()
-        if node.op in PRODUCTS and graph.is_of_sizes(node.input[0])
-    ]
-    if channels is None or channels < 2 or len(argmaxes) != 1 or len(matrices) != 2:
-        return None
-    wanted = [*matrices, argmaxes[0].input[0], graph.outputs[0]]
-    axes: list[Axis | None] = []
-    rng = np.random.default_rng(0)
-    for size, scale in TRIALS:
-        scores = scale * rng.standard_normal((head.inputs[0].shape[0] or 1, *size, channels))
-        scores = scores.astype(np.float32)
-        try:
-            *found, logits, classes = graph.run(wanted, {graph.inputs[0]: scores})
-        except (tf.errors.OpError, ValueError):  # it takes no images of that size
-            return None
-        # Which is the rows' is told by the number of cells.
-        of_cells = {matrix.shape[-1]: matrix for matrix in found if matrix.ndim == 2}
-        if set(of_cells) != set(size):
-            return None
-        rows, columns = (of_cells[cells] for cells in size)
-        axes = axes or [axis_of(rows), axis_of(columns)]
-        if not all(map(_has_matrix, axes, (rows, columns))):
-            return None
-        expected = np.einsum("yh,xw,nhwc->nyxc", rows, columns, scores, optimize=True)
-        if not _are_close(expected, logits) or classes.shape != logits.shape[:3]:
-            return None
-        if (classes != logits.argmax(axis=-1)).any():
-            return None
-    of_rows, of_columns = axes
-    assert of_rows is not None
-    assert of_columns is not None
-    return of_rows, of_columns
+    side = len(axis.weights)
+    area, channels = side * side, spec.shape[-1]
+    weights = tf.constant(np.einsum("ya,xb->abyx", axis.weights, axis.weights).reshape(4, area))
+    size = max(1, AT_A_TIME // area)
 
-
-def _has_matrix(axis: Axis | None, matrix: np.ndarray) -> bool:
-    return axis is not None and _are_close(axis.matrix(matrix.shape[1]), matrix)
-
-
-def _are_close(one: np.ndarray, other: np.ndarray) -> bool:
-    largest_value = np.abs(one).max(initial=0)
-    return one.shape == other.shape and np.allclose(
-        one, other, rtol=0, atol=TOLERANCE * largest_value
+    # XLA has one program for it, whatever sizes images have.
+    @tf.function(
+        input_signature=[tf.TensorSpec([size, 4, channels])], autograph=False, jit_compile=True
     )
-
-
-def by_cells(axes: tuple[Axis, Axis], spec: Any, compiled: bool) -> Callable[..., Sequence[Any]]:
-    """What runs a head: float32 scores ``[n, h, w, c]`` → uint8 ``[n, H, W]``, in a list.
-
-    Args:
-        axes: from :func:`axes_of`.
-        spec: the ``TensorSpec`` of its scores.
-        compiled: XLA compiles what computes logits: one program, whatever sizes images have.
-    """
-    rows, columns = axes
-    sides = len(rows.weights), len(columns.weights)
-    area, channels = sides[0] * sides[1], spec.shape[-1]
-    weights = tf.constant(np.einsum("ya,xb->abyx", rows.weights, columns.weights).reshape(4, area))
-    if compiled:
-        at_a_time = max(1, COMPILED // area)
-        signature = [tf.TensorSpec([at_a_time, 4, channels])]
-        classify = tf.function(
-            lambda corners: largest_by_class(corners, weights),
-            signature,
-            autograph=False,
-            jit_compile=True,
-        )
-    else:
-        at_a_time = max(1, PLAIN // area)
-
-        def classify(corners: Any) -> Any:
-            return largest(corners, weights)
+    def classify(corners: Any) -> Any:
+        return largest(corners, weights)
 
     def classes(scores: Any) -> Any:
         first, leads = leads_between(scores)
         places = tf.where(~leads)
         number = tf.shape(places)[0]
-        parts = (number + at_a_time - 1) // at_a_time
-        if compiled:  # a program has one shape: the last part is filled up
-            each = at_a_time
-        else:  # one part at least, if an empty one, as its shape is not known
-            parts = tf.maximum(parts, 1)
-            each = (number + parts - 1) // parts
-        filled = tf.pad(places, [[0, parts * each - number], [0, 0]])
+        parts = (number + size - 1) // size
+        filled = tf.pad(places, [[0, parts * size - number], [0, 0]])
         framed = tf.pad(scores, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         steps = tf.constant([[0, y, x] for y in (0, 1) for x in (0, 1)], tf.int64)
-        size = at_a_time if compiled else None
 
         def part(some: Any) -> Any:
             corners = tf.gather_nd(framed, some[:, None] + steps)
@@ -177,19 +80,19 @@ def by_cells(axes: tuple[Axis, Axis], spec: Any, compiled: bool) -> Callable[...
 
         computed = tf.map_fn(
             part,
-            tf.reshape(filled, [parts, each, 3]),
+            tf.reshape(filled, [parts, size, 3]),
             fn_output_signature=tf.TensorSpec([size, area], tf.uint8),
             parallel_iterations=1,
         )
-        batch, height, width = (tf.shape(first)[axis] for axis in range(3))
-        blocks = tf.broadcast_to(first[..., None, None], [batch, height, width, *sides])
-        pixels = tf.reshape(computed, [-1, *sides])[:number]
+        batch, height, width = tf.unstack(tf.shape(first))
+        blocks = tf.broadcast_to(first[..., None, None], [batch, height, width, side, side])
+        pixels = tf.reshape(computed, [-1, side, side])[:number]
         blocks = tf.tensor_scatter_nd_update(blocks, places, pixels)
         blocks = tf.transpose(blocks, [0, 1, 3, 2, 4])
-        pixels = tf.reshape(blocks, [batch, height * sides[0], width * sides[1]])
-        top, left = rows.start, columns.start
-        bottom, right = (height - 1) * sides[0] + top, (width - 1) * sides[1] + left
-        return pixels[:, top:bottom, left:right]
+        pixels = tf.reshape(blocks, [batch, height * side, width * side])
+        start = axis.start
+        bottom, right = (height - 1) * side + start, (width - 1) * side + start
+        return pixels[:, start:bottom, start:right]
 
     traced = tf.function(classes, [spec], autograph=False).get_concrete_function()
     return lambda scores: [traced(tf.convert_to_tensor(scores))]
@@ -226,19 +129,12 @@ def leaders(scores: Any) -> Any:
 def largest(corners: Any, weights: Any) -> Any:
     """uint8 ``[m, pixels]``: the class of the largest logit of each pixel.
 
+    One class comes after the other for all pixels, of which XLA makes one loop.
+
     Args:
         corners: float32 ``[m, 4, c]``, scores of the four cells around each block.
         weights: float32 ``[4, pixels]``.
     """
-    number, channels = tf.shape(corners)[0], corners.shape[-1]
-    flat = tf.reshape(tf.transpose(corners, [1, 0, 2]), [4, number * channels])
-    logits = tf.linalg.matmul(weights, flat, transpose_a=True)
-    logits = tf.reshape(logits, [weights.shape[1], number, channels])
-    return tf.transpose(tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8))
-
-
-def largest_by_class(corners: Any, weights: Any) -> Any:
-    """The same, one class after the other for all pixels: of that XLA makes one loop."""
     channels = corners.shape[-1]
     by_class = tf.transpose(corners, [2, 0, 1])
     shape = [corners.shape[0], weights.shape[1]]

@@ -26,8 +26,7 @@ class EngineOptions:
 
     Attributes:
         model: the saved-model folder, on any disk or store.
-        engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"``, ``"xla-head"`` or
-            ``"graph"``.
+        engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"`` or ``"graph"``.
         batch_size: likewise.
         precision: likewise; ``"float32"`` or ``"bfloat16"``.
         tile: likewise; None takes every image whole.
@@ -55,8 +54,8 @@ def resolve(
 ) -> EngineOptions:
     """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
 
-    ``"auto"`` is XLA on an accelerator. On a CPU XLA compiles the head alone, which is faster so
-    (``benchmarks/heads.py``); convolutions are faster in graph mode (``benchmarks/canvases.py``). A
+    ``"auto"`` is XLA on an accelerator. On a CPU convolutions are faster in graph mode
+    (``benchmarks/canvases.py``). A
     batch is 8 images on an accelerator and one on a CPU, where larger ones gain little and the last
     of each shape must be filled up. Of precisions see :func:`pipeline.network.precision.resolve`.
 
@@ -71,7 +70,7 @@ def resolve(
     if engine not in ENGINES:
         raise UserError(f"--engine {engine}: must be one of {', '.join(ENGINES)}")
     if engine == "auto":
-        engine = "xla" if accelerator() else "xla-head"
+        engine = "xla" if accelerator() else "graph"
     return EngineOptions(
         model,
         engine,

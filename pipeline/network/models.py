@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from model_build import artifact
-from model_build.artifact import DESCRIPTION, NETWORK, Description, Network
+from model_build.artifact import DESCRIPTION, NETWORK, PROGRAM, Description
+from model_build.errors import UserError, first_line
 from pipeline.storage import (
     Files,
     is_remote,
@@ -14,6 +16,19 @@ from pipeline.storage import (
     temporary_folder,
     users_fault,
 )
+
+
+class Network(NamedTuple):
+    """A loaded network.
+
+    Attributes:
+        description: its ``model.json``.
+        functions: a :class:`model_build.program.Program`, or a
+            :class:`pipeline.network.foreign.Foreign`, which has the same functions.
+    """
+
+    description: Description
+    functions: Any
 
 
 def describe(model: str, files: Files) -> Description:
@@ -36,16 +51,48 @@ def load(model: str, files: Files) -> Network:
     """Loads a saved model; a remote one from a local copy, which is checked and then removed.
 
     Raises:
-        UserError: as :func:`model_build.artifact.load`, or it cannot be copied here.
+        UserError: no model there, a file changed or cut short since it was saved, a network that
+            holds what must not run or does not fit its description, or it cannot be copied here.
     """
-    from pipeline.network.frozen import functions  # TensorFlow
-
     if not is_remote(model):
-        return artifact.load(model, functions=functions)
+        return load_local(model, model)
     with temporary_folder() as scratch:
         with users_fault(model, "cannot be copied here", "check the path and your permissions"):
             description = files.read(join(model, DESCRIPTION))
             with on_temporary_disk():
                 Path(scratch, DESCRIPTION).write_bytes(description)
             files.copy_here(join(model, NETWORK), f"{scratch}/{NETWORK}")
-        return artifact.load(scratch, name=model, functions=functions)
+        return load_local(scratch, model)
+
+
+def load_local(folder: str, name: str) -> Network:
+    """Loads a saved model from a local folder, which messages call by another name.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    from model_build.program import Program  # TensorFlow
+    from model_build.saved_model import UnusableModel, read
+    from pipeline.network.foreign import Foreign
+
+    description = artifact.describe(folder, name=name)
+    artifact.check_files(folder, description, name=name)
+    where = str(Path(folder, NETWORK))
+    try:
+        graph = read(where).graph_def
+        if description.kind == PROGRAM:
+            functions: Any = Program(graph, description.scores.averages)
+        else:
+            functions = Foreign(where, description)
+    except UnusableModel as error:
+        raise UserError(f"{join(name, NETWORK)}: is not run: {error}") from None
+    except Exception as error:
+        raise UserError(
+            f"{join(name, NETWORK)}: TensorFlow cannot load it: {first_line(error)}"
+        ) from None
+    if functions.channels != len(description.labels):
+        raise UserError(
+            f"{join(name, DESCRIPTION)}: has {len(description.labels)} labels, but the network "
+            f"has {functions.channels} output channels; use the model.json it was saved with"
+        )
+    return Network(description, functions)

@@ -69,7 +69,7 @@ def check(precision: str, engine: str) -> None:
         return
     if engine == "xla":
         raise UserError(
-            f"--precision {BFLOAT16}: XLA does not support it on a CPU; add --engine xla-head, or "
+            f"--precision {BFLOAT16}: XLA does not support it on a CPU; add --engine graph, or "
             f"use --precision {FLOAT32}"
         )
     if not supports_bfloat16():

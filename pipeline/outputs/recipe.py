@@ -18,7 +18,7 @@ class Recipe:
     Attributes:
         model: its fingerprint.
         long_side: the longest side in pixels that the network sees, None for any.
-        engine: ``"xla"``, ``"xla-head"`` or ``"graph"``.
+        engine: ``"xla"`` or ``"graph"``.
         precision: of the network's numbers.
         batch_size: images a call.
         pixels: see :data:`PIXELS`.
