@@ -72,13 +72,11 @@ def export(model: keras.Model, *, half: bool = False) -> Exported:
     weights = {id(weight): keras.ops.convert_to_numpy(weight) for weight in model.weights}
     alike: set[int] = set()
     for size in (PROBE, (None, None)):
-        with tf.Graph().as_default() as graph:
-            images = tf.compat.v1.placeholder(tf.uint8, [None, *size, 3], IMAGES)
-            writer = _Writer(weights, half, alike)
-            with tf.name_scope("layers"):
-                tf.identity(writer.run(model, images), f"{LOGITS}/")
+        writer = _Writer(weights, half, alike)
+        images = tf.TensorSpec([None, *size, 3], tf.uint8, IMAGES)
+        whole = tf.compat.v1.wrap_function(functools.partial(writer.network, model), [images])
         alike = writer.alike
-    whole = graph.as_graph_def(add_shapes=True)
+    whole = whole.graph.as_graph_def(add_shapes=True)
     needed = above({node.name: node for node in whole.node}, [LOGITS])
     nodes = [node for node in whole.node if node.name in needed]
     definition = tf.compat.v1.GraphDef(node=nodes, versions=whole.versions)
@@ -206,6 +204,11 @@ class _Writer:
         self.alike: set[int] = set()
         self.averages = 0
         self._made: dict[Any, _Convolution | _Padded | _Scaled] = {}
+
+    def network(self, model: keras.Model, images: Any) -> Any:
+        """Writes a whole network."""
+        with tf.name_scope("layers"):
+            return tf.identity(self.run(model, images), f"{LOGITS}/")
 
     def run(self, model: keras.Model, *inputs: Any) -> Any:
         """Writes a model."""

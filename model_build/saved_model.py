@@ -118,9 +118,6 @@ def check(meta: Any) -> None:
     """
     if meta.asset_file_def or "asset_filepaths" in meta.collection_def:
         raise UnusableModel("it holds files of its own (assets)")
-    for key in ("saved_model_main_op", "legacy_init_op"):
-        if key in meta.collection_def:
-            raise UnusableModel("it holds code that runs when it is loaded")
     for item in meta.object_graph_def.nodes:
         kind = item.WhichOneof("kind")
         if kind in ("asset", "resource"):
@@ -155,7 +152,19 @@ def _called(meta: Any, functions: Mapping[str, Any]) -> Iterator[Iterable[Any]]:
                 for function in (value.func, *value.list.func):
                     if function.name in functions and function.name not in seen:
                         seen.add(function.name)
-                        left.append(list(functions[function.name].node_def))
+                        left.append(_nodes_of(functions[function.name]))
+
+
+def _nodes_of(function: Any) -> list[Any]:
+    """The nodes of a ``FunctionDef``, its arguments as placeholders among them."""
+    arguments = [
+        tf.compat.v1.NodeDef(
+            name=argument.name, op="Placeholder", attr=function.arg_attr[index].attr
+        )
+        for index, argument in enumerate(function.signature.input_arg)
+        if index in function.arg_attr
+    ]
+    return [*arguments, *function.node_def]
 
 
 def above(graph: Mapping[str, Any], tensors: Iterable[str], given: Iterable[str] = ()) -> set[str]:

@@ -44,15 +44,14 @@ class Foreign:
                 "of each"
             )
         ((self._input, spec),), (self._output,) = taken.items(), given
-        if spec.dtype not in (tf.uint8, tf.float32) or not spec.shape.is_compatible_with(
-            [None, None, None, 3]
-        ):
+        shape = spec.shape
+        if spec.dtype not in (tf.uint8, tf.float32) or shape.rank != 4 or shape[3] != 3:
             raise UnusableModel(
-                f"its input is {spec.dtype.name} {spec.shape}; save it with uint8 or float32 "
-                "images [n, h, w, 3]"
+                f"its input is {spec.dtype.name} {shape}; save it with uint8 or float32 images "
+                "[n, h, w, 3]"
             )
-        if spec.shape.rank is None or any(spec.shape[:3]):
-            raise UnusableModel(f"its input is {spec.shape}; save it for images of any size")
+        if any(shape[:3]):
+            raise UnusableModel(f"its input is {shape}; save it for images of any size")
         self._type = spec.dtype
         self.channels = self._check_scores(description)
 

@@ -228,13 +228,12 @@ def resolved(engine, precision, batch_size, accelerator, local=True, **sides):
 @pytest.mark.parametrize(
     ("asked", "accelerator", "found"),
     [
-        (("auto", None), False, ("xla-head", 1)),
+        (("auto", None), False, ("graph", 1)),
         (("auto", None), True, ("xla", 8)),
         (("graph", None), False, ("graph", 1)),
         (("graph", None), True, ("graph", 8)),
         (("xla", None), False, ("xla", 1)),
-        (("xla-head", None), False, ("xla-head", 1)),
-        (("auto", 5), False, ("xla-head", 5)),
+        (("auto", 5), False, ("graph", 5)),
         (("auto", 5), True, ("xla", 5)),
     ],
 )
@@ -266,7 +265,7 @@ def test_bfloat16_is_left_to_machines_that_are_known_to_have_it(monkeypatch, has
 
 
 def test_an_unknown_engine_is_told_at_once():
-    with pytest.raises(UserError, match="--engine fast: must be one of auto, xla, xla-head, graph"):
+    with pytest.raises(UserError, match="--engine fast: must be one of auto, xla, graph"):
         resolved("fast", "auto", None, nobody_asks)
 
 

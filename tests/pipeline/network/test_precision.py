@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_build import artifact
 from model_build.errors import UserError
-from pipeline.network import precision
+from pipeline.network import models, precision
 from pipeline.network.precision import BFLOAT16, FLOAT32, resolve, supports_bfloat16
-from pipeline.network.segmenter import Segmenter, freeze, runner
+from pipeline.network.segmenter import Segmenter, runner
+from pipeline.storage import Files
 
 needs_bfloat16 = pytest.mark.skipif(not supports_bfloat16(), reason="the CPU has no bfloat16")
 
@@ -56,7 +56,6 @@ def test_auto_is_bfloat16_for_the_graph_of_a_local_run_alone(cpu):
     cpu("avx512_bf16")
     assert resolve("auto", "graph", local=True) == BFLOAT16
     assert resolve("auto", "graph", local=False) == FLOAT32
-    assert resolve("auto", "xla-head", local=True) == BFLOAT16  # features are of graph mode
     assert resolve("auto", "xla", local=True) == FLOAT32
     cpu("avx2")
     assert resolve("auto", "graph", local=True) == FLOAT32
@@ -69,7 +68,7 @@ def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
     assert resolve(BFLOAT16, "graph", local=False) == BFLOAT16  # the workers will tell
     cpu("avx512_bf16")
     assert resolve(BFLOAT16, "graph", local=True) == BFLOAT16
-    with pytest.raises(UserError, match="--engine xla-head"):
+    with pytest.raises(UserError, match="--engine graph"):
         resolve(BFLOAT16, "xla", local=True)
     with pytest.raises(UserError, match="int8: must be one of auto, float32, bfloat16"):
         resolve("int8", "graph", local=False)
@@ -78,7 +77,7 @@ def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
 def test_a_segmenter_refuses_it_too(cpu, tiny_model):
     cpu("avx2")
     with pytest.raises(UserError, match="bfloat16"):
-        Segmenter(artifact.load(tiny_model), precision=BFLOAT16)
+        Segmenter(models.load(tiny_model, Files()), precision=BFLOAT16)
 
 
 @needs_bfloat16
@@ -90,20 +89,19 @@ def test_each_network_of_a_process_has_its_own_precision():
             x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")) / 8
         return [x]
 
-    function = freeze(network, tf.TensorSpec([1, None, None, 8]))
+    signature = [tf.TensorSpec([1, None, None, 8])]
     images = tf.random.stateless_normal((1, 16, 16, 8), [0, 1])
-    exact = function(images)[0].numpy()
+    exact = tf.function(network, signature)(images)[0].numpy()
     for _ in range(2):
-        np.testing.assert_array_equal(runner(function, FLOAT32)(images)[0], exact)
-        rounded = runner(function, BFLOAT16)(images)[0].numpy()
-        assert 1e-4 < np.abs(rounded - exact).max() / np.abs(exact).max() < 0.05
-    np.testing.assert_array_equal(function(images)[0], exact)
+        full, half = (runner(network, signature, name)(images) for name in (FLOAT32, BFLOAT16))
+        np.testing.assert_array_equal(full[0], exact)
+        assert 1e-4 < np.abs(half[0] - exact).max() / np.abs(exact).max() < 0.05
 
 
 @needs_bfloat16
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_class_maps_in_bfloat16_are_nearly_the_same_whoever_the_batch_mates(tiny_model, batch_size):
-    network = artifact.load(tiny_model)
+    network = models.load(tiny_model, Files())
     coarse = np.random.default_rng(1).integers(0, 255, (4, 8, 12, 3), np.uint8)
     images = np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
     half = Segmenter(network, batch_size=batch_size, precision=BFLOAT16)

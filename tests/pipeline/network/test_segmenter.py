@@ -1,18 +1,18 @@
-import types
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_build import artifact
 from model_build.network import fcn  # noqa: F401  (registers the upsampling layer)
+from pipeline.network import models
 from pipeline.network.segmenter import Segmenter
+from pipeline.storage import Files
+from tests.programs import network as network_of
 
 
 @pytest.fixture(scope="module")
 def network(tiny_model):
-    return artifact.load(tiny_model)
+    return models.load(tiny_model, Files())
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def images():
     return np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))  # 64×96
 
 
-@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
+@pytest.mark.parametrize("engine", ["graph", "xla"])
 def test_class_map_is_the_argmax_of_the_keras_models_prediction(
     network, tiny_model, images, engine
 ):
@@ -36,7 +36,7 @@ def test_class_map_is_the_argmax_of_the_keras_models_prediction(
     assert [finite.tolist() for _, finite in got] == [[True]] * 5
 
 
-@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
+@pytest.mark.parametrize("engine", ["graph", "xla"])
 def test_class_map_does_not_depend_on_batch_mates(network, images, engine):
     segmenter = Segmenter(network, engine, batch_size=4)
     alone = segmenter(images[:1])[0][0]
@@ -56,7 +56,7 @@ def test_a_batch_that_is_filled_up_comes_back_as_large_as_it_went(network, image
     assert (class_maps.shape, finite.shape) == ((3, 64, 96), (3,))
 
 
-@pytest.mark.parametrize("engine", ["graph", "xla", "xla-head"])
+@pytest.mark.parametrize("engine", ["graph", "xla"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_scores_that_are_not_finite_are_told_for_their_image_alone(engine, bad):
     def body(images):
@@ -64,11 +64,7 @@ def test_scores_that_are_not_finite_are_told_for_their_image_alone(engine, bad):
         cells = tf.cast(images[:, ::32, ::32, :2], tf.float32)
         return tf.where(cells == 255, bad, cells)
 
-    network = types.SimpleNamespace(
-        description=types.SimpleNamespace(stride=32, long_side=96),
-        body=body,
-        head=lambda scores: tf.repeat(tf.repeat(scores, 32, axis=1), 32, axis=2),
-    )
+    network = network_of(body, 32, long_side=96)
     images = np.full((3, 64, 96, 3), 9, np.uint8)
     images[1, 32:, 64:] = 255
     class_maps, finite = Segmenter(network, engine, batch_size=4)(images)
