@@ -23,15 +23,14 @@ def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
 
     import_tensorflow()
     description = load(model, Files(parse_options(storage_options))).description
-    normalisation = description.normalisation
     rows: dict[str, Any] = {
+        "network": description.kind.replace("_", " "),
         "backbone": description.backbone,
         "architecture": _shown(description.architecture) or "unknown",
         "stride": description.stride,
         "long side": f"{description.long_side} pixels",
         "parameters": f"{description.parameters:,}",
-        "normalisation": f"{normalisation['channels']} × {_short(normalisation['scale'])} "
-        f"+ {_short(normalisation['offset'])}",
+        "normalisation": _normalisation(description.normalisation) or "unknown",
         "labels": f"{len(description.labels)}: " + ", ".join(description.labels.names),
         **{key.replace("_", " "): _shown(value) for key, value in description.training.items()},
         "fingerprint": description.fingerprint,
@@ -44,6 +43,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {_shown(v)}" for key, v in value.items())
     return " × ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _normalisation(value: dict[str, Any]) -> str:
+    if not value:
+        return ""
+    return f"{value['channels']} × {_short(value['scale'])} + {_short(value['offset'])}"
 
 
 def _short(values: list[float]) -> str:

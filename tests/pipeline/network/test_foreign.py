@@ -113,7 +113,7 @@ def save(folder, function, *inputs):
 
 
 def images(*shape, dtype=tf.float32, name="images"):
-    return tf.TensorSpec([None, None, None, 3] if not shape else shape, dtype, name)
+    return tf.TensorSpec(shape or [None, None, None, 3], dtype, name)
 
 
 def logits(x):
