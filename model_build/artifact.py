@@ -46,7 +46,7 @@ class Scores:
         stride: how many pixels a score is wide and high.
         shift: how far, in pixels, the grid of scores lies down and right of the centres of cells of
             that size, where logits are the bilinear interpolation of scores; None where a program
-            enlarges them otherwise, and where they have the image's size.
+            enlarges them otherwise or from too far, and where they have the image's size.
         averages: how many averages over the whole image a program takes.
     """
 
@@ -56,7 +56,7 @@ class Scores:
 
 
 def is_near(stride: int, shift: float) -> bool:
-    """Whether the first of the cells that are interpolated has its centre in the first pixels."""
+    """Whether a job can find classes between cells: the first one's centre is in the first cell."""
     return -1 < shift + (stride - 1) / 2 <= stride
 
 
@@ -126,8 +126,8 @@ def save(
     """
     from model_build import saved_model
     from model_build.export import export
+    from model_build.network.weights import save_weights
     from model_build.program import IMAGES, LOGITS
-    from model_build.training.variables import save_weights
 
     exported = export(model, half=half)
     root = Path(folder)
@@ -138,7 +138,10 @@ def save(
         shutil.rmtree(root / NETWORK, ignore_errors=True)
         for name in (NETWORK, WEIGHTS):
             (Path(scratch) / name).replace(root / name)
-    scores = Scores(exported.stride, exported.shift, len(exported.program.averaged))
+    shift = exported.shift
+    if shift is not None and not is_near(exported.stride, shift):
+        shift = None
+    scores = Scores(exported.stride, shift, len(exported.program.averaged))
     described = replace(description, parameters=model.count_params(), scores=scores, kind=PROGRAM)
     return write_description(root, described)
 

@@ -29,7 +29,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model_build.artifact import is_near
 from model_build.errors import JobError
 from model_build.network.fcn import LOGITS, PadToStride
 from model_build.network.upsampling import Interpolation
@@ -83,10 +82,7 @@ def export(model: keras.Model, *, half: bool = False) -> Exported:
     nodes = [node for node in whole.node if node.name in needed]
     definition = tf.compat.v1.GraphDef(node=nodes, versions=whole.versions)
     head = model.get_layer(LOGITS)
-    shift = None
-    # A job finds classes between cells if the first one's centre is among the first pixels.
-    if isinstance(head, Interpolation) and is_near(head.stride, head.shift):
-        shift = head.shift
+    shift = head.shift if isinstance(head, Interpolation) else None
     program = Program(definition, writer.averages)
     check(program, model)
     return Exported(program, head.stride, shift)
