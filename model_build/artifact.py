@@ -19,7 +19,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 FORMAT, EARLIER_FORMAT = 2, 1
 PROGRAM, SAVED_MODEL = KINDS = ("program", "saved_model")
 DESCRIPTION, NETWORK, WEIGHTS = "model.json", "saved_model", "trained.weights.h5"
+# More are no network's; a number in a file must not decide how much memory is taken.
+MOST_STRIDE, MOST_AVERAGES = 1024, 1000
 DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
 
 
@@ -220,45 +224,69 @@ def parse_description(data: bytes, where: str) -> Description:
     except ValueError:
         raise UserError(f"{where}: is not valid JSON; copy or train the model again") from None
     try:
-        if value["format"] not in (FORMAT, EARLIER_FORMAT):
+        number = value["format"]
+        if type(number) is not int or number not in (FORMAT, EARLIER_FORMAT):
             raise UserError(
-                f"{where}: has format {value['format']}, but this version reads {FORMAT} and "
+                f"{where}: has format {str(number)[:40]}, but this version reads {FORMAT} and "
                 f"{EARLIER_FORMAT}; train it again, or use the version of fcn-beam that saved it"
             )
-        names = {field.name for field in fields(Description)} | {"palette", "ignore_index"}
-        if unknown := sorted(value.keys() - names):
-            raise UserError(
-                f"{where}: has the unknown field {unknown[0][:40]!r}: it was saved by a later "
-                "version of fcn-beam; use that one"
-            )
-        scores = value.get("scores", {})
-        kind, shift = value.get("kind", SAVED_MODEL), scores.get("shift")
-        if shift is not None and not is_near(scores["stride"], shift):
-            raise ValueError(f"a shift of {shift}")
+        known = {field.name for field in fields(Description)} | {"palette", "ignore_index"}
+        if number == EARLIER_FORMAT:
+            known -= {"scores", "kind"}
+        _check_fields(value, known, where)
+        kind = value.get("kind", SAVED_MODEL)
         if kind not in KINDS:
             raise UserError(f"{where}: its kind is {str(kind)[:40]!r}; use {' or '.join(KINDS)}")
+        stride = _whole(value, "stride", range(1, MOST_STRIDE + 1))
         return Description(
             backbone=str(value["backbone"]),
             labels=LabelSet.from_json(value, where),
             normalisation=dict(value["normalisation"]),
-            stride=int(value["stride"]),
-            long_side=int(value["long_side"]),
+            stride=stride,
+            long_side=_whole(value, "long_side", range(1, sys.maxsize)),
             parameters=int(value["parameters"]),
             training=dict(value["training"]),
             fingerprint=str(value["fingerprint"]),
             architecture=dict(value.get("architecture", {})),
-            scores=Scores(
-                int(scores.get("stride", 1)),
-                None if shift is None else float(shift),
-                int(scores.get("averages", 0)),
-            ),
+            scores=_parse_scores(value.get("scores", {}), stride, where),
             kind=kind,
-            format=int(value["format"]),
+            format=number,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: not a model description ({error!r}); copy or train the model again"
         ) from None
+
+
+def _parse_scores(value: Any, stride: int, where: str) -> Scores:
+    """How scores lie on an image whose sides are multiples of a stride."""
+    if not isinstance(value, dict):
+        raise TypeError("scores is no object")
+    _check_fields(value, {field.name for field in fields(Scores)}, f"{where}: scores")
+    given = asdict(Scores()) | value
+    own = _whole(given, "stride", range(1, stride + 1))
+    if stride % own:
+        raise ValueError(f"scores of stride {own}, which does not divide {stride}")
+    shift = given["shift"]
+    if shift is not None and (isinstance(shift, bool) or not is_near(own, shift)):
+        raise ValueError(f"a shift of {shift}")
+    averages = _whole(given, "averages", range(MOST_AVERAGES + 1))
+    return Scores(own, None if shift is None else float(shift), averages)
+
+
+def _check_fields(value: dict[str, Any], known: Collection[str], where: str) -> None:
+    if unknown := sorted(value.keys() - known):
+        raise UserError(
+            f"{where}: has the unknown field {unknown[0][:40]!r}: it was saved by a later "
+            "version of fcn-beam; use that one"
+        )
+
+
+def _whole(value: dict[str, Any], name: str, allowed: range) -> int:
+    number = value[name]
+    if type(number) is not int or number not in allowed:
+        raise ValueError(f"{name} is {str(number)[:40]}")
+    return number
 
 
 def check_files(folder: str | Path, description: Description, *, name: str | None = None) -> None:

@@ -6,6 +6,37 @@ from pathlib import Path
 from unittest import mock
 
 
+def _labels(change):
+    return lambda description: dataclasses.replace(description, labels=change(description.labels))
+
+
+def _named(labels):
+    return dataclasses.replace(labels, names=(*labels.names[:-1], "another"))
+
+
+def _coloured(labels):
+    return dataclasses.replace(labels, colors=(*labels.colors[:-1], (1, 2, 3)))
+
+
+def _scores(**changes):
+    return lambda description: dataclasses.replace(
+        description, scores=dataclasses.replace(description.scores, **changes)
+    )
+
+
+# Changes of a description, by the field of model.json that they change: each reaches a pixel.
+DECIDING = {
+    "labels": _labels(_named),
+    "palette": _labels(_coloured),
+    "stride": lambda description: dataclasses.replace(description, stride=64),
+    "long_side": lambda description: dataclasses.replace(description, long_side=64),
+    "scores stride": _scores(stride=8, shift=None),
+    "scores shift": _scores(shift=1.25),
+    "scores averages": _scores(averages=2),
+    "kind": lambda description: dataclasses.replace(description, kind="saved_model"),
+}
+
+
 def use_tensorflow() -> None:
     """Imports TensorFlow and sets the threads that a job in this process needs.
 
@@ -96,7 +127,7 @@ def save_earlier(folder: Path, model, description, half: bool = False) -> Path:
 
 
 def serve(folder):
-    """The function uint8 images → float32 logits of a saved-model folder, as TensorFlow reads it."""
+    """A saved-model folder as TensorFlow serves it: uint8 images → float32 logits."""
     import tensorflow as tf
 
     module = tf.saved_model.load(f"{folder}/saved_model")
