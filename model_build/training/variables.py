@@ -37,8 +37,8 @@ def put_saved_into(folder: str, model: keras.Model) -> None:
         UserError: the weights are another network's, or cannot be read.
     """
     description = artifact.describe(folder)
+    artifact.check_files(folder, description)  # which labels the weights are of is in model.json
     if description.format == artifact.EARLIER_FORMAT:
-        artifact.check_files(folder, description)
         put_checkpoint_into(Path(folder, artifact.NETWORK), model)
     elif description.kind == artifact.PROGRAM:
         put_file_into(str(Path(folder, artifact.WEIGHTS)), model, "copy or train the model again")

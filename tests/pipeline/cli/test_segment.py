@@ -133,8 +133,8 @@ def test_a_model_with_a_label_too_few_is_one_line(command, photos, tiny_model, t
 @pytest.mark.slow
 def test_a_truncated_model_is_one_line(photos, tiny_model, tmp_path):
     model = shutil.copytree(tiny_model, tmp_path / "model")
-    (weights,) = model.glob("saved_model/variables/*.data-*")
-    weights.write_bytes(weights.read_bytes()[:-1000])
+    program = model / "saved_model/saved_model.pb"
+    program.write_bytes(program.read_bytes()[:-1000])
     done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", model)
     assert done.returncode == 2
     assert "truncated" in done.stderr

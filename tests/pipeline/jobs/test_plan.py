@@ -218,7 +218,7 @@ def test_an_output_that_cannot_be_looked_at_ends_the_job(ask, tmp_path, claim):
 def test_nothing_in_a_recipe_is_auto(ask, monkeypatch):
     monkeypatch.setattr(threads, "has_accelerator", lambda: False)
     recipe = plan(ask()).recipe
-    assert (recipe.engine, recipe.batch_size, recipe.long_side) == ("xla-head", 1, 96)
+    assert (recipe.engine, recipe.batch_size, recipe.long_side) == ("graph", 1, 96)
     monkeypatch.setattr(threads, "has_accelerator", lambda: True)
     recipe = plan(ask()).recipe
     assert (recipe.engine, recipe.batch_size) == ("xla", 8)
@@ -292,7 +292,7 @@ def test_the_side_that_a_model_was_trained_at_is_the_models_and_not_run_jsons(as
         ({"long_side": 64}, "long side 96, not 64"),
         ({"long_side": "native"}, "long side 96, not native"),
         ({"tile": True}, "tile none, not 256"),
-        ({"engine": "xla"}, "engine xla-head, not xla"),
+        ({"engine": "xla"}, "engine graph, not xla"),
         ({"batch_size": 2}, "batch size 1, not 2"),
     ],
 )
@@ -436,7 +436,7 @@ def test_what_workers_elsewhere_have_is_not_known_here(remote, monkeypatch):
 
     monkeypatch.setattr(threads, "has_accelerator", refuse)
     recipe = plan(remote()).recipe
-    assert (recipe.engine, recipe.batch_size) == ("xla-head", 1)
+    assert (recipe.engine, recipe.batch_size) == ("graph", 1)
 
 
 def test_local_files_are_refused_for_a_remote_runner(remote, tmp_path):
