@@ -19,6 +19,7 @@ from pipeline.outputs.claims import Noted
 from pipeline.outputs.recipe import Recipe
 from pipeline.records import Source
 from pipeline.storage import Files
+from tests.networks import DECIDING
 
 FILES = Files()
 
@@ -253,6 +254,15 @@ def test_masks_in_a_precision_that_this_machine_lacks_are_not_gone_on_with(ask, 
     assert plan(ask(engine="xla", overwrite=True)).recipe.precision == "float32"
 
 
+def test_an_engine_that_is_no_more_is_not_gone_on_with(ask, claim, monkeypatch):
+    monkeypatch.setattr(threads, "has_accelerator", lambda: False)
+    claim(engine="xla-head", precision="bfloat16", batch_size=2)
+    with pytest.raises(UserError, match="made with engine xla-head, not graph; add --overwrite"):
+        plan(ask(precision="float32"))
+    recipe = plan(ask(overwrite=True)).recipe
+    assert (recipe.engine, recipe.precision, recipe.batch_size) == ("graph", "float32", 2)
+
+
 @pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("made_by", [("graph", 1), ("xla", 8), ("graph", 3)])
 def test_auto_means_what_run_json_says(ask, claim, monkeypatch, accelerator, made_by):
@@ -317,6 +327,21 @@ def test_another_model_is_refused_by_its_fingerprint(ask, claim, tiny_model, oth
     with pytest.raises(UserError, match=f"made with model {mine}, not ffffffffffff; add --over"):
         plan(ask(model=other_model))
     assert plan(ask(model=other_model, overwrite=True)).recipe.model == "f" * 64
+
+
+@pytest.mark.parametrize("name", sorted(DECIDING))
+def test_a_model_that_makes_other_pixels_is_another_model(ask, claim, tiny_model, tmp_path, name):
+    """Each field of model.json that reaches a pixel, changed and written anew."""
+    claim()
+    changed = shutil.copytree(tiny_model, tmp_path / "changed")
+    before = artifact.describe(changed)
+    after = artifact.write_description(changed, DECIDING[name](before))
+    assert after != before
+    with pytest.raises(UserError) as refused:
+        plan(ask(model=str(changed)))
+    models_named = f"model {before.fingerprint[:12]}, not {after.fingerprint[:12]}"
+    assert f"/out: contains masks made with {models_named}; add --overwrite" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_copy_of_the_model_is_the_same_model(ask, claim, tiny_model, tmp_path):
