@@ -118,9 +118,6 @@ def check(meta: Any) -> None:
     """
     if meta.asset_file_def or "asset_filepaths" in meta.collection_def:
         raise UnusableModel("it holds files of its own (assets)")
-    for key in ("saved_model_main_op", "legacy_init_op"):
-        if key in meta.collection_def:
-            raise UnusableModel("it holds code that runs when it is loaded")
     for item in meta.object_graph_def.nodes:
         kind = item.WhichOneof("kind")
         if kind in ("asset", "resource"):

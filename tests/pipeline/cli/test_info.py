@@ -5,13 +5,16 @@ import re
 import shutil
 from pathlib import Path
 
+import keras
 import pytest
 from click.testing import CliRunner
 
 from model_build import artifact
 from model_build.errors import UserError
+from model_build.network import fcn  # noqa: F401, whose layers Keras reads
 from pipeline.cli.info import info
 from pipeline.storage import Files
+from tests.networks import save_earlier
 
 TRAINING = {"recipe": "default", "image_size": [64, 96], "val_miou": 0.4375, "data": {"train": 6}}
 
@@ -49,6 +52,15 @@ def test_info_shows_the_saved_model(trained):
     assert rows["val miou"] == "0.4375"
     assert rows["image size"] == "64 × 96"
     assert rows["data"] == "train 6"
+
+
+def test_info_of_a_folder_of_the_earlier_format_is_that_of_its_network(tiny_model, tmp_path):
+    description = artifact.describe(tiny_model)
+    model = keras.models.load_model(f"{tiny_model}/model.keras")
+    rows = shown(invoke(save_earlier(tmp_path, model, description)))
+    new = shown(invoke(tiny_model))
+    assert rows.pop("fingerprint") != new.pop("fingerprint")
+    assert rows == new
 
 
 def test_info_checks_the_whole_model(trained, tmp_path):
