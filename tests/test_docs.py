@@ -19,9 +19,11 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
 from pipeline.images.masks import histogram
 from pipeline.jobs.plan import Request
 from pipeline.jobs.segment import segment
+from pipeline.network import models
 from pipeline.network.handler import classify
 from pipeline.network.segmenter import Segmenter
 from pipeline.records import STAGES, ImageRef, Task, Window
+from pipeline.storage import Files
 from tests.servers import stores
 
 ROOT = Path(__file__).parent.parent
