@@ -84,6 +84,27 @@ def save_tiny(folder: Path) -> Path:
     return folder
 
 
+def vary_statistics(model):
+    """Gives the batch norms of a model, nested ones too, statistics as training leaves them."""
+    import keras
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            vary_statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights(
+                [
+                    rng.uniform(0.5, 1.5, weight.shape)
+                    if "variance" in weight.path or "gamma" in weight.path
+                    else rng.normal(0, 0.3, weight.shape)
+                    for weight in layer.weights
+                ]
+            )
+    return model
+
+
 def save_earlier(folder: Path, model, description, half: bool = False) -> Path:
     """Saves a network as format 1 was: a SavedModel of two functions over variables."""
     import keras

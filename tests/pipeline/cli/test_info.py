@@ -13,6 +13,7 @@ from model_build import artifact
 from model_build.errors import UserError
 from model_build.network import fcn  # noqa: F401, whose layers Keras reads
 from pipeline.cli.info import info
+from pipeline.network import models
 from pipeline.storage import Files
 from tests.networks import save_earlier
 
@@ -89,6 +90,20 @@ def test_info_of_a_model_in_a_store_is_that_of_its_copy_on_disk(trained, remote)
     here = shown(invoke(trained))
     assert shown(invoke(remote)) == here
     assert shown(invoke(f"{remote}/", "--storage-option", "s3.anon=true")) == here
+
+
+def test_info_does_not_fetch_the_weights_to_train_further_with(trained, remote, monkeypatch):
+    load, seen = models.load_local, []
+
+    def look(folder, name):
+        paths = (path for path in Path(folder).rglob("*") if path.is_file())
+        seen.append({path.relative_to(folder).as_posix() for path in paths})
+        return load(folder, name)
+
+    monkeypatch.setattr(models, "load_local", look)
+    assert Files().exists(f"{remote}/trained.weights.h5")
+    shown(invoke(remote))
+    assert seen == [{"model.json", "saved_model/saved_model.pb"}]
 
 
 def test_info_checks_a_model_in_a_store_and_calls_it_by_its_uri(remote):
