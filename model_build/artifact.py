@@ -19,7 +19,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 FORMAT, EARLIER_FORMAT = 2, 1
 PROGRAM, SAVED_MODEL = KINDS = ("program", "saved_model")
 DESCRIPTION, NETWORK, WEIGHTS = "model.json", "saved_model", "trained.weights.h5"
+# More are no network's; a number in a file must not decide how much memory is taken.
+MOST_STRIDE, MOST_AVERAGES = 1024, 1000
 DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
 
 
@@ -46,7 +50,7 @@ class Scores:
         stride: how many pixels a score is wide and high.
         shift: how far, in pixels, the grid of scores lies down and right of the centres of cells of
             that size, where logits are the bilinear interpolation of scores; None where a program
-            enlarges them otherwise, and where they have the image's size.
+            enlarges them otherwise or from too far, and where they have the image's size.
         averages: how many averages over the whole image a program takes.
     """
 
@@ -56,7 +60,7 @@ class Scores:
 
 
 def is_near(stride: int, shift: float) -> bool:
-    """Whether the first of the cells that are interpolated has its centre in the first pixels."""
+    """Whether a job can find classes between cells: the first one's centre is in the first cell."""
     return -1 < shift + (stride - 1) / 2 <= stride
 
 
@@ -126,8 +130,8 @@ def save(
     """
     from model_build import saved_model
     from model_build.export import export
+    from model_build.network.weights import save_weights
     from model_build.program import IMAGES, LOGITS
-    from model_build.training.variables import save_weights
 
     exported = export(model, half=half)
     root = Path(folder)
@@ -138,7 +142,10 @@ def save(
         shutil.rmtree(root / NETWORK, ignore_errors=True)
         for name in (NETWORK, WEIGHTS):
             (Path(scratch) / name).replace(root / name)
-    scores = Scores(exported.stride, exported.shift, len(exported.program.averaged))
+    shift = exported.shift
+    if shift is not None and not is_near(exported.stride, shift):
+        shift = None
+    scores = Scores(exported.stride, shift, len(exported.program.averaged))
     described = replace(description, parameters=model.count_params(), scores=scores, kind=PROGRAM)
     return write_description(root, described)
 
@@ -217,45 +224,69 @@ def parse_description(data: bytes, where: str) -> Description:
     except ValueError:
         raise UserError(f"{where}: is not valid JSON; copy or train the model again") from None
     try:
-        if value["format"] not in (FORMAT, EARLIER_FORMAT):
+        number = value["format"]
+        if type(number) is not int or number not in (FORMAT, EARLIER_FORMAT):
             raise UserError(
-                f"{where}: has format {value['format']}, but this version reads {FORMAT} and "
+                f"{where}: has format {str(number)[:40]}, but this version reads {FORMAT} and "
                 f"{EARLIER_FORMAT}; train it again, or use the version of fcn-beam that saved it"
             )
-        names = {field.name for field in fields(Description)} | {"palette", "ignore_index"}
-        if unknown := sorted(value.keys() - names):
-            raise UserError(
-                f"{where}: has the unknown field {unknown[0][:40]!r}: it was saved by a later "
-                "version of fcn-beam; use that one"
-            )
-        scores = value.get("scores", {})
-        kind, shift = value.get("kind", SAVED_MODEL), scores.get("shift")
-        if shift is not None and not is_near(scores["stride"], shift):
-            raise ValueError(f"a shift of {shift}")
+        known = {field.name for field in fields(Description)} | {"palette", "ignore_index"}
+        if number == EARLIER_FORMAT:
+            known -= {"scores", "kind"}
+        _check_fields(value, known, where)
+        kind = value.get("kind", SAVED_MODEL)
         if kind not in KINDS:
             raise UserError(f"{where}: its kind is {str(kind)[:40]!r}; use {' or '.join(KINDS)}")
+        stride = _whole(value, "stride", range(1, MOST_STRIDE + 1))
         return Description(
             backbone=str(value["backbone"]),
             labels=LabelSet.from_json(value, where),
             normalisation=dict(value["normalisation"]),
-            stride=int(value["stride"]),
-            long_side=int(value["long_side"]),
+            stride=stride,
+            long_side=_whole(value, "long_side", range(1, sys.maxsize)),
             parameters=int(value["parameters"]),
             training=dict(value["training"]),
             fingerprint=str(value["fingerprint"]),
             architecture=dict(value.get("architecture", {})),
-            scores=Scores(
-                int(scores.get("stride", 1)),
-                None if shift is None else float(shift),
-                int(scores.get("averages", 0)),
-            ),
+            scores=_parse_scores(value.get("scores", {}), stride, where),
             kind=kind,
-            format=int(value["format"]),
+            format=number,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: not a model description ({error!r}); copy or train the model again"
         ) from None
+
+
+def _parse_scores(value: Any, stride: int, where: str) -> Scores:
+    """How scores lie on an image whose sides are multiples of a stride."""
+    if not isinstance(value, dict):
+        raise TypeError("scores is no object")
+    _check_fields(value, {field.name for field in fields(Scores)}, f"{where}: scores")
+    given = asdict(Scores()) | value
+    own = _whole(given, "stride", range(1, stride + 1))
+    if stride % own:
+        raise ValueError(f"scores of stride {own}, which does not divide {stride}")
+    shift = given["shift"]
+    if shift is not None and (isinstance(shift, bool) or not is_near(own, shift)):
+        raise ValueError(f"a shift of {shift}")
+    averages = _whole(given, "averages", range(MOST_AVERAGES + 1))
+    return Scores(own, None if shift is None else float(shift), averages)
+
+
+def _check_fields(value: dict[str, Any], known: Collection[str], where: str) -> None:
+    if unknown := sorted(value.keys() - known):
+        raise UserError(
+            f"{where}: has the unknown field {unknown[0][:40]!r}: it was saved by a later "
+            "version of fcn-beam; use that one"
+        )
+
+
+def _whole(value: dict[str, Any], name: str, allowed: range) -> int:
+    number = value[name]
+    if type(number) is not int or number not in allowed:
+        raise ValueError(f"{name} is {str(number)[:40]}")
+    return number
 
 
 def check_files(folder: str | Path, description: Description, *, name: str | None = None) -> None:

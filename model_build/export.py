@@ -29,12 +29,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model_build.artifact import is_near
 from model_build.errors import JobError
 from model_build.network.fcn import LOGITS, PadToStride
 from model_build.network.upsampling import Interpolation
 from model_build.program import FEATURES, IMAGES, MEAN, SCORES, Program
-from model_build.saved_model import above
+from model_build.saved_model import above, node_of
 
 PROBE = (256, 288)  # (height, width): an even and an odd multiple of 32, to see padding at
 TRIALS = ((64, 96), (160, 128))  # (height, width) of the images that a program is checked on
@@ -78,16 +77,30 @@ def export(model: keras.Model, *, half: bool = False) -> Exported:
         alike = writer.alike
     whole = whole.graph.as_graph_def(add_shapes=True)
     needed = above({node.name: node for node in whole.node}, [LOGITS])
-    nodes = [node for node in whole.node if node.name in needed]
+    nodes = _numbered([node for node in whole.node if node.name in needed])
     definition = tf.compat.v1.GraphDef(node=nodes, versions=whole.versions)
     head = model.get_layer(LOGITS)
-    shift = None
-    # A job finds classes between cells if the first one's centre is among the first pixels.
-    if isinstance(head, Interpolation) and is_near(head.stride, head.shift):
-        shift = head.shift
+    shift = head.shift if isinstance(head, Interpolation) else None
     program = Program(definition, writer.averages)
     check(program, model)
     return Exported(program, head.stride, shift)
+
+
+def _numbered(nodes: list[Any]) -> list[Any]:
+    """Nodes of layers under other names: Keras numbers layers on through all that a process builds.
+
+    So equal networks have equal programs.
+    """
+    names = {
+        node.name: f"layers/{index}/{node.op}" if node.name.startswith("layers/") else node.name
+        for index, node in enumerate(nodes)
+    }
+    for node in nodes:
+        node.name = names[node.name]
+        for index, tensor in enumerate(node.input):
+            source = node_of(tensor)
+            node.input[index] = tensor.replace(source, names[source], 1)
+    return nodes
 
 
 def check(program: Program, model: keras.Model) -> None:

@@ -14,14 +14,16 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from model_build.artifact import DEFAULT_MODEL, load
+from model_build.artifact import DEFAULT_MODEL
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
 from pipeline.images.masks import histogram
 from pipeline.jobs.plan import Request
 from pipeline.jobs.segment import segment
+from pipeline.network import models
 from pipeline.network.handler import classify
 from pipeline.network.segmenter import Segmenter
 from pipeline.records import STAGES, ImageRef, Task, Window
+from pipeline.storage import Files
 from tests.servers import stores
 
 ROOT = Path(__file__).parent.parent
@@ -219,7 +221,7 @@ def test_a_command_of_the_readme_runs(command, workplace, environment, tiny_mode
 @pytest.mark.slow
 def test_the_row_of_the_readme_is_what_the_default_model_gives():
     row = json.loads(re.search(r'"pixels": ({.*?})', (ROOT / "README.md").read_text())[1])
-    network = load(DEFAULT_MODEL)
+    network = models.load(DEFAULT_MODEL, Files())
     options = DecodeOptions(network.description.long_side, MAX_PIXELS)
     photo = decode((ROOT / "examples/chelsea.jpg").read_bytes(), options)
     window = Window((Task(ImageRef("chelsea.jpg", "chelsea.jpg"), "chelsea.png"),), (photo,))

@@ -20,6 +20,8 @@ PACKAGES = ("pipeline", "model_build")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What loads a model or scores masks, and what is light: nothing that trains.
 SHARED = {"errors", "artifact", "scores", "bar", "console", "limits", "quiet"} | {
+    "program",
+    "saved_model",
     "data.decode",
     "data.files",
     "data.labels",
@@ -32,7 +34,6 @@ OPENED = {
     "cli/evaluate.py": {".write_text"},  # --json
     "jobs/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
     "jobs/segment.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
-    "network/frozen.py": {".read_bytes"},  # a SavedModel on this machine, or its local copy
     "network/models.py": {".write_bytes"},  # a remote model's local copy
     "network/precision.py": {".read_text"},  # the flags of the CPU
     "network/threads.py": {".read_text"},  # the limits of the container

@@ -98,7 +98,8 @@ def sources():
     """Every module, and the files of the default model."""
     found = [path for name in ("pipeline", "model_build") for path in (ROOT / name).rglob("*.py")]
     model = ROOT / "model_build/default_model"
-    found += [model / "model.json", *(model / "saved_model").rglob("*.*")]
+    assert (model / "trained.weights.h5").is_file()
+    found += [path for path in model.rglob("*") if path.is_file()]
     found += [ROOT / "pipeline/py.typed", ROOT / "model_build/py.typed"]
     names = {path.relative_to(ROOT).as_posix() for path in found}
     assert len(names) > 60

@@ -12,7 +12,6 @@ from typing import Any
 
 import h5py
 import keras
-import numpy as np
 import tensorflow as tf
 
 from model_build import artifact
@@ -38,8 +37,8 @@ def put_saved_into(folder: str, model: keras.Model) -> None:
         UserError: the weights are another network's, or cannot be read.
     """
     description = artifact.describe(folder)
+    artifact.check_files(folder, description)  # which labels the weights are of is in model.json
     if description.format == artifact.EARLIER_FORMAT:
-        artifact.check_files(folder, description)
         put_checkpoint_into(Path(folder, artifact.NETWORK), model)
     elif description.kind == artifact.PROGRAM:
         put_file_into(str(Path(folder, artifact.WEIGHTS)), model, "copy or train the model again")
@@ -81,32 +80,6 @@ def put_checkpoint_into(network: Path, model: keras.Model) -> None:
             f"{network}: its variables cannot be read ({first_line(error)}); copy or train the "
             "model again"
         ) from None
-
-
-def save_weights(path: Path, model: keras.Model, *, half: bool = False) -> None:
-    """Writes the weights of a network as Keras does.
-
-    Args:
-        path: its name ends in ``.weights.h5``.
-        model: any.
-        half: kernels as float16; Keras reads them as what the network has.
-    """
-    model.save_weights(path)
-    if not half:
-        return
-    with h5py.File(path) as file, h5py.File(f"{path}.half", "w") as small:
-
-        def copy(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                value = item[()]
-                is_kernel = value.ndim > 1 and value.dtype == np.float32
-                small.create_dataset(name, data=value.astype(np.float16) if is_kernel else value)
-            else:
-                small.create_group(name).attrs.update(item.attrs)
-
-        small.attrs.update(file.attrs)
-        file.visititems(copy)
-    Path(f"{path}.half").replace(path)
 
 
 def classes_in_file(path: str, model: keras.Model) -> int:

@@ -19,7 +19,7 @@ from pipeline.jobs import preview, runners
 from pipeline.jobs.job import RemoteJob
 from pipeline.jobs.standing import KeepOptions, check_unnoted
 from pipeline.jobs.windows import WriteOptions
-from pipeline.network import models, threads
+from pipeline.network import ENGINES, models, threads
 from pipeline.network import precision as precisions
 from pipeline.network.handler import EngineOptions, resolve
 from pipeline.outputs import claims
@@ -216,7 +216,8 @@ def _engine(
     if noted.recipe is not None:
         if local and not request.overwrite:
             _check_precision(request, noted.recipe)
-        engine = noted.recipe.engine if engine == "auto" else engine
+        if engine == "auto" and noted.recipe.engine in ENGINES:  # earlier versions had another
+            engine = noted.recipe.engine
         # Not every engine has every precision.
         if precision == "auto" and engine == noted.recipe.engine:
             precision = noted.recipe.precision

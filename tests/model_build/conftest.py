@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from model_build.data.labels import LabelSet
+from tests import networks
 
 TOY = LabelSet(("ground", "box", "disc"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
 
@@ -304,10 +305,9 @@ def read_checkpoint():
 
 @pytest.fixture(scope="session")
 def score_saved(toy_data, toy_labels):
-    """A function that scores a saved-model folder on the toy data."""
-    import keras
+    """A function that scores a saved-model folder, as TensorFlow serves it, on the toy data."""
+    import tensorflow as tf
 
-    from model_build import artifact
     from model_build.data import crops
     from model_build.data.layouts import DataFolder
     from model_build.data.pairs import read_split
@@ -315,10 +315,10 @@ def score_saved(toy_data, toy_labels):
     from model_build.training.best import validate
 
     def score(output):
-        network = artifact.load(str(output))
+        logits = networks.serve(output)
 
         def classify(images):
-            return keras.ops.argmax(network.head(network.body(images)), -1)
+            return tf.argmax(logits(images), -1)
 
         pairs = read_split(DataFolder(str(toy_data)), "val", toy_labels)
         return scores(validate(classify, crops.whole_images(pairs), len(toy_labels)))

@@ -12,35 +12,39 @@ import numpy as np
 import pytest
 
 from model_build import artifact
-from model_build.errors import UserError
-from model_build.network.fcn import SCORES, fcn
+from model_build.artifact import Scores
+from model_build.errors import JobError, UserError
+from model_build.network.fcn import Architecture, fcn
+from tests import networks
 
-VARIABLES = "saved_model/variables/variables.data-00000-of-00001"
+PROGRAM, WEIGHTS = "saved_model/saved_model.pb", "trained.weights.h5"
 
 
 @pytest.fixture(scope="module")
-def network():
-    """A MobileNetV2 FCN whose statistics and biases are not at their initial values."""
+def network(use_tiny_backbone):
+    """A small FCN with every part, whose statistics and biases are not at their initial values."""
     keras.utils.set_random_seed(0)
-    model, normalisation = fcn(3, "mobilenet_v2")
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_backbone(patch)
+        model, normalisation = fcn(3, "tiny", context=True)
     rng = np.random.default_rng(0)
     for weight in model.weights:
-        if len(weight.shape) == 1:
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        value = rng.uniform(0.5, 1.5, weight.shape) if len(weight.shape) == 1 else weight.numpy()
+        weight.assign(value.astype(np.float16))  # as kernels are where half of a model is saved
     return model, normalisation
 
 
 @pytest.fixture(scope="module")
 def description(network, toy_labels):
     return artifact.Description(
-        backbone="mobilenet_v2",
+        backbone="tiny",
         labels=toy_labels,
-        normalisation=network[1].to_json(),
+        normalisation=json.loads(json.dumps(network[1].to_json())),
         stride=32,
         long_side=96,
         parameters=0,
         training={"val_miou": 0.5},
-        architecture={"backbone_name": "mobilenet_v2"},
+        architecture=Architecture("tiny", context=True).to_json(),
     )
 
 
@@ -57,11 +61,6 @@ def halved(network, description, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
-
-
 @pytest.fixture
 def copied(saved, tmp_path):
     return Path(shutil.copytree(saved.folder, tmp_path / "copy"))
@@ -72,67 +71,77 @@ def edit(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def refused(folder, load=artifact.load):
+def check(folder, **options):
+    """Reads and checks a folder, as whatever uses one does first."""
+    description = artifact.describe(folder, **options)
+    artifact.check_files(folder, description, **options)
+    return description
+
+
+def refused(folder, read=artifact.describe):
     with pytest.raises(UserError) as caught:
-        load(str(folder))
+        read(str(folder))
     message = str(caught.value)
     assert "\n" not in message
+    assert len(message) < 300 + len(str(folder))
     assert message.startswith(str(folder))
     return message
 
 
-def test_body_and_head_equal_the_keras_model(saved, network, images):
-    loaded = artifact.load(str(saved.folder))
-    model, _ = network
-    scores = loaded.body(images)
-    assert scores.shape == (2, 2, 3, 3)
-    np.testing.assert_allclose(
-        scores, keras.Model(model.input, model.get_layer(SCORES).output)(images), atol=1e-5
-    )
-    logits = loaded.head(scores)
-    expected = model(images)
-    assert logits.dtype == "float32"
+@pytest.mark.parametrize("size", [(64, 96), (32, 32), (96, 64)])
+def test_what_is_saved_serves_the_networks_logits(saved, network, size):
+    images = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
+    logits, expected = networks.serve(saved.folder)(images), network[0](images)
+    assert (logits.dtype, logits.shape) == ("float32", (2, *size, 3))
     assert np.std(expected) > 1e-2
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
     np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(expected, -1))
 
 
-@pytest.mark.slow
-def test_the_loaded_network_takes_images_of_any_size(saved):
-    loaded = artifact.load(str(saved.folder))
-    for height, width in ((32, 32), (96, 64)):
-        logits = loaded.head(loaded.body(np.zeros((1, height, width, 3), np.uint8)))
-        assert logits.shape == (1, height, width, 3)
+def test_half_is_half_the_size_and_the_same_network(saved, halved, network):
+    for name in (PROGRAM, WEIGHTS):
+        assert (halved / name).stat().st_size < 0.8 * (saved.folder / name).stat().st_size
+    images = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    np.testing.assert_allclose(networks.serve(halved)(images), network[0](images), atol=1e-4)
 
 
-@pytest.mark.slow
-def test_the_serving_signature_gives_logits(saved, network, images):
-    import tensorflow as tf
-
-    module = tf.saved_model.load(str(saved.folder / "saved_model"))
-    outputs = module.signatures["serving_default"](images=tf.constant(images))
-    np.testing.assert_allclose(outputs["logits"], network[0](images), atol=1e-5)
-
-
-@pytest.mark.slow
-def test_half_is_half_the_size_and_close(saved, halved, network, images):
-    assert (halved / VARIABLES).stat().st_size / (saved.folder / VARIABLES).stat().st_size > 0.45
-    assert (halved / VARIABLES).stat().st_size < 0.6 * (saved.folder / VARIABLES).stat().st_size
-    loaded = artifact.load(str(halved))
-    logits, expected = loaded.head(loaded.body(images)).numpy(), network[0](images).numpy()
-    assert logits.dtype == np.float32
-    assert not np.array_equal(logits, expected)
-    assert np.abs(logits - expected).max() < 0.02 * np.abs(expected).max()
+def test_half_of_what_float16_does_not_hold_is_not_saved(network, description, tmp_path):
+    model = keras.models.clone_model(network[0])
+    model.set_weights([w + np.float32(0.001) * w.std() for w in network[0].get_weights()])
+    with pytest.raises(JobError, match="its inference program computes something else") as raised:
+        artifact.save(tmp_path / "model", model, description, half=True)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "model").exists()
+    artifact.save(tmp_path / "model", model, description)
+    assert check(tmp_path / "model").kind == artifact.PROGRAM
 
 
-@pytest.mark.slow
-def test_half_equals_the_network_with_rounded_kernels(halved, network, images):
-    rounded = keras.models.clone_model(network[0])
-    rounded.set_weights(
-        [w.astype(np.float16) if w.ndim > 1 else w for w in network[0].get_weights()]
-    )
-    loaded = artifact.load(str(halved))
-    np.testing.assert_allclose(loaded.head(loaded.body(images)), rounded(images), atol=1e-5)
+@pytest.mark.parametrize("half", [False, True])
+def test_keras_reads_the_trained_weights_bit_by_bit(network, saved, halved, half):
+    model = keras.models.clone_model(network[0])
+    model.set_weights([np.zeros_like(value) for value in network[0].get_weights()])
+    model.load_weights((halved if half else saved.folder) / WEIGHTS)
+    for value, expected in zip(model.get_weights(), network[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_saving_twice_gives_equal_files(network, description, saved, halved, tmp_path):
+    for half, first in ((False, saved.folder), (True, halved)):
+        artifact.save(tmp_path, network[0], description, half=half)
+        for name in (PROGRAM, WEIGHTS, "model.json"):
+            assert (tmp_path / name).read_bytes() == (first / name).read_bytes(), name
+
+
+def test_a_program_does_not_depend_on_what_else_was_built(
+    network, description, saved, use_tiny_backbone, tmp_path
+):
+    with pytest.MonkeyPatch.context() as patch:
+        use_tiny_backbone(patch)
+        again, _ = fcn(3, "tiny", context=True)
+    first, other = (model.get_layer("backbone").layers[-1].name for model in (network[0], again))
+    assert first != other  # Keras numbers those without a name of their own
+    again.set_weights(network[0].get_weights())
+    assert artifact.save(tmp_path, again, description) == saved.written
 
 
 def test_model_json_is_read_back(saved, network, description):
@@ -140,8 +149,9 @@ def test_model_json_is_read_back(saved, network, description):
     assert read == dataclasses.replace(
         description,
         parameters=network[0].count_params(),
-        fingerprint=artifact.fingerprint(saved.folder),
-        normalisation=json.loads(json.dumps(description.normalisation)),
+        fingerprint=artifact.fingerprint(saved.folder, saved.written),
+        kind=artifact.PROGRAM,
+        scores=Scores(32, network[0].get_layer("logits").shift, averages=1),
     )
     assert saved.written.fingerprint == read.fingerprint
     assert saved.written.parameters == read.parameters
@@ -149,7 +159,8 @@ def test_model_json_is_read_back(saved, network, description):
 
 def test_model_json_holds_what_other_programs_need(saved, toy_labels):
     value = json.loads((saved.folder / "model.json").read_text())
-    assert value["format"] == 1
+    assert (value["format"], value["kind"]) == (2, "program")
+    assert value["scores"] == {"stride": 32, "shift": saved.written.scores.shift, "averages": 1}
     assert value["ignore_index"] == 255
     assert value["labels"][1] == {"name": "box", "color": [250, 0, 0]}
     assert value["palette"] == [list(color) for color in toy_labels.colors]
@@ -165,7 +176,6 @@ def test_the_saved_folder_is_as_readable_as_its_parent(saved):
         assert path.stat().st_mode & 0o777 == expected, path
 
 
-@pytest.mark.slow
 def test_saving_again_replaces_the_model_and_leaves_other_files(copied, network, description):
     (copied / "history.csv").write_text("epoch\n")
     (copied / "saved_model" / "stale").write_text("old")
@@ -174,25 +184,111 @@ def test_saving_again_replaces_the_model_and_leaves_other_files(copied, network,
         "history.csv",
         "model.json",
         "saved_model",
+        "trained.weights.h5",
     ]
-    assert not (copied / "saved_model" / "stale").exists()
-    artifact.load(str(copied))
+    assert [path.name for path in (copied / "saved_model").iterdir()] == ["saved_model.pb"]
+    check(copied)
+
+
+# The fingerprint
 
 
 def test_the_fingerprint_survives_copying(saved, copied):
-    assert artifact.fingerprint(copied) == saved.written.fingerprint
+    assert artifact.fingerprint(copied, artifact.describe(copied)) == saved.written.fingerprint
     assert len(saved.written.fingerprint) == 64
 
 
 def test_the_fingerprint_depends_on_names_and_bytes(copied, saved):
     seen = {saved.written.fingerprint}
-    path = copied / "saved_model" / "extra"
     for name, content in (("a", b""), ("b", b""), ("b", b"1")):
         path = copied / "saved_model" / name
         path.write_bytes(content)
-        seen.add(artifact.fingerprint(copied))
+        seen.add(artifact.fingerprint(copied, saved.written))
         path.unlink()
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("name", sorted(networks.DECIDING))
+def test_a_field_that_reaches_a_pixel_changes_the_fingerprint(copied, saved, name):
+    changed = networks.DECIDING[name](saved.written)
+    assert changed != saved.written
+    edit(copied, **{**changed.to_json(), "fingerprint": saved.written.fingerprint})
+    assert "saved_model: does not match model.json" in refused(copied, check)
+    written = artifact.write_description(copied, changed)
+    assert written.fingerprint != saved.written.fingerprint
+    assert check(copied) == written
+
+
+def test_what_reaches_a_pixel_is_known_field_by_field(saved):
+    """Whoever adds a field says whether it reaches a pixel."""
+    changed = {name.split()[0] for name in networks.DECIDING}
+    assert changed | {"ignore_index"} == saved.written.decides().keys()  # which is always 255
+    told = {"backbone", "normalisation", "parameters", "training", "fingerprint", "architecture"}
+    known = saved.written.decides().keys() | told | {"format"}
+    assert saved.written.to_json().keys() == known
+
+
+def test_what_only_tells_of_a_network_does_not_change_its_fingerprint(copied, saved):
+    told = dataclasses.replace(
+        saved.written,
+        backbone="another",
+        normalisation={},
+        parameters=1,
+        training={"val_miou": 0.9},
+        architecture={},
+    )
+    assert artifact.write_description(copied, told).fingerprint == saved.written.fingerprint
+    check(copied)
+
+
+def test_the_weights_to_train_further_with_are_none_of_what_makes_pixels(copied, saved):
+    (copied / WEIGHTS).unlink()
+    assert check(copied) == saved.written
+
+
+@pytest.mark.parametrize("name", [PROGRAM, "saved_model"])
+def test_a_missing_file_is_refused(copied, name):
+    path = copied / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "a file is truncated, changed or missing" in refused(copied, check)
+
+
+def test_a_truncated_file_is_refused(copied):
+    path = copied / PROGRAM
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "a file is truncated, changed or missing" in refused(copied, check)
+
+
+def test_a_changed_file_is_refused(copied):
+    path = copied / PROGRAM
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    assert "a file is truncated, changed or missing" in refused(copied, check)
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._saved_model.pb", "variables/._a", "Thumbs.db", "Desktop.ini"]
+)
+def test_what_file_managers_leave_does_not_change_a_model(copied, name):
+    path = copied / artifact.NETWORK / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"left by a file manager")
+    check(copied)
+
+
+def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
+    def told(folder):
+        with pytest.raises(UserError) as caught:
+            check(str(folder), name="gs://b/model/")
+        return str(caught.value)
+
+    assert told(tmp_path / "missing").startswith("gs://b/model/: not a saved")
+    (copied / PROGRAM).unlink()
+    assert told(copied).startswith("gs://b/model/saved_model: does not match model.json")
+
+
+# model.json
 
 
 def test_describing_imports_nothing_heavy(saved):
@@ -209,9 +305,10 @@ def test_describing_imports_nothing_heavy(saved):
 
 
 def test_the_default_model_is_whole():
-    description = artifact.describe(artifact.DEFAULT_MODEL)
-    assert description.fingerprint == artifact.fingerprint(artifact.DEFAULT_MODEL)
+    description = check(artifact.DEFAULT_MODEL)
+    assert (description.format, description.kind) == (2, artifact.PROGRAM)
     assert len(description.labels) == 21
+    assert Path(artifact.DEFAULT_MODEL, WEIGHTS).is_file()
 
 
 def test_a_description_is_parsed_from_bytes(saved):
@@ -221,127 +318,166 @@ def test_a_description_is_parsed_from_bytes(saved):
         artifact.parse_description(data[:-9], "gs://b/model.json")
 
 
-@pytest.mark.slow
-def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
-    def told(folder, load=artifact.load):
-        with pytest.raises(UserError) as caught:
-            load(str(folder), name="gs://b/model/")
-        return str(caught.value)
-
-    assert told(tmp_path / "missing", artifact.describe).startswith("gs://b/model/: not a saved")
-    edit(copied, labels=json.loads((copied / "model.json").read_text())["labels"][:2])
-    assert told(copied).startswith("gs://b/model/model.json: has 2 labels")
-    (copied / VARIABLES).unlink()
-    assert told(copied).startswith("gs://b/model/saved_model: does not match model.json")
-    edit(copied, fingerprint=artifact.fingerprint(copied))
-    assert told(copied).startswith("gs://b/model/saved_model: TensorFlow cannot load it")
-
-
-@pytest.mark.parametrize("load", [artifact.describe, artifact.load])
-def test_a_folder_without_a_model_is_refused(tmp_path, load):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        assert "not a saved model: cannot read model.json" in refused(folder, load)
+        assert "not a saved model: cannot read model.json" in refused(folder)
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
 def test_invalid_json_is_refused(tmp_path, content):
     (tmp_path / "model.json").write_bytes(content)
-    assert "not valid JSON" in refused(tmp_path, artifact.describe)
+    assert "not valid JSON" in refused(tmp_path)
 
 
-@pytest.mark.slow
-def test_a_folder_of_an_earlier_version_has_no_architecture_and_loads(copied):
-    path = copied / "model.json"
+def without(folder, key):
+    path = folder / "model.json"
     value = json.loads(path.read_text())
-    del value["architecture"]
+    del value[key]
     path.write_text(json.dumps(value))
-    assert artifact.load(str(copied)).description.architecture == {}
+
+
+def test_a_description_need_not_tell_its_architecture(copied):
+    without(copied, "architecture")
+    assert check(copied).architecture == {}
 
 
 @pytest.mark.parametrize("architecture", [None, 5, "text", [1]])
 def test_an_architecture_that_is_no_object_is_refused(copied, architecture):
     edit(copied, architecture=architecture)
-    assert "not a model description" in refused(copied, artifact.describe)
+    assert "not a model description" in refused(copied)
 
 
-def test_another_format_is_refused(copied):
-    edit(copied, format=2)
-    assert "has format 2, but this version reads 1" in refused(copied, artifact.describe)
+@pytest.mark.parametrize("number", [3, 0, -1, "2", None, [2], {}])
+def test_another_format_is_refused(copied, number):
+    edit(copied, format=number)
+    message = refused(copied)
+    assert f"has format {number}, but this version reads 2 and 1" in message
+
+
+@pytest.mark.parametrize("number", [True, 2.0])
+def test_what_only_equals_a_format_is_none(copied, number):
+    edit(copied, format=number)
+    assert f"has format {number}, but this version reads 2 and 1" in refused(copied)
 
 
 @pytest.mark.parametrize(
-    "key", ["format", "backbone", "stride", "long_side", "normalisation", "training", "fingerprint"]
+    "key",
+    ["format", "backbone", "stride", "long_side", "normalisation", "training", "fingerprint"]
+    + ["labels", "parameters"],
 )
 def test_a_description_with_a_missing_key_is_refused(copied, key):
-    path = copied / "model.json"
-    value = json.loads(path.read_text())
-    del value[key]
-    path.write_text(json.dumps(value))
-    message = refused(copied, artifact.describe)
-    assert "not a model description" in message
+    without(copied, key)
+    message = refused(copied)
+    assert "not a model description" in message or "not a label set" in message
     assert key in message
+
+
+@pytest.mark.parametrize("value", [0, -32, 32.5, "32", None, True, [32], 10**12])
+def test_a_stride_that_no_network_has_is_refused(copied, value):
+    edit(copied, stride=value)
+    assert f"not a model description (ValueError('stride is {value}')" in refused(copied)
+
+
+@pytest.mark.parametrize("key", ["sigmoid", "x" * 1000, "", "\n"])
+def test_an_unknown_field_is_one_of_a_later_version(copied, key):
+    edit(copied, **{key: 1})
+    message = refused(copied)
+    assert f"has the unknown field {key[:40]!r}: it was saved by a later version" in message
+
+
+@pytest.mark.parametrize("kind", ["onnx", "", "PROGRAM", None, 5, ["program"], {}, "x" * 1000])
+def test_an_unknown_kind_is_refused(copied, kind):
+    edit(copied, kind=kind)
+    message = refused(copied)
+    assert "its kind is " in message
+    assert message.endswith("use program or saved_model")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        None,
+        5,
+        "text",
+        [],
+        {"stride": 16, "shift": "7", "averages": 0},
+        {"stride": 16, "shift": [7], "averages": 0},
+        {"stride": 16, "shift": float("nan"), "averages": 0},
+        {"stride": 16, "shift": -8.5, "averages": 0},
+        {"stride": 16, "shift": 8.6, "averages": 0},
+        {"stride": 16, "shift": True, "averages": 0},
+        {"stride": 0, "shift": None, "averages": 0},
+        {"stride": -16, "shift": None, "averages": 0},
+        {"stride": "16", "shift": None, "averages": 0},
+        {"stride": 16.5, "shift": None, "averages": 0},
+        {"stride": True, "shift": None, "averages": 0},
+        {"stride": 24, "shift": None, "averages": 0},
+        {"stride": 64, "shift": None, "averages": 0},
+        {"stride": 16, "shift": None, "averages": -1},
+        {"stride": 16, "shift": None, "averages": "1"},
+        {"stride": 16, "shift": None, "averages": 10**9},
+        {"stride": 16, "shift": None, "averages": 0, "sigmoid": True},
+    ],
+    ids=json.dumps,
+)
+def test_scores_that_lie_nowhere_are_refused(copied, scores):
+    edit(copied, scores=scores)
+    message = refused(copied)
+    assert message.startswith(f"{copied}/model.json: ")
+
+
+def test_scores_of_a_network_are_its_pixels_unless_it_says_otherwise(copied):
+    edit(copied, scores={"stride": 16})
+    assert artifact.describe(copied).scores == Scores(16, None, 0)
+    without(copied, "scores")
+    without(copied, "kind")
+    found = artifact.describe(copied)
+    assert (found.kind, found.scores) == (artifact.SAVED_MODEL, Scores(1, None, 0))
+
+
+@pytest.mark.parametrize("shift", [-8.4, 0, 7.5, 8.5, None])
+def test_scores_that_lie_somewhere_are_read(copied, shift):
+    edit(copied, scores={"stride": 16, "shift": shift, "averages": 2})
+    assert artifact.describe(copied).scores == Scores(16, shift, 2)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "5", '"text"'])
 def test_json_of_another_shape_is_refused(tmp_path, content):
     (tmp_path / "model.json").write_text(content)
-    assert "not a model description" in refused(tmp_path, artifact.describe)
+    assert "not a model description" in refused(tmp_path)
 
 
 def test_broken_labels_are_refused_with_the_file_name(copied):
     edit(copied, labels=[{"name": "a", "color": [0, 0, 0]}, {"name": "a", "color": [1, 0, 0]}])
-    message = refused(copied, artifact.describe)
+    message = refused(copied)
     assert message.startswith(f"{copied}/model.json: ")
     assert "'a' is used twice" in message
 
 
-@pytest.mark.slow
-def test_a_label_count_that_is_not_the_channel_count_is_refused(copied):
-    edit(copied, labels=json.loads((copied / "model.json").read_text())["labels"][:2])
-    assert "has 2 labels, but the network has 3 output channels" in refused(copied)
+# The earlier format
 
 
-def test_a_truncated_file_is_refused(copied):
-    path = copied / VARIABLES
-    path.write_bytes(path.read_bytes()[:1000])
-    assert "a file is truncated, changed or missing" in refused(copied)
+@pytest.fixture(scope="module")
+def earlier(network, description, tmp_path_factory):
+    return networks.save_earlier(tmp_path_factory.mktemp("earlier"), network[0], description)
 
 
-def test_a_changed_file_is_refused(copied):
-    path = copied / VARIABLES
-    content = bytearray(path.read_bytes())
-    content[1000] ^= 1
-    path.write_bytes(content)
-    assert "a file is truncated, changed or missing" in refused(copied)
+def test_a_folder_of_the_earlier_format_is_anybodys_network(earlier, description):
+    found = check(earlier)
+    assert (found.format, found.kind, found.scores) == (1, artifact.SAVED_MODEL, Scores())
+    assert found.labels == description.labels
+    assert found.architecture == description.architecture
 
 
-@pytest.mark.parametrize("name", [VARIABLES, "saved_model/saved_model.pb", "saved_model"])
-def test_a_missing_file_is_refused(copied, name):
-    path = copied / name
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert "a file is truncated, changed or missing" in refused(copied)
+def test_a_damaged_folder_of_the_earlier_format_is_refused(earlier, tmp_path):
+    copy = Path(shutil.copytree(earlier, tmp_path / "copy"))
+    (path,) = copy.glob("saved_model/variables/*.data-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "a file is truncated, changed or missing" in refused(copy, check)
 
 
-@pytest.mark.parametrize("name", [VARIABLES, "saved_model/saved_model.pb"])
-def test_what_tensorflow_cannot_load_is_refused(copied, name):
-    path = copied / name
-    path.write_bytes(path.read_bytes()[:1000])
-    edit(copied, fingerprint=artifact.fingerprint(copied))
-    assert "TensorFlow cannot load it" in refused(copied)
-
-
-def test_a_foreign_saved_model_is_refused(copied):
-    import tensorflow as tf
-
-    shutil.rmtree(copied / "saved_model")
-    tf.saved_model.save(tf.Module(), str(copied / "saved_model"))
-    edit(copied, fingerprint=artifact.fingerprint(copied))
-    assert "TensorFlow cannot load it" in refused(copied)
-
-
-@pytest.mark.parametrize(
-    "name", [".DS_Store", "._saved_model.pb", "variables/._a", "Thumbs.db", "Desktop.ini"]
-)
-def test_what_file_managers_leave_does_not_change_a_model(copied, saved, name):
-    (copied / artifact.NETWORK / name).write_bytes(b"left by a file manager")
-    assert artifact.fingerprint(copied) == saved.written.fingerprint
+@pytest.mark.parametrize("name", ["scores", "kind"])
+def test_the_earlier_format_has_no_field_of_the_later(earlier, saved, tmp_path, name):
+    copy = Path(shutil.copytree(earlier, tmp_path / "copy"))
+    edit(copy, **{name: saved.written.to_json()[name]})
+    assert f"has the unknown field {name!r}" in refused(copy)

@@ -17,6 +17,7 @@ from model_build.network.fcn import fcn
 from model_build.training import checkpoints
 from model_build.training.checkpoints import Keeper
 from model_build.training.objective import compile_model
+from tests import networks
 
 
 def kept(output):
@@ -120,8 +121,7 @@ def test_checkpoints_of_the_last_and_of_the_first_of_the_best_epochs_are_kept(im
 @pytest.mark.slow
 def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    network = artifact.load(str(impatient.output))
-    logits = network.head(network.body(image))
+    logits = networks.serve(impatient.output)(image)
     np.testing.assert_allclose(logits, read_checkpoint(impatient.output, 2)(image), atol=1e-4)
     assert not np.allclose(logits, read_checkpoint(impatient.output, 4)(image), atol=1e-2)
 

@@ -3,7 +3,6 @@ import dataclasses
 import keras
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from model_build.errors import UserError
 from model_build.network.fcn import BACKBONE
@@ -27,14 +26,7 @@ def test_half_precision_leaves_a_float32_network(run_training, undisturbed, tmp_
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert losses[0] != losses[1]
 
-    saved = saved_model_pb2.SavedModel.FromString(
-        (tmp_path / "saved_model" / "saved_model.pb").read_bytes()
-    )
-    nodes = [
-        node
-        for function in saved.meta_graphs[0].graph_def.library.function
-        for node in function.node_def
-    ]
+    nodes = tf.saved_model.load(str(tmp_path / "saved_model")).graph.as_graph_def().node
     types = {value.type for node in nodes for value in node.attr.values()}
     assert tf.bfloat16.as_datatype_enum not in types
     multiplying = [node for node in nodes if node.op in ("Conv2D", "BatchMatMulV2")]

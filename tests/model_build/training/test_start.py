@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from model_build import artifact
+from model_build import artifact, export, program, saved_model
 from model_build.data.labels import LabelSet
 from model_build.errors import UserError
 from model_build.network.fcn import BACKBONE, SCORES, Architecture, fcn
 from model_build.training import checkpoints
 from model_build.training.start import inherit, starting
+from tests.networks import save_earlier, serve
 
 RED, GREEN, BLUE, GREY = (250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9)
 
@@ -24,12 +25,15 @@ def labels_of(*names):
 def saved(tiny_backbone, tmp_path):
     """A function that saves a network with random weights: its folder and the Keras model."""
 
-    def save(labels, half=False, **options):
+    def save(labels, half=False, write=artifact.save, **options):
         keras.utils.set_random_seed(len(labels))
         architecture = Architecture("tiny", **options)
         model, normalisation = fcn(len(labels), **dataclasses.asdict(architecture))
         rng = np.random.default_rng(1)
-        model.set_weights([rng.uniform(0.1, 1, w.shape) for w in model.get_weights()])
+        values = [rng.uniform(0.1, 1, w.shape).astype(np.float32) for w in model.get_weights()]
+        if half:
+            values = [w.astype(np.float16) if w.ndim > 1 else w for w in values]
+        model.set_weights(values)
         description = artifact.Description(
             backbone="tiny",
             labels=labels,
@@ -39,7 +43,7 @@ def saved(tiny_backbone, tmp_path):
             parameters=0,
             architecture=architecture.to_json(),
         )
-        artifact.save(tmp_path / "model", model, description, half=half)
+        write(tmp_path / "model", model, description, half=half)
         return tmp_path / "model", model
 
     return save
@@ -76,13 +80,15 @@ def test_a_network_of_the_same_labels_is_the_start_again(saved, toy_labels, asse
     }
 
 
-def test_half_a_model_serves_as_well(saved, toy_labels, assert_close):
-    folder, model = saved(toy_labels, half=True, context=True)
-    again, _ = inherited(folder, toy_labels)
-    assert_close(model, again, rtol=1e-3, atol=0)
-    rounded = [w.astype(np.float16) if w.ndim > 1 else w for w in model.get_weights()]
-    for expected, value in zip(rounded, again.get_weights(), strict=True):
-        np.testing.assert_array_equal(value, expected.astype(np.float32))
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("write", [artifact.save, save_earlier])
+def test_each_format_gives_all_weights_bit_by_bit(saved, toy_labels, write, half):
+    folder, model = saved(toy_labels, half, write, context=True, learn_upsampling=True)
+    again, has = inherited(folder, toy_labels)
+    assert has.new == ()
+    for value, expected in zip(again.weights, model.weights, strict=True):
+        assert (value.path, value.dtype) == (expected.path, "float32")
+        np.testing.assert_array_equal(value, expected)
 
 
 @pytest.mark.parametrize(
@@ -274,78 +280,100 @@ def test_an_architecture_of_another_network_is_refused(saved, toy_labels, other)
     folder, _ = saved(toy_labels)
     edit(folder, architecture=Architecture("tiny", **other).to_json())
     message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/saved_model: is not the network that model.json describes")
-    assert "use the model.json it was saved with" in message
+    assert message.startswith(f"{folder}/trained.weights.h5: cannot be loaded as weights of fcn32s")
+    assert message.endswith("; copy or train the model again")
 
 
-def test_labels_that_are_not_the_networks_make_no_room_for_themselves(
-    saved, toy_labels, monkeypatch
-):
+def test_labels_that_are_not_the_networks_are_refused(saved, toy_labels):
     folder, _ = saved(toy_labels)
-    many = [{"name": f"label {n}", "color": [n, n // 2, 1]} for n in range(255)]
-    edit(
-        folder,
-        labels=many,
-        architecture=Architecture("tiny", learn_upsampling=True).to_json(),
-    )
-    start = starting(str(folder), {})
-    model, _ = fcn(3, "tiny", learn_upsampling=True)
-    monkeypatch.setattr("model_build.training.start.fcn", None)
-    with pytest.raises(UserError, match="head_weights/0 is missing, but should be"):
-        inherit(model, start, toy_labels)
+    edit(folder, labels=labels_of("ground", "box").to_json()["labels"])
+    assert f"{folder}/saved_model: does not match model.json" in refused(folder, toy_labels)
+    artifact.write_description(folder, artifact.describe(folder))
+    assert f"{folder}/trained.weights.h5: cannot be loaded as" in refused(folder, toy_labels)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, -1])
+def test_truncated_weights_are_refused(saved, toy_labels, kept):
+    folder, _ = saved(toy_labels)
+    content = (folder / artifact.WEIGHTS).read_bytes()
+    kept = int(kept * len(content)) if isinstance(kept, float) else kept
+    (folder / artifact.WEIGHTS).write_bytes(content[:kept])
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/trained.weights.h5: cannot be loaded as weights of fcn32s")
+    assert message.endswith("; copy or train the model again")
+
+
+def test_missing_weights_are_refused(saved, toy_labels):
+    folder, _ = saved(toy_labels)
+    (folder / artifact.WEIGHTS).unlink()
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/trained.weights.h5: ")
+    assert message.endswith("; copy or train the model again")
+
+
+def test_weights_of_another_network_are_refused(saved, toy_labels, tmp_path):
+    folder, _ = saved(toy_labels)
+    fcn(3, "tiny", context=True)[0].save_weights(folder / artifact.WEIGHTS)
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/trained.weights.h5: cannot be loaded as weights of fcn32s")
 
 
 VARIABLES = "saved_model/variables/variables"
 
 
-@pytest.mark.slow
+def fingerprinted(folder):
+    """Makes a folder of the earlier format look as if it had been saved as it is."""
+    edit(folder, fingerprint=artifact.fingerprint(folder, artifact.describe(folder)))
+
+
 @pytest.mark.parametrize("name", [f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001"])
 @pytest.mark.parametrize("known", [False, True], ids=["by accident", "on purpose"])
-def test_truncated_variables_are_refused(saved, toy_labels, name, known):
-    folder, _ = saved(toy_labels)
+def test_truncated_variables_of_the_earlier_format_are_refused(saved, toy_labels, name, known):
+    folder, _ = saved(toy_labels, write=save_earlier)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     if known:
-        edit(folder, fingerprint=artifact.fingerprint(folder))
-    message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/saved_model: ")
+        fingerprinted(folder)
+    assert refused(folder, toy_labels).startswith(f"{folder}/saved_model: ")
 
 
-def test_corrupt_variables_are_refused(saved, toy_labels):
-    folder, _ = saved(toy_labels)
-    path = folder / f"{VARIABLES}.data-00000-of-00001"
-    content = bytearray(path.read_bytes())
-    content[100] ^= 1
-    path.write_bytes(content)
-    edit(folder, fingerprint=artifact.fingerprint(folder))
-    assert "its variables cannot be read (" in refused(folder, toy_labels)
-
-
-def test_a_folder_without_variables_is_refused(saved, toy_labels):
-    folder, _ = saved(toy_labels)
+def test_a_folder_of_the_earlier_format_without_variables_is_refused(saved, toy_labels):
+    folder, _ = saved(toy_labels, write=save_earlier)
     shutil.rmtree(folder / "saved_model" / "variables")
-    edit(folder, fingerprint=artifact.fingerprint(folder))
-    assert "its variables cannot be read (" in refused(folder, toy_labels)
+    fingerprinted(folder)
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/saved_model: its variables cannot be read (")
 
 
-def test_a_foreign_saved_model_is_refused(saved, toy_labels):
+@pytest.mark.parametrize("other", [{"context": True}, {"learn_upsampling": True}])
+def test_variables_of_another_network_are_refused(saved, toy_labels, other):
+    folder, _ = saved(toy_labels, write=save_earlier)
+    edit(folder, architecture=Architecture("tiny", **other).to_json())
+    message = refused(folder, toy_labels)
+    assert message.startswith(f"{folder}/saved_model: is not the network that model.json describes")
+    assert "use the model.json it was saved with" in message
+
+
+def test_anybodys_network_is_run_but_not_trained_further(saved, toy_labels):
+    folder, _ = saved(toy_labels, write=save_earlier)
+    foreign = dataclasses.replace(artifact.describe(folder), format=artifact.FORMAT)
+    artifact.write_description(folder, foreign)
+    assert refused(folder, toy_labels) == (
+        f"{folder}: its network was not made by `fcn-beam train`, which cannot train it further; "
+        "name another folder for --start"
+    )
+
+
+@pytest.mark.parametrize("write", [artifact.save, save_earlier])
+def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch, write):
     import tensorflow as tf
 
-    folder, _ = saved(toy_labels)
-    shutil.rmtree(folder / "saved_model")
-    foreign = tf.Module()
-    foreign.kernel = tf.Variable(np.zeros(3, np.float32))
-    tf.saved_model.save(foreign, str(folder / "saved_model"))
-    edit(folder, fingerprint=artifact.fingerprint(folder))
-    assert "was not written by `fcn-beam train`" in refused(folder, toy_labels)
-
-
-def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch):
-    import tensorflow as tf
-
-    folder, _ = saved(toy_labels)
+    folder, _ = saved(toy_labels, write=write)
     (folder / "saved_model" / "saved_model.pb").write_bytes(b"no graph")
-    edit(folder, fingerprint=artifact.fingerprint(folder))
+    if write is save_earlier:
+        fingerprinted(folder)
+    else:
+        artifact.write_description(folder, artifact.describe(folder))
     monkeypatch.setattr(tf.saved_model, "load", None)
     inherited(folder, toy_labels)
 
@@ -356,9 +384,9 @@ def test_the_default_model_is_a_start():
     labels = start.labels
     model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
     assert inherit(model, start, labels).new == ()
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    network = artifact.load(artifact.DEFAULT_MODEL)
-    np.testing.assert_allclose(model(image), network.head(network.body(image)), atol=1e-4)
+    graph = saved_model.read(f"{artifact.DEFAULT_MODEL}/saved_model").graph_def
+    averages = artifact.describe(artifact.DEFAULT_MODEL).scores.averages
+    export.check(program.Program(graph, averages), model)
 
 
 # Trainings
@@ -375,8 +403,7 @@ def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, qui
     none = dataclasses.replace(quick, epochs=0)
     same = run_training(tmp_path / "out", start=begun, recipe=none, pictures=True)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    networks = [artifact.load(str(folder)) for folder in (undisturbed.output, tmp_path / "out")]
-    before, after = (network.head(network.body(image)).numpy() for network in networks)
+    before, after = (serve(folder)(image) for folder in (undisturbed.output, tmp_path / "out"))
     np.testing.assert_array_equal(before, after)
     assert same.description.long_side == undisturbed.description.long_side
     report = same.description.training

@@ -5,13 +5,17 @@ import re
 import shutil
 from pathlib import Path
 
+import keras
 import pytest
 from click.testing import CliRunner
 
 from model_build import artifact
 from model_build.errors import UserError
+from model_build.network import fcn  # noqa: F401, whose layers Keras reads
 from pipeline.cli.info import info
+from pipeline.network import models
 from pipeline.storage import Files
+from tests.networks import save_earlier
 
 TRAINING = {"recipe": "default", "image_size": [64, 96], "val_miou": 0.4375, "data": {"train": 6}}
 
@@ -51,6 +55,15 @@ def test_info_shows_the_saved_model(trained):
     assert rows["data"] == "train 6"
 
 
+def test_info_of_a_folder_of_the_earlier_format_is_that_of_its_network(tiny_model, tmp_path):
+    description = artifact.describe(tiny_model)
+    model = keras.models.load_model(f"{tiny_model}/model.keras")
+    rows = shown(invoke(save_earlier(tmp_path, model, description)))
+    new = shown(invoke(tiny_model))
+    assert rows.pop("fingerprint") != new.pop("fingerprint")
+    assert rows == new
+
+
 def test_info_checks_the_whole_model(trained, tmp_path):
     (tmp_path / "model.json").write_text((trained / "model.json").read_text())
     result = invoke(tmp_path)
@@ -79,9 +92,23 @@ def test_info_of_a_model_in_a_store_is_that_of_its_copy_on_disk(trained, remote)
     assert shown(invoke(f"{remote}/", "--storage-option", "s3.anon=true")) == here
 
 
+def test_info_does_not_fetch_the_weights_to_train_further_with(trained, remote, monkeypatch):
+    load, seen = models.load_local, []
+
+    def look(folder, name):
+        paths = (path for path in Path(folder).rglob("*") if path.is_file())
+        seen.append({path.relative_to(folder).as_posix() for path in paths})
+        return load(folder, name)
+
+    monkeypatch.setattr(models, "load_local", look)
+    assert Files().exists(f"{remote}/trained.weights.h5")
+    shown(invoke(remote))
+    assert seen == [{"model.json", "saved_model/saved_model.pb"}]
+
+
 def test_info_checks_a_model_in_a_store_and_calls_it_by_its_uri(remote):
-    (weights,) = (file.path for file in Files().list(remote) if "variables.data" in file.path)
-    Files().write(weights, Files().read(weights)[:-1000])
+    program = f"{remote}/saved_model/saved_model.pb"
+    Files().write(program, Files().read(program)[:-1000])
     result = invoke(remote)
     assert isinstance(result.exception, UserError)
     assert str(result.exception).startswith(f"{remote}/saved_model: ")

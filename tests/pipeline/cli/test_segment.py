@@ -1,5 +1,6 @@
 """``fcn-beam segment``; the job itself is tested in ``jobs/test_segment.py``."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_build import artifact
+from model_build.data.labels import LabelSet
 from pipeline.cli import main
 from tests.pipeline.jobs import reliability
 from tests.waiting import wait_until
@@ -121,9 +124,9 @@ def test_a_list_may_come_by_standard_input(photos, tiny_model, tmp_path, name):
 
 def test_a_model_with_a_label_too_few_is_one_line(command, photos, tiny_model, tmp_path):
     model = shutil.copytree(tiny_model, tmp_path / "model")
-    description = json.loads((model / "model.json").read_text())
-    description["labels"].pop()
-    (model / "model.json").write_text(json.dumps(description))
+    described = artifact.describe(model)
+    labels = LabelSet(described.labels.names[:-1], described.labels.colors[:-1])
+    artifact.write_description(model, dataclasses.replace(described, labels=labels))
     status, _, err = command(photos, "--output", tmp_path / "out", "--model", model)
     assert status == 2
     assert "20 labels" in err
@@ -133,8 +136,8 @@ def test_a_model_with_a_label_too_few_is_one_line(command, photos, tiny_model, t
 @pytest.mark.slow
 def test_a_truncated_model_is_one_line(photos, tiny_model, tmp_path):
     model = shutil.copytree(tiny_model, tmp_path / "model")
-    (weights,) = model.glob("saved_model/variables/*.data-*")
-    weights.write_bytes(weights.read_bytes()[:-1000])
+    program = model / "saved_model/saved_model.pb"
+    program.write_bytes(program.read_bytes()[:-1000])
     done = in_a_process("segment", photos, "--output", tmp_path / "out", "--model", model)
     assert done.returncode == 2
     assert "truncated" in done.stderr

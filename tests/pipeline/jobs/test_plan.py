@@ -19,6 +19,7 @@ from pipeline.outputs.claims import Noted
 from pipeline.outputs.recipe import Recipe
 from pipeline.records import Source
 from pipeline.storage import Files
+from tests.networks import DECIDING
 
 FILES = Files()
 
@@ -218,7 +219,7 @@ def test_an_output_that_cannot_be_looked_at_ends_the_job(ask, tmp_path, claim):
 def test_nothing_in_a_recipe_is_auto(ask, monkeypatch):
     monkeypatch.setattr(threads, "has_accelerator", lambda: False)
     recipe = plan(ask()).recipe
-    assert (recipe.engine, recipe.batch_size, recipe.long_side) == ("xla-head", 1, 96)
+    assert (recipe.engine, recipe.batch_size, recipe.long_side) == ("graph", 1, 96)
     monkeypatch.setattr(threads, "has_accelerator", lambda: True)
     recipe = plan(ask()).recipe
     assert (recipe.engine, recipe.batch_size) == ("xla", 8)
@@ -251,6 +252,15 @@ def test_masks_in_a_precision_that_this_machine_lacks_are_not_gone_on_with(ask, 
     assert plan(ask(precision="float32", overwrite=True)).recipe.precision == "float32"
     # Another engine takes the precision that it has.
     assert plan(ask(engine="xla", overwrite=True)).recipe.precision == "float32"
+
+
+def test_an_engine_that_is_no_more_is_not_gone_on_with(ask, claim, monkeypatch):
+    monkeypatch.setattr(threads, "has_accelerator", lambda: False)
+    claim(engine="xla-head", precision="bfloat16", batch_size=2)
+    with pytest.raises(UserError, match="made with engine xla-head, not graph; add --overwrite"):
+        plan(ask(precision="float32"))
+    recipe = plan(ask(overwrite=True)).recipe
+    assert (recipe.engine, recipe.precision, recipe.batch_size) == ("graph", "float32", 2)
 
 
 @pytest.mark.parametrize("accelerator", [False, True])
@@ -292,7 +302,7 @@ def test_the_side_that_a_model_was_trained_at_is_the_models_and_not_run_jsons(as
         ({"long_side": 64}, "long side 96, not 64"),
         ({"long_side": "native"}, "long side 96, not native"),
         ({"tile": True}, "tile none, not 256"),
-        ({"engine": "xla"}, "engine xla-head, not xla"),
+        ({"engine": "xla"}, "engine graph, not xla"),
         ({"batch_size": 2}, "batch size 1, not 2"),
     ],
 )
@@ -317,6 +327,21 @@ def test_another_model_is_refused_by_its_fingerprint(ask, claim, tiny_model, oth
     with pytest.raises(UserError, match=f"made with model {mine}, not ffffffffffff; add --over"):
         plan(ask(model=other_model))
     assert plan(ask(model=other_model, overwrite=True)).recipe.model == "f" * 64
+
+
+@pytest.mark.parametrize("name", sorted(DECIDING))
+def test_a_model_that_makes_other_pixels_is_another_model(ask, claim, tiny_model, tmp_path, name):
+    """Each field of model.json that reaches a pixel, changed and written anew."""
+    claim()
+    changed = shutil.copytree(tiny_model, tmp_path / "changed")
+    before = artifact.describe(changed)
+    after = artifact.write_description(changed, DECIDING[name](before))
+    assert after != before
+    with pytest.raises(UserError) as refused:
+        plan(ask(model=str(changed)))
+    models_named = f"model {before.fingerprint[:12]}, not {after.fingerprint[:12]}"
+    assert f"/out: contains masks made with {models_named}; add --overwrite" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_copy_of_the_model_is_the_same_model(ask, claim, tiny_model, tmp_path):
@@ -436,7 +461,7 @@ def test_what_workers_elsewhere_have_is_not_known_here(remote, monkeypatch):
 
     monkeypatch.setattr(threads, "has_accelerator", refuse)
     recipe = plan(remote()).recipe
-    assert (recipe.engine, recipe.batch_size) == ("xla-head", 1)
+    assert (recipe.engine, recipe.batch_size) == ("graph", 1)
 
 
 def test_local_files_are_refused_for_a_remote_runner(remote, tmp_path):

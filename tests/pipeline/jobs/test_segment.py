@@ -762,6 +762,9 @@ def test_a_local_model_and_list_are_copied_for_a_remote_runner(
         staged = stage(ours)
     copied = staged.engine.model
     assert copied == f"{OUT}/staged/model-{staged.model.fingerprint[:12]}"
+    assert Path(tiny_model, "trained.weights.h5").is_file()  # which no worker needs
+    names = {file.path.removeprefix(f"{copied}/") for file in Files().list(copied)}
+    assert names == {"model.json", "saved_model/saved_model.pb"}
     assert models.load(copied, Files()).description == models.describe(tiny_model, Files())
     (list_source, folder) = staged.sources
     assert list_source == planned.sources[0]._replace(where=f"{OUT}/staged/input-0.txt")
