@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, loaded
 
 from model_build.artifact import DEFAULT_MODEL
 
@@ -23,7 +23,6 @@ from model_build.artifact import DEFAULT_MODEL
 @click.option("--scale", "scales", multiple=True, default=[1.0, 0.5], show_default=True)
 def main(data: str, split: str, scales: tuple[float, ...]) -> None:
     """Compare the pixels of training with those of the job."""
-    from model_build.artifact import load
     from model_build.data.layouts import DataFolder
     from model_build.data.pairs import read_pair
     from model_build.quiet import import_tensorflow
@@ -35,7 +34,7 @@ def main(data: str, split: str, scales: tuple[float, ...]) -> None:
     from pipeline.images.sizes import enlarge
     from pipeline.network.segmenter import Segmenter
 
-    network = load(DEFAULT_MODEL)
+    network = loaded(DEFAULT_MODEL)
     labels, segmenter = network.description.labels, Segmenter(network)
     folder = DataFolder(data)
     pairs = [read_pair(folder, name, labels) for name in folder.names(split)]

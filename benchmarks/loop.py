@@ -19,12 +19,14 @@ STRIDE = 32
 
 
 def main(photos: str, out: str, model: str, limit: int | None) -> None:
-    network, palette = tf.saved_model.load(f"{model}/saved_model"), describe(model).labels.palette
+    network = tf.saved_model.load(f"{model}/saved_model").signatures["serving_default"]
+    palette = describe(model).labels.palette
     for path in sorted(Path(photos).glob("*.jpg"))[:limit]:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         height, width = pixels.shape[:2]
         frame = ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
-        logits = network.logits(np.pad(pixels, frame, mode="edge")[None])["logits"][0]
+        images = tf.constant(np.pad(pixels, frame, mode="edge")[None])
+        logits = network(images=images)["logits"][0]
         ids = tf.argmax(logits, -1).numpy()[:height, :width].astype(np.uint8)
         mask = Image.fromarray(ids)
         mask.putpalette(palette)
