@@ -7,11 +7,15 @@ rejects, no histograms, TensorFlow as it comes.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for dilated depthwise convolutions
+
+import tensorflow as tf
 
 from model_build.artifact import DEFAULT_MODEL, describe
 

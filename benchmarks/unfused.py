@@ -153,11 +153,11 @@ def trace(scores: Scores, image: np.ndarray, precision: str, calls: int) -> Trac
     (wanted,), (images,) = function.outputs, function.inputs
     with tf.compat.v1.Session(graph=function.graph, config=settings) as session:
         metadata = tf.compat.v1.RunMetadata()
-        session.run(wanted, {images: image}, options, metadata)
+        session.run(wanted, {images.name: image}, options, metadata)
         ops = {node.name: node.op for part in metadata.partition_graphs for node in part.node}
         for _ in range(calls):
             metadata = tf.compat.v1.RunMetadata()
-            session.run(wanted, {images: image}, options, metadata)
+            session.run(wanted, {images.name: image}, options, metadata)
             for device in metadata.step_stats.dev_stats:
                 for node in device.node_stats:
                     took = node.op_end_rel_micros - node.op_start_rel_micros
