@@ -23,21 +23,25 @@ def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
 
     import_tensorflow()
     description = load(model, Files(parse_options(storage_options))).description
-    normalisation = description.normalisation
     rows: dict[str, Any] = {
         "backbone": description.backbone,
         "architecture": _shown(description.architecture) or "unknown",
         "stride": description.stride,
         "long side": f"{description.long_side} pixels",
         "parameters": f"{description.parameters:,}",
-        "normalisation": f"{normalisation['channels']} × {_short(normalisation['scale'])} "
-        f"+ {_short(normalisation['offset'])}",
+        "normalisation": _normalised(description.normalisation),
         "labels": f"{len(description.labels)}: " + ", ".join(description.labels.names),
         **{key.replace("_", " "): _shown(value) for key, value in description.training.items()},
         "fingerprint": description.fingerprint,
     }
     for key, value in rows.items():
         say(visible(f"{key:<20}{value}"))
+
+
+def _normalised(value: dict[str, Any]) -> str:
+    if not value:  # a network that was not trained here
+        return "unknown"
+    return f"{value['channels']} × {_short(value['scale'])} + {_short(value['offset'])}"
 
 
 def _shown(value: Any) -> str:
