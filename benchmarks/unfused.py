@@ -185,7 +185,7 @@ def unfused(found: Trace) -> list[str]:
     return [
         f"{found.operations[op]} × {op} ({milliseconds:.2f} ms)"
         for op, milliseconds in rows
-        if milliseconds >= LEAST and not op.startswith("_Fused") and op != "BatchMatMulV2"
+        if milliseconds >= LEAST and op not in (*NO_WORK, "BatchMatMulV2") and "_Fused" not in op
     ]
 
 
