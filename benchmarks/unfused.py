@@ -150,14 +150,15 @@ def trace(scores: Scores, image: np.ndarray, precision: str, calls: int) -> Trac
     times: dict[str, list[float]] = defaultdict(list)
     spec = tf.TensorSpec([1, None, None, 3], tf.uint8)
     function = tf.compat.v1.wrap_function(scores, [spec])
-    (wanted,), (images,) = function.outputs, function.inputs
+    given = image, *map(np.asarray, function.captured_inputs)
+    feeds = {tensor.name: value for tensor, value in zip(function.inputs, given, strict=True)}
     with tf.compat.v1.Session(graph=function.graph, config=settings) as session:
         metadata = tf.compat.v1.RunMetadata()
-        session.run(wanted, {images.name: image}, options, metadata)
+        session.run(function.outputs, feeds, options, metadata)
         ops = {node.name: node.op for part in metadata.partition_graphs for node in part.node}
         for _ in range(calls):
             metadata = tf.compat.v1.RunMetadata()
-            session.run(wanted, {images.name: image}, options, metadata)
+            session.run(function.outputs, feeds, options, metadata)
             for device in metadata.step_stats.dev_stats:
                 for node in device.node_stats:
                     took = node.op_end_rel_micros - node.op_start_rel_micros
