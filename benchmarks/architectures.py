@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import numpy as np
+from classmaps import loaded
 
 # Fields of model_build.network.fcn.Architecture and of model_build.training.recipes.Recipe.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -58,7 +59,6 @@ def main(
     rounds: int,
 ) -> None:
     """Train and measure."""
-    from model_build.artifact import load
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
@@ -92,7 +92,7 @@ def main(
         )
     strides.grid_centers = centers
 
-    networks = {name: load(str(folder)) for name, folder in folders.items()}
+    networks = {name: loaded(str(folder)) for name, folder in folders.items()}
     segmenters = {name: Segmenter(network) for name, network in networks.items()}
     images = np.random.default_rng(0).integers(0, 255, (4, 1, height, width, 3), np.uint8)
     times: dict[str, list[float]] = {name: [] for name in segmenters}

@@ -13,6 +13,7 @@ them. As in a job, there are as many streams as cores. ``--engine auto`` rests o
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import resource
@@ -26,7 +27,7 @@ from typing import Any
 
 import click
 import numpy as np
-from classmaps import class_map_of, in_streams
+from classmaps import class_map_of, in_streams, loaded
 
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.network import ENGINES
@@ -90,11 +91,11 @@ def invented(
 
 def _measured(model: str, engine: str, images: int, sizes: int, side: int) -> str:
     segmenter = _segmenter(model, engine, "float32", side)
-    # Each trace is a function that TensorFlow keeps. No public name lists them.
-    from tensorflow.python.eager import context
+    import tensorflow as tf
 
     def traced() -> int:
-        return len(context.context().list_function_names())
+        held = map(type, gc.get_objects())
+        return sum(issubclass(kind, tf.types.experimental.ConcreteFunction) for kind in held)
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEMORY
@@ -183,12 +184,11 @@ def _segmenter(model: str, engine: str, precision: str, side: int) -> Any:
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from model_build.artifact import load
     from pipeline.network.segmenter import Segmenter
     from pipeline.network.threads import set_threads
 
     set_threads()
-    return Segmenter(load(model), engine, precision=precision, long_side=side)
+    return Segmenter(loaded(model), engine, precision=precision, long_side=side)
 
 
 def _long_side(model: str) -> int:

@@ -1,4 +1,4 @@
-"""What several benchmarks share: the class map that the network gives an image, and streams."""
+"""What several benchmarks share: networks as a job loads them, their class maps, and streams."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ import numpy as np
 
 from pipeline.images.sizes import bucket, crop, pad
 from pipeline.network.threads import usable_cores
+
+
+def loaded(model: str) -> Any:
+    """The network of a saved-model folder, as a job loads it."""
+    from model_build.quiet import import_tensorflow
+
+    import_tensorflow()
+    from pipeline.network.models import load
+    from pipeline.storage import Files
+
+    return load(model, Files())
 
 
 def class_map_of(pixels: np.ndarray, segmenter: Any) -> np.ndarray:

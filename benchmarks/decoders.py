@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, loaded
 
 from model_build.artifact import DEFAULT_MODEL
 
@@ -23,20 +23,23 @@ from model_build.artifact import DEFAULT_MODEL
 @click.option("--scale", "scales", multiple=True, default=[1.0, 0.5], show_default=True)
 def main(data: str, split: str, scales: tuple[float, ...]) -> None:
     """Compare the pixels of training with those of the job."""
-    from model_build.artifact import load
     from model_build.data.layouts import DataFolder
     from model_build.data.pairs import read_pair
     from model_build.quiet import import_tensorflow
     from model_build.scores import confusion_matrix, scores
 
     import_tensorflow()
+    import tensorflow as tf
+
     from model_build.data.crops import read_image, resize
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
     from pipeline.images.sizes import enlarge
     from pipeline.network.segmenter import Segmenter
 
-    network = load(DEFAULT_MODEL)
+    network = loaded(DEFAULT_MODEL)
     labels, segmenter = network.description.labels, Segmenter(network)
+    # Training reads in a graph, where a path comes as bytes.
+    read = tf.function(read_image, [tf.TensorSpec([], tf.string)])
     folder = DataFolder(data)
     pairs = [read_pair(folder, name, labels) for name in folder.names(split)]
     for scale in scales:
@@ -46,7 +49,7 @@ def main(data: str, split: str, scales: tuple[float, ...]) -> None:
             options = DecodeOptions(round(scale * max(pair.height, pair.width)), MAX_PIXELS)
             with open(pair.image, "rb") as file:
                 of_job = decode(file.read(), options).pixels
-            of_training = read_image(pair.image)
+            of_training = read(pair.image)
             if of_training.shape != of_job.shape:
                 of_training = resize(of_training, of_job.shape[:2])
             both = of_training.numpy(), of_job

@@ -15,6 +15,7 @@ import time
 
 import click
 import numpy as np
+from classmaps import loaded
 
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.network import ENGINES
@@ -42,7 +43,6 @@ def main(
     batch_sizes: str,
 ) -> None:
     """Measure networks and engines."""
-    from model_build.artifact import load
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
@@ -50,7 +50,7 @@ def main(
 
     height, width = map(int, size.split("x"))
     images = np.random.default_rng(0).integers(0, 255, (IMAGES, height, width, 3), np.uint8)
-    networks = {model: load(model) for model in models}
+    networks = {model: loaded(model) for model in models}
     variants = {
         (model, engine, precision, batch): Segmenter(network, engine, batch, precision)
         for model, network in networks.items()

@@ -1,26 +1,28 @@
-"""Core-milliseconds an image of heads alone, in graph mode and by XLA, by classes and size.
+"""Core-milliseconds an image of finding classes in scores, by classes and size.
 
     python benchmarks/heads.py [--classes 2,21,40,60,80,100,150] [--sizes 384x512,512x512,1024x1024]
         [--photos photos/] [--rounds 9]
 
 Heads are those of FCNs: fixed interpolation from stride 16, learned upsampling from strides 8 and
-32, one thread. Scores are random and smooth, as those of a photo. Interpolation is measured on
-noise as well, the worst case: all logits are computed, as no two cells agree. The variants
-alternate; medians are printed, and what XLA took to compile. That ``--engine auto`` has XLA compile
-heads on a CPU rests on them. With photos, the default model's head is measured on its scores of the
-first 60, and the share of blocks whose logits are computed is printed.
+32, one thread. Each is run as ``--engine graph`` does, which is by cells for an interpolation and
+compiled for others; and by way of all logits, in graph mode and compiled. Scores are random and
+smooth, as those of a photo. Interpolation is measured on noise as well, the worst case: all logits
+are computed, as no two cells agree. The ways alternate; medians are printed, and how long the first
+call as a job took, in which XLA compiles. With photos, the default model's head is measured on its
+scores of the first 60, and the share of blocks whose logits are computed is printed.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import numpy as np
+from classmaps import loaded
 
 PHOTOS = 60
 
@@ -45,8 +47,8 @@ def main(classes: str, sizes: str, photos: str | None, rounds: int) -> None:
     for size in sizes.split(","):
         height, width = map(int, size.split("x"))
         for count in map(int, classes.split(",")):
-            # One cell in so many is a number of its own, what lies between is interpolated.
-            heads = {
+            # One cell in this many is a number of its own, what lies between is interpolated.
+            heads: dict[str, tuple[Any, int, int]] = {
                 "interpolation from stride 16": (Interpolation(16), 16, 4),
                 "the same of noise": (Interpolation(16), 16, 1),
             }
@@ -56,36 +58,58 @@ def main(classes: str, sizes: str, photos: str | None, rounds: int) -> None:
                     heads[f"learned upsampling from stride {stride}"] = learned, stride, 4
             for name, (layer, stride, smooth) in heads.items():
                 scores = random_scores((height // stride, width // stride), count, smooth)
-                click.echo(f"{size}, {count} classes, {name}: {measured(layer, [scores], rounds)}")
+                network = of_layer(layer, stride, count)
+                click.echo(
+                    f"{size}, {count} classes, {name}: {measured(network, [scores], rounds)}"
+                )
+
+
+def of_layer(layer: Any, stride: int, channels: int) -> Any:
+    """The part of a network that finds classes, of a Keras layer, with its weights as constants."""
+    import keras
+    import tensorflow as tf
+
+    from model_build.artifact import Scores
+    from model_build.network.upsampling import Interpolation
+
+    layer.build((None, None, None, channels))
+    values = [(weight, keras.ops.convert_to_numpy(weight)) for weight in layer.weights]
+
+    def logits(scores: Any) -> Any:
+        with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in values]):
+            return layer(scores)
+
+    shift = layer.shift if isinstance(layer, Interpolation) else None
+    description = SimpleNamespace(scores=Scores(stride, shift))
+    return description, SimpleNamespace(logits=logits, channels=channels)
 
 
 def of_photos(folder: str, rounds: int) -> None:
     """Measures the default model's head on its scores of photos."""
     import tensorflow as tf
 
-    from model_build.artifact import DEFAULT_MODEL, load
+    from model_build.artifact import DEFAULT_MODEL
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
     from pipeline.images.sizes import bucket, pad
     from pipeline.network.cells import leads_between
-    from pipeline.network.folding import fold
-    from pipeline.network.segmenter import freeze, scores_of
 
-    network = load(DEFAULT_MODEL)
-    options = DecodeOptions(network.description.long_side, MAX_PIXELS)
-    images = tf.TensorSpec([1, None, None, 3], tf.uint8)
-    body = fold(freeze(scores_of(network), images), network.description.stride)
+    network = loaded(DEFAULT_MODEL)
+    description, functions = network
+    options = DecodeOptions(description.long_side, MAX_PIXELS)
+    images = [tf.TensorSpec([1, None, None, 3], tf.uint8)]
+    run = tf.compat.v1.wrap_function(functions.scores, images)
     scores = []
     for path in sorted(Path(folder).glob("*.jpg"))[:PHOTOS]:
         pixels = decode(path.read_bytes(), options).pixels
-        padded = pad(pixels, bucket(pixels, network.description.stride))
-        scores.append(body(tf.constant(padded[None]))[0])
+        padded = pad(pixels, bucket(pixels, description.stride))
+        scores.append(run(tf.constant(padded[None])))
     share = np.mean([1 - np.mean(leads_between(one)[1]) for one in scores])
-    click.echo(f"default model, {len(scores)} photos: {measured(network.head, scores, rounds)}")
+    click.echo(f"default model, {len(scores)} photos: {measured(network, scores, rounds)}")
     click.echo(f"logits are computed in {100 * share:.1f} % of the blocks")
 
 
 def random_scores(size: tuple[int, int], classes: int, smooth: int) -> np.ndarray:
-    """Scores ``[1, h, w, c]`` of which one in so many along each side is independent."""
+    """Scores ``[1, h, w, c]``, one in ``smooth`` along each side independent."""
     import tensorflow as tf
 
     coarse = [max(2, side // smooth) for side in size]
@@ -93,37 +117,41 @@ def random_scores(size: tuple[int, int], classes: int, smooth: int) -> np.ndarra
     return tf.image.resize(scores, size, "bicubic").numpy()
 
 
-def measured(head: Any, scores: list[Any], rounds: int) -> str:
-    """What a head takes for each of some scores on average, as text."""
+def measured(network: Any, scores: list[Any], rounds: int) -> str:
+    """The time of each way to find classes, for each of some scores on average, as text."""
     import tensorflow as tf
 
-    from pipeline.network.segmenter import classes_of, classifier, freeze
+    from pipeline.network.precision import FLOAT32
+    from pipeline.network.segmenter import classifier, runner
 
-    given = [tf.constant(one) for one in scores]
-    head(given[0])
-    network: Any = types.SimpleNamespace(head=head)
-    signature = tf.TensorSpec([1, None, None, given[0].shape[3]])
-    frozen = freeze(classes_of(network), signature)
-    run = {
-        # Each canvas is as large as its image.
-        engine: classifier(frozen, engine, lambda size: size, lambda: 1)
-        for engine in ("graph", "xla-head")
+    functions = network[1]
+    signature = tf.TensorSpec([1, None, None, functions.channels])
+
+    def classes(scores: Any) -> list[Any]:
+        return [tf.cast(tf.argmax(functions.logits(scores), -1, tf.int32), tf.uint8)]
+
+    def of_size(size: tuple[int, int]) -> tuple[int, int]:
+        return size  # each canvas is as large as its image
+
+    ways = {
+        "as a job": classifier(network, signature, "graph", of_size),
+        "all logits, compiled": classifier(network, signature, "xla", of_size),
+        "all logits, graph mode": runner(classes, [signature], FLOAT32),
     }
-    times: dict[str, list[float]] = {engine: [] for engine in run}
-    run["graph"](given[0])
-    first = time.process_time()
-    run["xla-head"](given[0])
-    first = time.process_time() - first
+    given = [tf.constant(one) for one in scores]
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    first = 0.0
     for number in range(rounds + 1):
-        for engine, function in run.items():
+        for way, function in ways.items():
             start = time.process_time()
             for one in given:
                 np.asarray(function(one)[0])
+                if not number and not first:
+                    first = time.process_time() - start
             if number:
-                times[engine].append(1000 * (time.process_time() - start) / len(given))
-    medians = {engine: statistics.median(values) for engine, values in times.items()}
-    told = ", ".join(f"{engine} {milliseconds:.1f}" for engine, milliseconds in medians.items())
-    return f"{told} (first call by XLA {first:.2f} s)"
+                times[way].append(1000 * (time.process_time() - start) / len(given))
+    medians = ", ".join(f"{way} {statistics.median(values):.1f}" for way, values in times.items())
+    return f"{medians} (first call as a job {first:.2f} s)"
 
 
 if __name__ == "__main__":

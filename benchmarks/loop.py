@@ -7,11 +7,15 @@ rejects, no histograms, TensorFlow as it comes.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
+
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for dilated depthwise convolutions
+
+import tensorflow as tf
 
 from model_build.artifact import DEFAULT_MODEL, describe
 
@@ -19,12 +23,14 @@ STRIDE = 32
 
 
 def main(photos: str, out: str, model: str, limit: int | None) -> None:
-    network, palette = tf.saved_model.load(f"{model}/saved_model"), describe(model).labels.palette
+    network = tf.saved_model.load(f"{model}/saved_model").signatures["serving_default"]
+    palette = describe(model).labels.palette
     for path in sorted(Path(photos).glob("*.jpg"))[:limit]:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         height, width = pixels.shape[:2]
         frame = ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
-        logits = network.logits(np.pad(pixels, frame, mode="edge")[None])["logits"][0]
+        images = tf.constant(np.pad(pixels, frame, mode="edge")[None])
+        logits = network(images=images)["logits"][0]
         ids = tf.argmax(logits, -1).numpy()[:height, :width].astype(np.uint8)
         mask = Image.fromarray(ids)
         mask.putpalette(palette)

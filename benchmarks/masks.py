@@ -17,10 +17,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, loaded
 from PIL import Image
 
-from model_build.artifact import DEFAULT_MODEL, load
+from model_build.artifact import DEFAULT_MODEL
 from model_build.data.labels import VOC
 
 LONG_SIDES = (500, 800, 1024, 2048, 4032, 6000)
@@ -53,7 +53,7 @@ def predictions(photos: str, count: int) -> Iterator[np.ndarray]:
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
     from pipeline.network.segmenter import Segmenter
 
-    network = load(DEFAULT_MODEL)
+    network = loaded(DEFAULT_MODEL)
     segmenter = Segmenter(network)
     options = DecodeOptions(network.description.long_side, MAX_PIXELS)
     for path in sorted(Path(photos).glob("*.jpg"))[:count]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, loaded
 
 from model_build.artifact import DEFAULT_MODEL
 
@@ -26,7 +26,6 @@ from model_build.artifact import DEFAULT_MODEL
 @click.option("--split", default="val", show_default=True)
 def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
     """Compare the masks of two precisions."""
-    from model_build.artifact import load
     from model_build.data.layouts import DataFolder
     from model_build.data.pairs import read_pair
     from model_build.quiet import import_tensorflow
@@ -40,7 +39,7 @@ def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
 
     folder, precisions = DataFolder(data), (FLOAT32, BFLOAT16)
     for model in models:
-        network = load(model)
+        network = loaded(model)
         labels = network.description.labels
         options = DecodeOptions(network.description.long_side, MAX_PIXELS)
         one, other = (

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, loaded
 from PIL import Image, ImageCms
 
-from model_build.artifact import DEFAULT_MODEL, load
+from model_build.artifact import DEFAULT_MODEL
 from model_build.data.decode import decode
 from model_build.quiet import import_tensorflow
 
@@ -140,7 +140,7 @@ def shares(spaces: dict[str, list[tuple[bytes, bytes]]]) -> dict[str, float]:
     from pipeline.network.precision import FLOAT32
     from pipeline.network.segmenter import Segmenter
 
-    network = load(DEFAULT_MODEL)
+    network = loaded(DEFAULT_MODEL)
     segmenter = Segmenter(network, precision=FLOAT32)
     options = DecodeOptions(network.description.long_side, MAX_PIXELS)
 

@@ -44,11 +44,15 @@ with tempfile.TemporaryDirectory() as scratch:
 ended("plan")
 quiet.import_tensorflow()
 ended("import TensorFlow")
-from pipeline.network import handler, models, threads
+from pipeline.network import models, threads
 threads.set_threads()
-models.load(planned.engine.model, planned.out.files)
+network = models.load(planned.engine.model, planned.out.files)
 ended("load the model")
-segmenter = handler.SegmentationHandler(planned.engine, planned.out.files).load_model()
+from pipeline.network.segmenter import Segmenter
+how = planned.engine
+segmenter = Segmenter(
+    network, how.engine, how.batch_size, how.precision, how.tile, how.long_side
+)
 ended("build the network")
 import numpy
 for shape in ((1, 384, 512, 3), (1, 512, 384, 3)):

@@ -19,6 +19,7 @@ import time
 
 import click
 import numpy as np
+from classmaps import loaded
 
 from model_build.artifact import DEFAULT_MODEL
 from pipeline import network
@@ -73,7 +74,6 @@ def main(model: str, size: str, engine: str, rounds: int, measure: int | None) -
 
 
 def _measure(model: str, size: str, engine: str, streams: int) -> None:
-    from model_build.artifact import load
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
@@ -82,7 +82,7 @@ def _measure(model: str, size: str, engine: str, streams: int) -> None:
 
     if streams:
         set_threads()
-    segmenter = Segmenter(load(model), engine)
+    segmenter = Segmenter(loaded(model), engine)
     height, width = map(int, size.split("x"))
     image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3), np.uint8)
     count = max(1, streams)

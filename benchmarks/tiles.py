@@ -23,7 +23,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from classmaps import class_map_of
+from classmaps import class_map_of, loaded
 from PIL import Image
 
 Image.MAX_IMAGE_PIXELS = None
@@ -50,11 +50,11 @@ def agreement(paths: list[Path], count: int, tile: int | None) -> None:
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from model_build.artifact import DEFAULT_MODEL, load
+    from model_build.artifact import DEFAULT_MODEL
     from pipeline.jobs.plan import tile_side
     from pipeline.network.segmenter import Segmenter
 
-    network = load(DEFAULT_MODEL)
+    network = loaded(DEFAULT_MODEL)
     segmenter = Segmenter(network, tile=tile or tile_side(network.description))
     for name, pictures in (
         ("enlarged 4 times", enlarged(paths, count, 4)),

@@ -1,26 +1,32 @@
-"""What TensorFlow executes of a network, as its exporter wrote it and folded: counts and times.
+"""What TensorFlow executes of a network, as Keras writes it and exported: counts and times.
 
     python benchmarks/unfused.py [--model DIR] [--backbone NAME …] [--size 384x512] [--precision …]
 
-For each network: how many convolutions run with their bias and activation as one operation and how
-many alone, what else passes over features, and the dearest operations by a trace of the executed
-graph, medians of several calls, one thread. Backbones have random weights, so that nothing is
-downloaded: what can be folded does not depend on them.
+From pixels to scores, for each network: how many convolutions run with their bias and activation as
+one operation and how many alone, what else passes over features, and the most expensive operations
+by a trace of the executed graph, medians of several calls, one thread. MODEL is one that
+``fcn-beam train`` wrote. Backbones are those of an FCN with random weights, so that nothing is
+downloaded: what can be fused does not depend on them.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from classmaps import loaded
 
-from model_build.artifact import DEFAULT_MODEL
+from model_build.artifact import DEFAULT_MODEL, describe
 
-BACKBONES = ("MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121", "ResNet50V2")
+BACKBONES = ("mobilenet_v2", "resnet50", "efficientnet_b0", "densenet121", "resnet50_v2")
 NO_WORK = ("Const", "_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "NoOp")
+LEAST = 0.05  # milliseconds of a kind of operation that is listed as unfused
+
+Scores = Callable[[Any], Any]  # of images, where TensorFlow builds a graph
 
 
 class Trace(NamedTuple):
@@ -37,73 +43,69 @@ class Trace(NamedTuple):
 @click.option("--size", default="384x512", show_default=True)
 @click.option("--precision", default="float32", show_default=True)
 @click.option("--calls", default=15, show_default=True)
-@click.option("--dearest", default=12, show_default=True, help="So many operations are listed.")
+@click.option("--most", default=12, show_default=True, help="How many operations are listed.")
 def main(
     model: str,
     backbones: tuple[str, ...],
     size: str,
     precision: str,
     calls: int,
-    dearest: int,
+    most: int,
 ) -> None:
     """Trace networks."""
-    from model_build.artifact import load
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    import tensorflow as tf
-
-    from pipeline.network.folding import fold
-    from pipeline.network.segmenter import freeze, scores_of
-    from pipeline.network.threads import set_threads
-
-    set_threads()
     height, width = map(int, size.split("x"))
-    networks: dict[str, Any] = {}
-    network = load(model)
-    images = tf.TensorSpec([1, None, None, 3], tf.uint8)
-    body = freeze(scores_of(network), images)
-    networks[f"{model}, body"] = body, network.description.stride
-    for name in backbones:
-        networks[name] = freeze(headless(name), images), 32
     image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3), np.uint8)
-    for name, (plain, stride) in networks.items():
+    for name in (model, *backbones):
         click.echo(f"\n{name}, {size}, {precision}")
-        traces = {
-            label: trace(tf, function, image, precision, calls)
-            for label, function in (("as written", plain), ("folded", fold(plain, stride)))
-        }
-        for label, found in traces.items():
-            fused = sum(n for op, n in found.operations.items() if op.startswith("_Fused"))
-            alone = sum(found.operations[op] for op in ("Conv2D", "DepthwiseConv2dNative"))
-            click.echo(
-                f"  {label}: {sum(found.kinds.values()):.1f} ms in operations; "
-                f"{fused} convolutions and products fused, {alone} convolutions alone"
-            )
-            rows = sorted(found.kinds.items(), key=lambda row: -row[1])[:dearest]
-            for op, milliseconds in rows:
-                click.echo(f"    {milliseconds:7.2f} ms  {found.operations[op]:4d} × {op}")
-        left = unfused(traces["folded"])
-        click.echo("  left unfused: " + (", ".join(left) or "nothing"))
-        nodes = sorted(traces["folded"].nodes.items(), key=lambda row: -row[1])[:dearest]
+        keras_scores, scores = of_folder(model) if name == model else of_backbone(name)
+        traced(keras_scores, image, precision, calls, most, "as Keras writes it")
+        exported = traced(scores, image, precision, calls, most, "exported")
+        click.echo("  left unfused: " + (", ".join(unfused(exported)) or "nothing"))
+        nodes = sorted(exported.nodes.items(), key=lambda row: -row[1])[:most]
         for node, milliseconds in nodes:
             click.echo(f"    {milliseconds:7.2f} ms  {node}")
 
 
-def headless(name: str) -> Any:
-    """A backbone of ``keras.applications`` with random weights: images → float32 features."""
+def of_folder(folder: str) -> tuple[Scores, Scores]:
+    """A saved model's scores, by Keras and as a job computes them."""
+    from model_build.network.fcn import Architecture, fcn
+    from model_build.training.variables import put_saved_into
+
+    description = describe(folder)
+    architecture = Architecture.from_json(description.architecture)
+    model, _ = fcn(len(description.labels), **architecture.to_json())
+    put_saved_into(folder, model)
+    return by_keras(model), loaded(folder).functions.scores
+
+
+def of_backbone(name: str) -> tuple[Scores, Scores]:
+    """Those of an FCN of 21 classes with random weights."""
+    from model_build.export import export
+    from model_build.network.fcn import fcn
+
+    model, _ = fcn(21, name)
+    as_if_trained(model)
+    return by_keras(model), export(model).program.scores
+
+
+def by_keras(model: Any) -> Scores:
+    """The scores of a network by Keras' own code, with its weights as constants."""
     import keras
     import tensorflow as tf
 
-    model = getattr(keras.applications, name)(
-        include_top=False, weights=None, input_shape=(None, None, 3)
-    )
-    as_if_trained(model)
+    from model_build.network.fcn import LOGITS
 
-    def features(images: tf.Tensor) -> tf.Tensor:
-        return model(tf.cast(images, tf.float32), training=False)
+    body = keras.Model(model.input, model.get_layer(LOGITS).input)
+    values = [(weight, keras.ops.convert_to_numpy(weight)) for weight in body.weights]
 
-    return features
+    def scores(images: Any) -> Any:
+        with keras.StatelessScope([(weight, tf.constant(value)) for weight, value in values]):
+            return body(images, training=False)
+
+    return scores
 
 
 def as_if_trained(model: Any) -> None:
@@ -111,13 +113,33 @@ def as_if_trained(model: Any) -> None:
     import keras
 
     rng = np.random.default_rng(0)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            as_if_trained(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 1, value.shape) for value in layer.get_weights()])
 
 
-def trace(tf: Any, function: Any, image: np.ndarray, precision: str, calls: int) -> Trace:
-    """Runs a frozen function in a session of its own, which tells what it executed."""
+def traced(
+    scores: Scores, image: np.ndarray, precision: str, calls: int, most: int, name: str
+) -> Trace:
+    """Traces a network and prints counts and times by kind of operation."""
+    found = trace(scores, image, precision, calls)
+    fused = sum(count for op, count in found.operations.items() if op.startswith("_Fused"))
+    alone = sum(found.operations[op] for op in ("Conv2D", "DepthwiseConv2dNative"))
+    click.echo(
+        f"  {name}: {sum(found.kinds.values()):.1f} ms in operations; {fused} convolutions and "
+        f"products fused, {alone} convolutions alone"
+    )
+    for op, milliseconds in sorted(found.kinds.items(), key=lambda row: -row[1])[:most]:
+        click.echo(f"    {milliseconds:7.2f} ms  {found.operations[op]:4d} × {op}")
+    return found
+
+
+def trace(scores: Scores, image: np.ndarray, precision: str, calls: int) -> Trace:
+    """Runs a network in a session of its own, which reports what it executed."""
+    import tensorflow as tf
+
     from pipeline.network.precision import optimizer
 
     settings = optimizer(precision)
@@ -125,17 +147,18 @@ def trace(tf: Any, function: Any, image: np.ndarray, precision: str, calls: int)
     options = tf.compat.v1.RunOptions(
         trace_level=tf.compat.v1.RunOptions.FULL_TRACE, output_partition_graphs=True
     )
-    graph = function.graph
     times: dict[str, list[float]] = defaultdict(list)
-    with tf.compat.v1.Session(graph=graph, config=settings) as session:
-        feeds = {function.inputs[0].name: image}
-        outputs = [tensor.name for tensor in function.outputs]
+    spec = tf.TensorSpec([1, None, None, 3], tf.uint8)
+    function = tf.compat.v1.wrap_function(scores, [spec])
+    given = image, *map(np.asarray, function.captured_inputs)
+    feeds = {tensor.name: value for tensor, value in zip(function.inputs, given, strict=True)}
+    with tf.compat.v1.Session(graph=function.graph, config=settings) as session:
         metadata = tf.compat.v1.RunMetadata()
-        session.run(outputs, feeds, options, metadata)
+        session.run(function.outputs, feeds, options, metadata)
         ops = {node.name: node.op for part in metadata.partition_graphs for node in part.node}
         for _ in range(calls):
             metadata = tf.compat.v1.RunMetadata()
-            session.run(outputs, feeds, options, metadata)
+            session.run(function.outputs, feeds, options, metadata)
             for device in metadata.step_stats.dev_stats:
                 for node in device.node_stats:
                     took = node.op_end_rel_micros - node.op_start_rel_micros
@@ -157,13 +180,13 @@ def _kind(op: str) -> str:
     return op.replace("_MklNative", "_" if "Fused" in op else "")
 
 
-def unfused(found: Trace, least: float = 0.05) -> list[str]:
-    """What passes over features by itself and takes at least so many milliseconds in all."""
+def unfused(found: Trace) -> list[str]:
+    """Operations that pass over features by themselves, the most expensive kind first."""
     rows = sorted(found.kinds.items(), key=lambda row: -row[1])
     return [
         f"{found.operations[op]} × {op} ({milliseconds:.2f} ms)"
         for op, milliseconds in rows
-        if milliseconds >= least and not op.startswith("_Fused") and op not in ("BatchMatMulV2",)
+        if milliseconds >= LEAST and op not in (*NO_WORK, "BatchMatMulV2") and "_Fused" not in op
     ]
 
 

@@ -7,13 +7,13 @@ from shared import MODEL, listed, padded, parser, read, write
 
 from model_build.artifact import describe
 from model_build.network.fcn import Architecture, fcn
-from model_build.training.variables import saved_variables
+from model_build.training.variables import put_saved_into
 
 
 def main(photos: str, out: str) -> None:
     architecture = Architecture.from_json(describe(MODEL).architecture)
     model, _ = fcn(len(describe(MODEL).labels), **architecture.to_json())
-    saved_variables(str(MODEL)).put_into(model)
+    put_saved_into(str(MODEL), model)
     for path in listed(photos):
         pixels, size = read(path)
         height, width = pixels.shape[:2]

@@ -64,7 +64,7 @@ def main() -> None:
 def compare(name, folder, size, precision, operations, given) -> None:
     """Prints the lines of one network in one precision."""
     arguments = [folder, *size, precision, given.images]
-    variants = {role: start(role, *arguments) for role in ("peak", "graph", "xla-head", "openvino")}
+    variants = {role: start(role, *arguments) for role in ("peak", "graph", "openvino")}
     rates: dict[str, list[tuple[float, float]]] = {role: [] for role in variants}
     for _ in range(given.rounds):
         for role, child in variants.items():
@@ -146,16 +146,17 @@ def photo(height: str, width: str) -> np.ndarray:
     return np.asarray(image.resize((int(width), int(height))))[None]
 
 
-def by_tensorflow(engine: str, folder: str, height: str, width: str, precision: str, images: str):
+def by_tensorflow(folder: str, height: str, width: str, precision: str, images: str):
     from model_build.quiet import import_tensorflow
 
     import_tensorflow()
-    from model_build.artifact import load
+    from classmaps import loaded
+
     from pipeline.network.segmenter import Segmenter
     from pipeline.network.threads import set_threads
 
     set_threads()
-    segmenter = Segmenter(load(folder), engine, precision=precision, long_side=512)
+    segmenter = Segmenter(loaded(folder), precision=precision, long_side=512)
     image = photo(height, width)
     measure(in_streams(lambda: segmenter(image), int(images)))
 
@@ -210,20 +211,17 @@ def count(folder: str, height: str, width: str) -> None:
 
     import_tensorflow()
     import tensorflow as tf
-
-    from model_build.artifact import load
-    from pipeline.network.segmenter import freeze, scores_of
+    from classmaps import loaded
 
     images = tf.TensorSpec([1, int(height), int(width), 3], tf.uint8)
-    graph = freeze(scores_of(load(folder)), images).graph
+    graph = tf.compat.v1.wrap_function(loaded(folder).functions.scores, [images]).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
     print(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
 
 
 ROLES = {
-    "graph": lambda *arguments: by_tensorflow("graph", *arguments),
-    "xla-head": lambda *arguments: by_tensorflow("xla-head", *arguments),
+    "graph": by_tensorflow,
     "openvino": by_openvino,
     "peak": peak,
     "build": build,

@@ -27,7 +27,8 @@ class Segment:
 
         @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
         def classify(images: tf.Tensor) -> tf.Tensor:
-            return tf.argmax(model.logits(images)["logits"], -1, tf.int32)[0]
+            logits = model.signatures["serving_default"](images=images)["logits"]
+            return tf.argmax(logits, -1, tf.int32)[0]
 
         self.classify, self.model, self.out = classify, model, out
 

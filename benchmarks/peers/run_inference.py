@@ -31,14 +31,15 @@ class SavedModel(ModelHandler[np.ndarray, np.ndarray, Any]):
     def load_model(self) -> Any:
         import tensorflow as tf
 
-        return tf.saved_model.load(SAVED_MODEL)
+        return tf.saved_model.load(SAVED_MODEL).signatures["serving_default"]
 
     def run_inference(
         self, batch: Sequence[np.ndarray], model: Any, inference_args: dict | None = None
     ) -> Iterable[np.ndarray]:
         import tensorflow as tf
 
-        return list(tf.argmax(model.logits(np.stack(batch))["logits"], -1).numpy())
+        logits = model(images=tf.constant(np.stack(batch)))["logits"]
+        return list(tf.argmax(logits, -1).numpy())
 
     def batch_elements_kwargs(self) -> dict[str, int]:
         return {"max_batch_size": self.batch_size}

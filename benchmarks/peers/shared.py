@@ -21,6 +21,10 @@ PALETTE = np.array(DESCRIPTION["palette"], np.uint8).tobytes()
 LEVEL = 3  # of Pillow's compression; higher ones take longer than they save
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+# TensorFlow's own kernels know no dilated depthwise convolution, as the model has; those of oneDNN
+# do, which not every CPU gets by default. TensorFlow is imported after this module.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 Size = tuple[int, int]
 
 

@@ -9,7 +9,7 @@ import itertools
 import sys
 
 import numpy as np
-from shared import DESCRIPTION, SAVED_MODEL
+from shared import DESCRIPTION, MODEL
 
 KNOWN = {  # what torch_loop.py builds
     "backbone_name": "mobilenet_v2",
@@ -44,14 +44,17 @@ def folded(arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def main(file: str) -> None:
-    import tensorflow as tf
+    import keras
+
+    from model_build.network.fcn import LOGITS, fcn
+    from model_build.training.variables import put_saved_into
 
     if DESCRIPTION["architecture"] != KNOWN:
         sys.exit("the default model is of another architecture than torch_loop.py; change it there")
-    reader = tf.train.load_checkpoint(f"{SAVED_MODEL}/variables/variables")
-    count = sum(key.startswith("body_weights/") for key in reader.get_variable_to_shape_map())
-    keys = [f"body_weights/{index}/.ATTRIBUTES/VARIABLE_VALUE" for index in range(count)]
-    np.savez(file, *folded([reader.get_tensor(key).astype(np.float32) for key in keys]))
+    model, _ = fcn(len(DESCRIPTION["labels"]), **KNOWN)
+    put_saved_into(str(MODEL), model)
+    body = keras.Model(model.input, model.get_layer(LOGITS).input)
+    np.savez(file, *folded([keras.ops.convert_to_numpy(weight) for weight in body.weights]))
 
 
 if __name__ == "__main__":

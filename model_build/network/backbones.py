@@ -148,7 +148,7 @@ def pyramid(
                 "choose other --skips or another backbone"
             )
     centers = strides.grid_centers(dilated)
-    last = dilated.output._keras_history.operation.name
+    last = strides.last_operation(dilated).name
     names = {coarsest: last if expanded else strides.before_expansion(dilated)}
     names |= {stride: layers[stride] for stride in wanted}
     output_of = {layer.name: layer.output for layer in dilated.operations}

@@ -41,12 +41,12 @@ def grid_centers(model: keras.Model) -> dict[str, float]:
         name of the layer → centre in pixels; what has no position, as a mean over the image, is
         left out.
     """
-    sizes = _sizes(model)
+    sizes, sources_of = _sizes(model), _sources(model)
     centers: dict[str, float] = {}
     for layer in model.operations:
         if layer.name not in sizes:
             continue
-        sources = [source.name for source in _sources(layer) if source.name in centers]
+        sources = [source.name for source in sources_of[layer.name] if source.name in centers]
         if not sources:
             centers[layer.name] = 0.0
             continue
@@ -85,7 +85,7 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
     """
     if output_stride == 32:
         return model
-    sizes = _sizes(model)
+    sizes, sources_of = _sizes(model), _sources(model)
     strides = {name: _stride(size) for name, size in sizes.items()}
     padding: dict[str, int] = {}  # new paddings of the ZeroPadding2D layers before valid kernels
     changes: dict[str, dict[str, Any]] = {}
@@ -93,7 +93,7 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
         kernel, stride, _, _ = _geometry(layer)
         if kernel == 1 and stride == 1:
             continue
-        (source,) = _sources(layer)
+        (source,) = sources_of[layer.name]
         dilation = max(1, strides[source.name] // output_stride)
         keeps = strides[source.name] * stride > output_stride
         if dilation == 1 and not (keeps and stride > 1):
@@ -123,14 +123,20 @@ def before_expansion(model: keras.Model) -> str:
     MobileNets and EfficientNets end with such a convolution, which belongs to the classifier:
     networks for segmentation leave it out (Sandler et al. 2018, section 6.3).
     """
-    last = layer = model.output._keras_history.operation
-    while len(_sources(layer)) == 1:
-        (source,) = _sources(layer)
+    sources_of = _sources(model)
+    last = layer = last_operation(model)
+    while len(sources_of[layer.name]) == 1:
+        (source,) = sources_of[layer.name]
         if isinstance(layer, keras.layers.Conv2D):
             expands = _geometry(layer)[:2] == (1, 1) and layer.filters > source.output.shape[-1]
             return (source if expands else last).name
         layer = source
     return last.name
+
+
+def last_operation(model: keras.Model) -> keras.Operation:
+    """The operation that gives a model's only output."""
+    return _made_by(model)[id(model.output)]
 
 
 def _sizes(model: keras.Model) -> dict[str, tuple[int, int]]:
@@ -147,12 +153,22 @@ def _stride(size: tuple[int, int]) -> int:
     return 2 ** round(math.log2(PROBE / size[0]))
 
 
-def _sources(layer: keras.Operation) -> list[keras.Operation]:
-    return [
-        tensor._keras_history.operation
-        for node in layer._inbound_nodes[:1]
-        for tensor in node.input_tensors
-    ]
+def _sources(model: keras.Model) -> dict[str, list[keras.Operation]]:
+    """The operations whose outputs each operation takes, in order, by its name."""
+    made_by = _made_by(model)
+    return {
+        layer.name: [made_by[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
+        for layer in model.operations
+    }
+
+
+def _made_by(model: keras.Model) -> dict[int, keras.Operation]:
+    """Operations by the ``id`` of each tensor that they give."""
+    return {
+        id(tensor): layer
+        for layer in model.operations
+        for tensor in keras.tree.flatten(layer.output)
+    }
 
 
 def _geometry(layer: keras.Operation) -> tuple[int, int, int, str]:

@@ -30,7 +30,7 @@ def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
         "stride": description.stride,
         "long side": f"{description.long_side} pixels",
         "parameters": f"{description.parameters:,}",
-        "normalisation": _normalisation(description.normalisation) or "unknown",
+        "normalisation": _normalised(description.normalisation),
         "labels": f"{len(description.labels)}: " + ", ".join(description.labels.names),
         **{key.replace("_", " "): _shown(value) for key, value in description.training.items()},
         "fingerprint": description.fingerprint,
@@ -39,16 +39,16 @@ def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
         say(visible(f"{key:<20}{value}"))
 
 
+def _normalised(value: dict[str, Any]) -> str:
+    if not value:  # a network that was not trained here
+        return "unknown"
+    return f"{value['channels']} × {_short(value['scale'])} + {_short(value['offset'])}"
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {_shown(v)}" for key, v in value.items())
     return " × ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _normalisation(value: dict[str, Any]) -> str:
-    if not value:
-        return ""
-    return f"{value['channels']} × {_short(value['scale'])} + {_short(value['offset'])}"
 
 
 def _short(values: list[float]) -> str:

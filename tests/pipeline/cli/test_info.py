@@ -71,6 +71,12 @@ def test_info_checks_the_whole_model(trained, tmp_path):
     assert "truncated, changed or missing" in str(result.exception)
 
 
+def test_info_of_a_network_whose_normalisation_is_not_known(trained):
+    described = json.loads((trained / "model.json").read_text())
+    (trained / "model.json").write_text(json.dumps(described | {"normalisation": {}}))
+    assert shown(invoke(trained))["normalisation"] == "unknown"
+
+
 def test_info_of_a_missing_folder_names_it(tmp_path):
     result = invoke(tmp_path / "missing")
     assert isinstance(result.exception, UserError)
