@@ -81,6 +81,7 @@ class Description:
         architecture: which network it is, as :class:`model_build.network.fcn.Architecture` says
             it in JSON; empty where it is not known, as in folders of earlier versions.
         scores: how scores lie on an image.
+        weights: sha256 of the weights file, in hex; empty where there is none.
         kind: ``"program"``, or ``"saved_model"`` for anybody's network.
         format: of the folder.
     """
@@ -95,6 +96,7 @@ class Description:
     fingerprint: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
     scores: Scores = Scores()
+    weights: str = ""
     kind: str = SAVED_MODEL
     format: int = FORMAT
 
@@ -146,7 +148,13 @@ def save(
     if shift is not None and not is_near(exported.stride, shift):
         shift = None
     scores = Scores(exported.stride, shift, len(exported.program.averaged))
-    described = replace(description, parameters=model.count_params(), scores=scores, kind=PROGRAM)
+    described = replace(
+        description,
+        parameters=model.count_params(),
+        scores=scores,
+        weights=_hash_of(root / WEIGHTS),
+        kind=PROGRAM,
+    )
     return write_description(root, described)
 
 
@@ -164,6 +172,10 @@ def write_description(folder: str | Path, description: Description) -> Descripti
     text = json.dumps(written.to_json(), indent=1, ensure_ascii=False)
     (Path(folder) / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     return written
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(folder: str | Path, description: Description) -> str:
@@ -249,6 +261,7 @@ def parse_description(data: bytes, where: str) -> Description:
             fingerprint=str(value["fingerprint"]),
             architecture=dict(value.get("architecture", {})),
             scores=_parse_scores(value.get("scores", {}), stride, where),
+            weights=str(value.get("weights", "")),
             kind=kind,
             format=number,
         )
@@ -301,6 +314,24 @@ def check_files(folder: str | Path, description: Description, *, name: str | Non
             f"{_join(name or str(folder), NETWORK)}: does not match {DESCRIPTION} "
             f"(fingerprint {found[:12]}, not {description.fingerprint[:12]}): a file is truncated, "
             "changed or missing; copy or train the model again"
+        )
+
+
+def check_weights(folder: str | Path, description: Description) -> None:
+    """Checks that a local folder's weights are those that were saved with its program.
+
+    Raises:
+        UserError: the file changed, is missing or was cut short since it was saved.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        found = _hash_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({cause(error)}); copy the model again") from None
+    if found != description.weights:
+        raise UserError(
+            f"{path}: is not the file that {DESCRIPTION} was written for: it is truncated or "
+            "changed; copy or train the model again"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def save_weights(path: Path, model: keras.Model, *, half: bool = False) -> None:
-    """Writes the weights of a network as Keras does, with checksums; equal ones give equal bytes.
+    """Writes the weights of a network as Keras does; equal networks give equal bytes.
 
     Args:
         path: its name ends in ``.weights.h5``.
@@ -19,18 +19,18 @@ def save_weights(path: Path, model: keras.Model, *, half: bool = False) -> None:
         half: kernels as float16; Keras reads them as what the network has.
     """
     model.save_weights(path)
-    with h5py.File(path) as file, h5py.File(f"{path}.checked", "w", libver="latest") as checked:
+    if not half:
+        return
+    with h5py.File(path) as file, h5py.File(f"{path}.half", "w") as small:
 
         def copy(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
                 value = item[()]
-                if half and value.ndim > 1 and value.dtype == np.float32:
-                    value = value.astype(np.float16)
-                whole = {"chunks": value.shape, "fletcher32": True} if value.size > 1 else {}
-                checked.create_dataset(name, data=value, **whole)
+                is_kernel = value.ndim > 1 and value.dtype == np.float32
+                small.create_dataset(name, data=value.astype(np.float16) if is_kernel else value)
             else:
-                checked.create_group(name).attrs.update(item.attrs)
+                small.create_group(name).attrs.update(item.attrs)
 
-        checked.attrs.update(file.attrs)
+        small.attrs.update(file.attrs)
         file.visititems(copy)
-    Path(f"{path}.checked").replace(path)
+    Path(f"{path}.half").replace(path)

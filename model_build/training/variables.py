@@ -41,6 +41,7 @@ def put_saved_into(folder: str, model: keras.Model) -> None:
     if description.format == artifact.EARLIER_FORMAT:
         put_checkpoint_into(Path(folder, artifact.NETWORK), model)
     elif description.kind == artifact.PROGRAM:
+        artifact.check_weights(folder, description)
         put_file_into(str(Path(folder, artifact.WEIGHTS)), model, "copy or train the model again")
     else:
         raise UserError(

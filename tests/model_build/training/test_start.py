@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -299,23 +300,29 @@ def test_truncated_weights_are_refused(saved, toy_labels, kept):
     kept = int(kept * len(content)) if isinstance(kept, float) else kept
     (folder / artifact.WEIGHTS).write_bytes(content[:kept])
     message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/trained.weights.h5: cannot be loaded as weights of fcn32s")
-    assert message.endswith("; copy or train the model again")
+    assert message == (
+        f"{folder}/trained.weights.h5: is not the file that model.json was written for: it is "
+        "truncated or changed; copy or train the model again"
+    )
 
 
 def test_missing_weights_are_refused(saved, toy_labels):
     folder, _ = saved(toy_labels)
     (folder / artifact.WEIGHTS).unlink()
     message = refused(folder, toy_labels)
-    assert message.startswith(f"{folder}/trained.weights.h5: ")
-    assert message.endswith("; copy or train the model again")
+    assert message.startswith(f"{folder}/trained.weights.h5: cannot be read (No such file")
+    assert message.endswith("; copy the model again")
 
 
 def test_weights_of_another_network_are_refused(saved, toy_labels, tmp_path):
     folder, _ = saved(toy_labels)
     fcn(3, "tiny", context=True)[0].save_weights(folder / artifact.WEIGHTS)
+    assert "is not the file that model.json was written for" in refused(folder, toy_labels)
+    found = hashlib.sha256((folder / artifact.WEIGHTS).read_bytes()).hexdigest()
+    edit(folder, weights=found)
     message = refused(folder, toy_labels)
     assert message.startswith(f"{folder}/trained.weights.h5: cannot be loaded as weights of fcn32s")
+    assert message.endswith("; copy or train the model again")
 
 
 VARIABLES = "saved_model/variables/variables"
