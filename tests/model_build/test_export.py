@@ -174,7 +174,7 @@ def test_constants_beside_tensors_stay():
     assert (left["Mul"], left["Relu6"]) == (2, 1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.integers(1, 5),  # channels out, or the multiplier
     st.sampled_from([1, 2, 3, 5]),

@@ -61,6 +61,7 @@ def test_info_of_a_folder_of_the_earlier_format_is_that_of_its_network(tiny_mode
     rows = shown(invoke(save_earlier(tmp_path, model, description)))
     new = shown(invoke(tiny_model))
     assert rows.pop("fingerprint") != new.pop("fingerprint")
+    assert (rows.pop("network"), new.pop("network")) == ("saved model", "program")
     assert rows == new
 
 
