@@ -105,6 +105,16 @@ def vary_statistics(model):
     return model
 
 
+def adapt_statistics(model, images):
+    """Gives the batch norms of a network the statistics of images, so that features stay small."""
+    import keras
+
+    for layer in model.get_layer("backbone").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+
+
 def save_earlier(folder: Path, model, description, half: bool = False) -> Path:
     """Saves a network as format 1 was: a SavedModel of two functions over variables."""
     import keras
