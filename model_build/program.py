@@ -16,6 +16,7 @@ import tensorflow as tf
 from model_build.saved_model import UnusableModel, above, node_of
 
 IMAGES, SCORES, LOGITS = "images", "scores", "logits"
+AGAIN = "copy or train the model again"
 FEATURES, MEAN = "features{}", "mean{}"
 
 # A node and the nodes of its inputs → what changes its first input, or None.
@@ -45,7 +46,7 @@ class Program:
         self._nodes = {node.name: node for node in with_kernels(graph.node)}
         for name in (IMAGES, SCORES, LOGITS, *self._features, *self._means):
             if name not in self._nodes:
-                raise UnusableModel(f"it has no tensor {name!r}")
+                raise UnusableModel(f"it has no tensor {name!r}; {AGAIN}")
         self.channels, *self.averaged = map(self._channels, (LOGITS, *self._means))
 
     def scores(self, images: Any, *means: Any, change: Change | None = None) -> Any:
@@ -74,7 +75,7 @@ class Program:
     def _channels(self, name: str) -> int:
         shapes = self._nodes[name].attr["_output_shapes"].list.shape
         if not shapes or len(shapes[0].dim) != 4:
-            raise UnusableModel(f"its tensor {name!r} has no channels")
+            raise UnusableModel(f"its tensor {name!r} has no channels; {AGAIN}")
         return shapes[0].dim[3].size
 
     def _tensors(
@@ -142,7 +143,7 @@ def with_kernels(nodes: Iterable[Any]) -> list[Any]:
     for node in nodes:
         sources = [node_of(tensor) for tensor in node.input]
         if not all(source in found for source in sources):
-            raise UnusableModel(f"its graph is not whole or not in order ({node.name})")
+            raise UnusableModel(f"its graph is not whole or not in order ({node.name}); {AGAIN}")
         found[node.name] = node
         if node.op == "Const":
             constants[node.name] = tf.make_ndarray(node.attr["value"].tensor)

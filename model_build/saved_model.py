@@ -53,7 +53,7 @@ _PRODUCTS = frozenset(("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"
 
 
 class UnusableModel(ValueError):
-    """A SavedModel that cannot be read or must not be run; its text says what it holds."""
+    """A SavedModel that cannot be read or must not be run; its text says why, and the way on."""
 
 
 def _message() -> Any:
@@ -98,14 +98,14 @@ def read(folder: str | Path) -> Any:
     try:
         saved = _message().FromString((Path(folder) / FILE).read_bytes())
     except OSError as error:
-        raise UnusableModel(f"{FILE} cannot be read ({error.strerror})") from None
+        raise UnusableModel(f"{FILE} cannot be read ({error.strerror}); copy it again") from None
     except DecodeError:
-        raise UnusableModel(f"{FILE} is truncated or no SavedModel") from None
+        raise UnusableModel(f"{FILE} is truncated or no SavedModel; copy it again") from None
     serving = [
         meta for meta in saved.meta_graphs if tf.saved_model.SERVING in meta.meta_info_def.tags
     ]
     if len(serving) != 1 or SIGNATURE not in serving[0].signature_def:
-        raise UnusableModel(f"{FILE} has no signature {SIGNATURE!r}")
+        raise UnusableModel(f"{FILE} has no signature {SIGNATURE!r}; save it with one")
     check(serving[0])
     return serving[0]
 
@@ -117,16 +117,19 @@ def check(meta: Any) -> None:
         UnusableModel: as :func:`read`.
     """
     if meta.asset_file_def or "asset_filepaths" in meta.collection_def:
-        raise UnusableModel("it holds files of its own (assets)")
+        raise UnusableModel("it holds files of its own (assets); save it without them")
     for item in meta.object_graph_def.nodes:
         kind = item.WhichOneof("kind")
         if kind in ("asset", "resource"):
-            raise UnusableModel(f"it holds state that is not a variable ({kind})")
+            raise UnusableModel(f"it holds state other than variables ({kind}); save it without")
     functions = {f.signature.name: f for f in meta.graph_def.library.function}
     for nodes in _called(meta, functions):
         for node in nodes:
             if node.op not in _COMPUTES:
-                raise UnusableModel(f"it holds the operation {node.op} ({node.name})")
+                raise UnusableModel(
+                    f"it holds the operation {node.op} ({node.name}), which is not known to only "
+                    "compute; save it without that"
+                )
         _check_products(nodes)
 
 

@@ -81,7 +81,7 @@ def with_operation(name):
 )
 def test_an_operation_that_is_not_known_to_compute_is_named(tmp_path, name):
     message = refused(written(tmp_path / "m", with_operation(name)))
-    assert message == f"it holds the operation {name} (extra)"
+    assert message.startswith(f"it holds the operation {name} (extra), which is not known to")
 
 
 def length(number):
@@ -106,7 +106,7 @@ def test_state_and_files_of_its_own_are_refused(tmp_path):
     names = tf.lookup.KeyValueTensorInitializer(["a"], [1.0])
     table = tf.lookup.StaticHashTable(names, 0.0)
     message = refused(saved(tmp_path / "m", lambda x: x, table=table))
-    assert message.startswith("it holds state that is not a variable")
+    assert message.startswith("it holds state other than variables (")
     notes = tmp_path / "notes.txt"
     notes.write_text("mine")
     asset = tf.saved_model.Asset(str(notes))
