@@ -244,7 +244,7 @@ def parse_description(data: bytes, where: str) -> Description:
             )
         known = {field.name for field in fields(Description)} | {"palette", "ignore_index"}
         if number == EARLIER_FORMAT:
-            known -= {"scores", "kind"}
+            known -= {"scores", "weights", "kind"}
         _check_fields(value, known, where)
         kind = value.get("kind", SAVED_MODEL)
         if kind not in KINDS:

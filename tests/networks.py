@@ -151,7 +151,7 @@ def save_earlier(folder: Path, model, description, half: bool = False) -> Path:
         description, format=artifact.EARLIER_FORMAT, parameters=model.count_params()
     )
     value = earlier.to_json() | {"fingerprint": artifact.fingerprint(folder, earlier)}
-    for later in ("scores", "kind"):
+    for later in ("scores", "weights", "kind"):
         del value[later]
     (folder / artifact.DESCRIPTION).write_text(json.dumps(value))
     return folder
