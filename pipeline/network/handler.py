@@ -12,7 +12,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from model_build.errors import JobError, UserError
 from pipeline.images.sizes import bucket, crop, pad
-from pipeline.network import ENGINES, memory
+from pipeline.network import ENGINES
 from pipeline.network import precision as precisions
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
@@ -102,7 +102,7 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
         threads.set_threads()  # of no effect where a local run has done so
         network = models.load(self.options.model, self.files)
         options = self.options
-        segmenter = Segmenter(
+        return Segmenter(
             network,
             options.engine,
             options.batch_size,
@@ -110,8 +110,6 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
             options.tile,
             options.long_side,
         )
-        memory.give_back()
-        return segmenter
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": 1, "max_batch_size": 1}
