@@ -101,8 +101,8 @@ def check(program: Program, model: keras.Model) -> None:
     """Holds a program against its network, on images of random blocks, of two sizes.
 
     Raises:
-        JobError: scores differ by more than 1e-4 of the largest one, or classes at more than one
-            pixel in 10,000.
+        JobError: scores differ by more than 1e-4 of the largest one, or classes, but for ties, at
+            more than one pixel in 10,000.
     """
     network = keras.Model(model.input, [model.get_layer(LOGITS).input, model.output])
 

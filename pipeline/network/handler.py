@@ -55,9 +55,9 @@ def resolve(
     """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
 
     ``"auto"`` is XLA on an accelerator. On a CPU convolutions are faster in graph mode
-    (``benchmarks/canvases.py``). A
-    batch is 8 images on an accelerator and one on a CPU, where larger ones gain little and the last
-    of each shape must be filled up. Of precisions see :func:`pipeline.network.precision.resolve`.
+    (``benchmarks/canvases.py``). A batch is 8 images on an accelerator and one on a CPU, where
+    larger ones gain little and the last of each shape must be filled up. Of precisions see
+    :func:`pipeline.network.precision.resolve`.
 
     Args:
         accelerator: whether the workers have one; asked only where it matters.
