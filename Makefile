@@ -41,10 +41,10 @@ run-flink: $(INSTALLED) ## Segment on Flink: INPUT=dir/ [OUTPUT=out/] [FLINK_MAS
 	  --runner FlinkRunner $(if $(FLINK_MASTER),--flink_master "$(FLINK_MASTER)",$(LOCAL_FLINK)) $(ARGS)
 
 flink-up: $(INSTALLED) ## Start a small Flink on this machine; needs Java and Maven
-	@$(BIN)/python deploy/flink/cluster.py up
+	@$(BIN)/python tools/flink_cluster.py up
 
 flink-down: ## End it
-	@$(PYTHON) deploy/flink/cluster.py down
+	@$(PYTHON) tools/flink_cluster.py down
 
 test: $(DEV_INSTALLED) ## Run the tests, slow ones too with ARGS=--all
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -59,13 +59,13 @@ def main(
     rounds: int,
 ) -> None:
     """Train and measure."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from model_build.network import strides
     from model_build.network.fcn import Architecture
-    from model_build.training.loop import Options, train
     from model_build.training.recipes import RECIPES, Recipe
+    from model_build.training.train import Options, train
     from pipeline.network.segmenter import Segmenter
 
     of_recipe = {field.name for field in dataclasses.fields(Recipe)}

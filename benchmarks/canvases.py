@@ -181,7 +181,7 @@ def photos(
 
 
 def _segmenter(model: str, engine: str, precision: str, side: int) -> Any:
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from pipeline.network.segmenter import Segmenter

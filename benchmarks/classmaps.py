@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.images.sizes import bucket, crop, pad
+from pipeline.images.sizes import crop, pad, padded_size
 from pipeline.network.threads import usable_cores
 
 
 def loaded(model: str) -> Any:
     """The network of a saved-model folder, as a job loads it."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from pipeline.network.models import load
@@ -26,7 +26,7 @@ def loaded(model: str) -> Any:
 
 def class_map_of(pixels: np.ndarray, segmenter: Any) -> np.ndarray:
     """The classes of an image, uint8 [height, width], in one piece and a batch of its own."""
-    class_maps, _ = segmenter(pad(pixels, bucket(pixels, segmenter.stride))[None])
+    class_maps, _ = segmenter(pad(pixels, padded_size(pixels, segmenter.stride))[None])
     return crop(class_maps[0], pixels)
 
 

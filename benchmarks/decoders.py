@@ -23,9 +23,9 @@ from model_build.artifact import DEFAULT_MODEL
 @click.option("--scale", "scales", multiple=True, default=[1.0, 0.5], show_default=True)
 def main(data: str, split: str, scales: tuple[float, ...]) -> None:
     """Compare the pixels of training with those of the job."""
+    from model_build.common.quiet_imports import import_tensorflow
     from model_build.data.layouts import DataFolder
     from model_build.data.pairs import read_pair
-    from model_build.quiet import import_tensorflow
     from model_build.scores import confusion_matrix, scores
 
     import_tensorflow()

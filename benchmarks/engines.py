@@ -43,7 +43,7 @@ def main(
     batch_sizes: str,
 ) -> None:
     """Measure networks and engines."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from pipeline.network.segmenter import Segmenter

@@ -64,13 +64,13 @@ def main(
     only: tuple[str, ...],
 ) -> None:
     """Train and score."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from model_build.artifact import DEFAULT_MODEL, describe
-    from model_build.training.loop import Options, train
     from model_build.training.recipes import RECIPES
     from model_build.training.start import starting
+    from model_build.training.train import Options, train
 
     begun = starting(start or DEFAULT_MODEL, {})
     new = dataclasses.replace(begun.architecture, backbone_weights=backbone_weights or "none")

@@ -24,7 +24,7 @@ import click
 import numpy as np
 from classmaps import loaded
 
-PHOTOS = 60
+PHOTOS_PER_WINDOW = 60
 
 
 @click.command()
@@ -34,7 +34,7 @@ PHOTOS = 60
 @click.option("--rounds", default=9, show_default=True)
 def main(classes: str, sizes: str, photos: str | None, rounds: int) -> None:
     """Measure heads."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from model_build.network.upsampling import Interpolation, Upsampling
@@ -90,8 +90,8 @@ def of_photos(folder: str, rounds: int) -> None:
 
     from model_build.artifact import DEFAULT_MODEL
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
-    from pipeline.images.sizes import bucket, pad
-    from pipeline.network.cells import leads_between
+    from pipeline.images.sizes import pad, padded_size
+    from pipeline.network.sparse_argmax import leads_between
 
     network = loaded(DEFAULT_MODEL)
     description, functions = network
@@ -99,9 +99,9 @@ def of_photos(folder: str, rounds: int) -> None:
     images = [tf.TensorSpec([1, None, None, 3], tf.uint8)]
     run = tf.compat.v1.wrap_function(functions.scores, images)
     scores = []
-    for path in sorted(Path(folder).glob("*.jpg"))[:PHOTOS]:
+    for path in sorted(Path(folder).glob("*.jpg"))[:PHOTOS_PER_WINDOW]:
         pixels = decode(path.read_bytes(), options).pixels
-        padded = pad(pixels, bucket(pixels, description.stride))
+        padded = pad(pixels, padded_size(pixels, description.stride))
         scores.append(run(tf.constant(padded[None])))
     share = np.mean([1 - np.mean(leads_between(one)[1]) for one in scores])
     click.echo(f"default model, {len(scores)} photos: {measured(network, scores, rounds)}")

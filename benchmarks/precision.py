@@ -26,9 +26,9 @@ from model_build.artifact import DEFAULT_MODEL
 @click.option("--split", default="val", show_default=True)
 def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
     """Compare the masks of two precisions."""
+    from model_build.common.quiet_imports import import_tensorflow
     from model_build.data.layouts import DataFolder
     from model_build.data.pairs import read_pair
-    from model_build.quiet import import_tensorflow
     from model_build.scores import confusion_matrix, scores
 
     import_tensorflow()

@@ -29,8 +29,8 @@ from classmaps import class_map_of, loaded
 from PIL import Image, ImageCms
 
 from model_build.artifact import DEFAULT_MODEL
+from model_build.common.quiet_imports import import_tensorflow
 from model_build.data.decode import decode
-from model_build.quiet import import_tensorflow
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the tests' profile is
 

@@ -39,7 +39,7 @@ def main(
     class_balance: float,
 ) -> None:
     """Train skips and score them."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     import keras

@@ -33,7 +33,7 @@ import numpy as np
 from classmaps import class_map_of, in_streams
 
 from model_build.artifact import DEFAULT_MODEL
-from model_build.quiet import import_tensorflow
+from model_build.common.quiet_imports import import_tensorflow
 
 SOME = 10  # a so-many-th of the photos
 
@@ -115,8 +115,8 @@ def cost(
 def network_alone(photos: str, model: str, precision: str, count: int) -> Callable[[], np.ndarray]:
     """What runs the network on the first so many photos: core-seconds, and seconds."""
     from pipeline.images.decode import decode
-    from pipeline.jobs.plan import Request, plan
     from pipeline.network.handler import SegmentationHandler
+    from pipeline.segmentation.plan import Request, plan
 
     with tempfile.TemporaryDirectory() as scratch:
         planned = plan(Request([photos], f"{scratch}/out", model=model, precision=precision))

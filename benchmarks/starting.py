@@ -31,18 +31,19 @@ def ended(phase):
     print(phase, time.perf_counter() - start, sep=";")
     start = time.perf_counter()
 
-from model_build import quiet
+from model_build.common import quiet_imports
 from contextlib import nullcontext
-getattr(quiet, "process_is_ours", int)()
-with getattr(quiet, "uncollected", nullcontext)():
+getattr(quiet_imports, "process_is_ours", int)()
+with getattr(quiet_imports, "uncollected", nullcontext)():
     import apache_beam
     ended("import Beam")
-    from pipeline.jobs import plan, segment
+    from pipeline.segmentation import plan
+    from pipeline.segmentation import run
     ended("import the jobs")
 with tempfile.TemporaryDirectory() as scratch:
     planned = plan.plan(plan.Request(inputs=[sys.argv[1]], output=scratch))
 ended("plan")
-quiet.import_tensorflow()
+quiet_imports.import_tensorflow()
 ended("import TensorFlow")
 from pipeline.network import models, threads
 threads.set_threads()

@@ -74,7 +74,7 @@ def main(model: str, size: str, engine: str, rounds: int, measure: int | None) -
 
 
 def _measure(model: str, size: str, engine: str, streams: int) -> None:
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from pipeline.network.segmenter import Segmenter

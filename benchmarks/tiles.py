@@ -47,12 +47,12 @@ def main(photos: str, count: int, megapixels: int, tile: int | None) -> None:
 
 def agreement(paths: list[Path], count: int, tile: int | None) -> None:
     """Prints how many pixels get the same class in tiles as in one piece."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from model_build.artifact import DEFAULT_MODEL
-    from pipeline.jobs.plan import tile_side
     from pipeline.network.segmenter import Segmenter
+    from pipeline.segmentation.plan import tile_side
 
     network = loaded(DEFAULT_MODEL)
     segmenter = Segmenter(network, tile=tile or tile_side(network.description))

@@ -33,7 +33,7 @@ VARIANTS = {
 @click.option("--xla", is_flag=True, help="Measure XLA too; on a CPU that takes minutes.")
 def main(data: str, backbone: str, split: str, steps: int, rounds: int, xla: bool) -> None:
     """Measure training."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from model_build.data import crops

@@ -53,7 +53,7 @@ def main(
     most: int,
 ) -> None:
     """Trace networks."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     height, width = map(int, size.split("x"))

@@ -26,9 +26,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model_build.common.errors import UserError, cause
 from model_build.data.files import is_never_file
 from model_build.data.labels import LabelSet
-from model_build.errors import UserError, cause
 
 if TYPE_CHECKING:
     import keras

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from model_build.folding import Writer
 from model_build.network.fcn import LOGITS
 from model_build.network.upsampling import Interpolation

@@ -16,18 +16,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_build.errors import JobError, UserError
-    from pipeline.jobs.calls import evaluate, segment
-    from pipeline.jobs.transform import SegmentImages
+    from model_build.common.errors import JobError, UserError
+    from pipeline.api import evaluate, segment
+    from pipeline.segmentation.transform import SegmentImages
 
 __all__ = ["JobError", "SegmentImages", "UserError", "evaluate", "segment"]
 
 _HOMES = {
-    "segment": "pipeline.jobs.calls",
-    "evaluate": "pipeline.jobs.calls",
-    "SegmentImages": "pipeline.jobs.transform",
-    "UserError": "model_build.errors",
-    "JobError": "model_build.errors",
+    "segment": "pipeline.api",
+    "evaluate": "pipeline.api",
+    "SegmentImages": "pipeline.segmentation.transform",
+    "UserError": "model_build.common.errors",
+    "JobError": "model_build.common.errors",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model_build.errors import first_line
+from model_build.common.errors import first_line
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class Reject(NamedTuple):
         return value if self.row is None else value | {"row": self.row.to_json()}
 
 
-_told: set[tuple[str, str]] = set()
+_logged_causes: set[tuple[str, str]] = set()
 
 
 def rejected(image: str, stage: str, error: BaseException) -> Reject:
@@ -258,8 +258,8 @@ def rejected(image: str, stage: str, error: BaseException) -> Reject:
     The first of each stage and cause is logged at level info with its traceback.
     """
     kind = (stage, type(error).__name__)
-    if kind not in _told:
-        _told.add(kind)
+    if kind not in _logged_causes:
+        _logged_causes.add(kind)
         _LOGGER.info("%s: %s: %s", image, stage, first_line(error), exc_info=error)
     return Reject(image, stage, type(error).__name__, first_line(error)[:500])
 

@@ -42,7 +42,7 @@ def use_tensorflow() -> None:
 
     They can only be set before TensorFlow's first operation.
     """
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
     from pipeline.network.threads import set_threads
 
     import_tensorflow()

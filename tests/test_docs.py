@@ -17,12 +17,12 @@ from PIL import Image
 from model_build.artifact import DEFAULT_MODEL
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
 from pipeline.images.masks import histogram
-from pipeline.jobs.plan import Request
-from pipeline.jobs.segment import segment
 from pipeline.network import models
 from pipeline.network.handler import classify
 from pipeline.network.segmenter import Segmenter
 from pipeline.records import STAGES, ImageRef, Task, Window
+from pipeline.segmentation.plan import Request
+from pipeline.segmentation.run import segment
 from pipeline.storage import Files
 from tests.servers import stores
 

@@ -19,7 +19,10 @@ DOCUMENT = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 PACKAGES = ("pipeline", "model_build")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # What loads a model or scores masks, and what is light: nothing that trains.
-SHARED = {"errors", "artifact", "scores", "bar", "console", "limits", "quiet"} | {
+SHARED = {
+    "common",
+    "artifact",
+    "scores",
     "program",
     "saved_model",
     "data.decode",
@@ -32,8 +35,8 @@ SHARED = {"errors", "artifact", "scores", "bar", "console", "limits", "quiet"} |
 # Every call that opens, writes or removes a file outside of storage: none is of INPUT, OUT or DATA.
 OPENED = {
     "cli/evaluate.py": {".write_text"},  # --json
-    "jobs/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
-    "jobs/segment.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
+    "evaluation/scoring.py": {".write_text", ".read_text"},  # the findings, in a folder of its own
+    "segmentation/run.py": {".rglob", ".read_bytes"},  # a local model on its way to OUT
     "network/models.py": {".write_bytes"},  # a remote model's local copy
     "network/precision.py": {".read_text"},  # the flags of the CPU
     "network/threads.py": {".read_text"},  # the limits of the container
@@ -245,8 +248,8 @@ def test_files_of_users_are_opened_by_storage_alone(path):
 @pytest.mark.parametrize(
     "source",
     [
-        "from pipeline.jobs import segment",
-        "import pipeline.jobs.segment as s",
+        "from pipeline.segmentation import run",
+        "import pipeline.segmentation.run as s",
         "def f():\n    from pipeline.storage import Files",
         "import fsspec",
         "class A:\n    def f(self):\n        import apache_beam as beam",
@@ -268,7 +271,7 @@ def test_an_arrow_up_is_found_wherever_it_stands(source):
         "from pipeline.records import Photo",
         "def f():\n    from PIL import Image",
         "from model_build.data.labels import LabelSet",
-        "if TYPE_CHECKING:\n    from pipeline.jobs.segment import Plan",
+        "if TYPE_CHECKING:\n    from pipeline.segmentation.run import Plan",
         "if typing.TYPE_CHECKING:\n    import fsspec",
         "import numpy as np",
     ],

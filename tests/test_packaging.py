@@ -42,7 +42,7 @@ def test_run_dataflow_builds_a_command_that_the_job_understands():
     )
 
     from pipeline.cli.arguments import split_arguments
-    from pipeline.jobs.runners import is_local
+    from pipeline.runners.local import is_local
 
     program, segment, source, output_flag, output, *rest = dataflow_command()
     assert (Path(program).name, segment, source) == ("fcn-beam", "segment", "gs://bucket/photos")

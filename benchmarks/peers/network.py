@@ -147,7 +147,7 @@ def photo(height: str, width: str) -> np.ndarray:
 
 
 def by_tensorflow(folder: str, height: str, width: str, precision: str, images: str):
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     from classmaps import loaded
@@ -179,7 +179,7 @@ def by_openvino(folder: str, height: str, width: str, precision: str, images: st
 
 
 def peak(folder: str, height: str, width: str, precision: str, images: str) -> None:
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
@@ -207,7 +207,7 @@ def build(folder: str) -> None:
 
 def count(folder: str, height: str, width: str) -> None:
     """Prints how many floating-point operations a network's convolutions and products take."""
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf

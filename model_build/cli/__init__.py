@@ -6,7 +6,7 @@ import os
 
 import click
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 
 
 def local_folder(context: click.Context, parameter: click.Parameter, value: str) -> str:

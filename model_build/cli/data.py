@@ -7,8 +7,8 @@ import shlex
 import click
 
 from model_build.cli import local_folder
-from model_build.console import complain, say, visible
-from model_build.errors import SuggestingGroup
+from model_build.common.console import complain, say, visible
+from model_build.common.errors import SuggestingGroup
 
 
 @click.group(cls=SuggestingGroup)
@@ -44,7 +44,7 @@ def check(folder: str, splits: tuple[str, ...]) -> int:
     DIR is in PASCAL VOC layout or has the subfolders images and masks. The exit status is 1 if
     anything is wrong.
     """
-    from model_build.bar import bar
+    from model_build.common.progress_bar import bar
     from model_build.data.layouts import DataFolder
     from model_build.data.survey import report, survey
 

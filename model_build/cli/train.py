@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from model_build.cli import local_folder
-from model_build.console import say, visible
-from model_build.errors import require
-from model_build.quiet import import_tensorflow
+from model_build.common.console import say, visible
+from model_build.common.errors import require
+from model_build.common.quiet_imports import import_tensorflow
 
 
 def _crop(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -192,9 +192,9 @@ def train(
     import_tensorflow()
     from model_build.artifact import DEFAULT_MODEL
     from model_build.network.fcn import Architecture
-    from model_build.training.loop import Options, train
     from model_build.training.recipes import RECIPES, Recipe
     from model_build.training.start import starting
+    from model_build.training.train import Options, train
 
     def options_of(kind: Any) -> dict[str, Any]:
         named = {field.name: given.get(field.name) for field in dataclasses.fields(kind)}

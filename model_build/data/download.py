@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from model_build.bar import Advance, bar
-from model_build.errors import UserError, first_line
+from model_build.common.errors import UserError, first_line
+from model_build.common.progress_bar import Advance, bar
 
 TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (1.0, 3.0, 10.0, 30.0)  # seconds before each further attempt

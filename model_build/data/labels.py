@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

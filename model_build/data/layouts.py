@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from model_build.common.errors import UserError, cause, did_you_mean
 from model_build.data.files import (
     IMAGE_EXTENSIONS,
     by_composed_name,
@@ -40,7 +41,6 @@ from model_build.data.files import (
     misnamed,
 )
 from model_build.data.labels import VOC, LabelSet, parse_labels
-from model_build.errors import UserError, cause, did_you_mean
 
 HELD_BACK = 10  # without lists, about one name in so many is for validation
 USUAL_SPLITS = ("train", "val", "trainval", "test")

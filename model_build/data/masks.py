@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from model_build.common.errors import UserError, first_line
 from model_build.data import png
 from model_build.data.decode import orientation_of
 from model_build.data.labels import VOID, LabelSet, color_ids, image2label
-from model_build.errors import UserError, first_line
 
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "WEBP")
 # A TIFF may hold JPEG, WebP or JPEG 2000 data, whose colours are not those that were saved.

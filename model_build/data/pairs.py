@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from model_build.common.errors import UserError, cause
 from model_build.data.decode import Picture, decode, opened
 from model_build.data.files import image_extension
 from model_build.data.labels import LabelSet
 from model_build.data.layouts import MISSING, DataFolder
 from model_build.data.masks import read_mask
-from model_build.errors import UserError, cause
 
 
 class Pair(NamedTuple):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_build.bar import Advance, nowhere
+from model_build.common.errors import UserError
+from model_build.common.progress_bar import Advance, no_progress
 from model_build.data.files import extensions
 from model_build.data.labels import VOID, LabelSet
 from model_build.data.layouts import DataFolder
 from model_build.data.masks import absence, reordered
 from model_build.data.pairs import check_pair
-from model_build.errors import UserError
 
 SHOWN = 10  # names in a note
 BAR = 30  # characters of the longest bar
@@ -63,7 +63,9 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
 
-def survey(folder: DataFolder, splits: Iterable[str] = (), advance: Advance = nowhere) -> Survey:
+def survey(
+    folder: DataFolder, splits: Iterable[str] = (), advance: Advance = no_progress
+) -> Survey:
     """Reads every pair of a folder; one that stands in several splits is read once.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 
-from model_build.errors import UserError, first_line
+from model_build.common.errors import UserError, first_line
 from model_build.network import strides
 
 STRIDE = 32

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network.backbones import STRIDE, Normalisation, pyramid
 from model_build.network.upsampling import Interpolation, Upsampling
 

@@ -21,7 +21,7 @@ from typing import Any
 import keras
 
 from model_build import artifact
-from model_build.errors import UserError, cause, first_line
+from model_build.common.errors import UserError, cause, first_line
 
 NAME = re.compile(r"epoch-(\d+)\.keras")
 MONITOR = "val_miou"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.training.recipes import Recipe
 
 

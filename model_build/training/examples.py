@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_build.common.errors import UserError
 from model_build.data import crops
 from model_build.data.labels import VOID, LabelSet
 from model_build.data.layouts import DataFolder
 from model_build.data.masks import absence, reordered
 from model_build.data.pairs import Pair, read_split
-from model_build.errors import UserError
 
 
 @dataclass(frozen=True)

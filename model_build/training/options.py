@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network.backbones import STRIDE
 
 

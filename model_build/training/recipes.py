@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 
 
 @dataclass(frozen=True)

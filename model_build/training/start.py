@@ -17,8 +17,8 @@ import keras
 import numpy as np
 
 from model_build import artifact
+from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
-from model_build.errors import UserError
 from model_build.network.fcn import Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Upsampling
 from model_build.training.variables import classes_in_file, put_file_into, put_saved_into

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from model_build import artifact
-from model_build.errors import UserError, first_line
+from model_build.common.errors import UserError, first_line
 from model_build.network.fcn import LOGITS, scoring_layers
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"

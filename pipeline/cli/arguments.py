@@ -12,7 +12,7 @@ import click
 # Beam has no public way to ask which options there are: this is how it collects them itself.
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-from model_build.errors import did_you_mean
+from model_build.common.errors import did_you_mean
 
 
 class _Parser(_BeamArgumentParser):

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from model_build.console import complain, say
-from model_build.errors import UserError
-from model_build.quiet import uncollected
+from model_build.common.console import complain, say
+from model_build.common.errors import UserError
+from model_build.common.quiet_imports import gc_paused
 from pipeline.cli.options import (
     WithNames,
     given,
@@ -79,9 +79,9 @@ def evaluate(
     set_up_logging(log_level)
     if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
         raise click.UsageError(f"--json {json_file}: its folder does not exist")
-    with uncollected():
+    with gc_paused():
         from pipeline.cli.arguments import own_options, split_arguments
-        from pipeline.jobs import evaluate
+        from pipeline.evaluation import run
 
     unexpected, beam_options = split_arguments(arguments, own_options(context.command))
     if unexpected:
@@ -89,7 +89,7 @@ def evaluate(
             f"unexpected argument {unexpected[0]!r}; inputs are named by options"
         )
     require(options, "data")
-    result = evaluate.evaluate(evaluate.Request(beam_options=beam_options, **given(options)))
+    result = run.evaluate(run.Request(beam_options=beam_options, **given(options)))
     text = json.dumps(result.report, indent=1)
     if json_file not in (None, "-"):
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from model_build.console import say, visible
+from model_build.common.console import say, visible
 from pipeline.cli.options import log_level, path, set_up_logging, storage_options
 
 
@@ -17,7 +17,7 @@ from pipeline.cli.options import log_level, path, set_up_logging, storage_option
 def info(model: str, storage_options: dict[str, str], log_level: str) -> None:
     """Load and check MODEL, a saved-model folder, and describe it."""
     set_up_logging(log_level)
-    from model_build.quiet import import_tensorflow
+    from model_build.common.quiet_imports import import_tensorflow
     from pipeline.network.models import load
     from pipeline.storage import Files, parse_options
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from model_build.console import complain, open_streams, use_utf8
-from model_build.errors import GONE, JobError, SuggestingGroup, Terminated, UserError
-from model_build.limits import may_be_to_blame, stay_within
-from model_build.quiet import process_is_ours
+from model_build.common.console import complain, open_streams, use_utf8
+from model_build.common.errors import GONE, JobError, SuggestingGroup, Terminated, UserError
+from model_build.common.limits import memory_limit_hint, stay_within
+from model_build.common.quiet_imports import claim_process
 
 # Where each command lives. The network's own commands are only named here, not imported.
 COMMANDS = {
@@ -54,7 +54,7 @@ def main() -> None:
     # Libraries address these to developers: an old Python, a renamed argument.
     warnings.simplefilter("ignore", FutureWarning)
     signal.signal(signal.SIGTERM, _terminate)
-    process_is_ours()
+    claim_process()
     try:
         status = fcn_beam.main(standalone_mode=False)
     except click.ClickException as error:
@@ -62,7 +62,7 @@ def main() -> None:
     except UserError as error:
         status = complain(str(error), 2)
     except (click.Abort, KeyboardInterrupt) as interrupt:
-        status = complain(*told_interrupt(interrupt))
+        status = complain(*interrupt_message(interrupt))
     except Exception as error:
         if isinstance(error, FileNotFoundError) and not os.path.isdir(os.curdir):
             sys.exit(complain(GONE, 2))
@@ -72,7 +72,7 @@ def main() -> None:
             status = complain(f"{error} (--log-level info shows where)", 1)
         else:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            remedy = may_be_to_blame(error) or "please report it"
+            remedy = memory_limit_hint(error) or "please report it"
             status = complain(f"unexpected error: {last[0].strip()}; {remedy}", 1)
     sys.exit(status)
 
@@ -81,7 +81,7 @@ def _terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
-def told_interrupt(interrupt: BaseException) -> tuple[str, int]:
+def interrupt_message(interrupt: BaseException) -> tuple[str, int]:
     """What an interrupt is called, with what has become of its job, and the status to exit with.
 
     That is 128 and the signal's number.

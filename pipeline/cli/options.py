@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from model_build.console import visible_lines
+from model_build.common.console import visible_lines
 from pipeline.network import ENGINES, PRECISIONS
 
 # What Beam warns of where it starts and ends a job server, which is no cause for worry.

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from model_build.console import complain, say
-from model_build.quiet import uncollected
-from pipeline.cli.main import told_interrupt
+from model_build.common.console import complain, say
+from model_build.common.quiet_imports import gc_paused
+from pipeline.cli.main import interrupt_message
 from pipeline.cli.options import (
     WithNames,
     given,
@@ -107,9 +107,10 @@ def segment(
     again to continue where it stopped.
     """
     set_up_logging(log_level)
-    with uncollected():
+    with gc_paused():
         from pipeline.cli.arguments import own_options, split_arguments
-        from pipeline.jobs import plan, preview, segment
+        from pipeline.segmentation import dry_run as preview
+        from pipeline.segmentation import plan, run
 
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
     require(options, "output")  # after a look at the others, of which one may be mistyped
@@ -121,13 +122,14 @@ def segment(
         return 0
     try:
         if detach:
-            job = segment.submit(request, say)
-            say(f"{job} goes on there: {job.page()}\n{request.output}/summary.json ends it")
+            job = run.submit(request, say)
+            say(f"{job} continues on the cluster: {job.page()}")
+            say(f"it is done when {request.output}/summary.json exists")
             return 0
-        summary = segment.segment(request, say)
+        summary = run.segment(request, say)
     except KeyboardInterrupt as interrupt:
-        what, status = told_interrupt(interrupt)
+        what, status = interrupt_message(interrupt)
         return complain(f"{what}; run the same command again to continue", status)
-    text, status, reason = segment.report(summary, max_rejected)
+    text, status, reason = run.report(summary, max_rejected)
     say(text)
     return complain(reason, status) if status else 0

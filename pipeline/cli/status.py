@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from model_build.console import say
+from model_build.common.console import say
 from pipeline.cli.options import log_level, path, set_up_logging, storage_options
 
 
@@ -15,6 +15,6 @@ from pipeline.cli.options import log_level, path, set_up_logging, storage_option
 def status(output: str, storage_options: dict[str, str], log_level: str) -> None:
     """Tell how far the job that writes to OUT is, on whatever machine it runs."""
     set_up_logging(log_level)
-    from pipeline.jobs.status import status
+    from pipeline.segmentation.status import status
 
     say(status(output, storage_options).text())

@@ -14,7 +14,7 @@ def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def bucket(pixels: np.ndarray, stride: int) -> tuple[int, int]:
+def padded_size(pixels: np.ndarray, stride: int) -> tuple[int, int]:
     """The (height, width) that ``[h, w, …]`` is padded to: the next multiples of the stride."""
     height, width = pixels.shape[:2]
     return -(-height // stride) * stride, -(-width // stride) * stride

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 import apache_beam as beam
 
 from model_build.data.files import image_extension
-from pipeline.inputs.levels import Found, ListFiles, list_alone
+from pipeline.inputs.parallel_listing import Found, ListFiles, list_alone
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import (
     Files,
@@ -40,7 +40,7 @@ class ListOptions:
             pattern, ``**`` for all below a folder.
         limit: only the first so many images, by name.
         overlap: there are several sources, which may list a file twice.
-        spread: many workers list, see :class:`pipeline.inputs.levels.ListFiles`.
+        spread: many workers list, see :class:`pipeline.inputs.parallel_listing.ListFiles`.
     """
 
     root: str

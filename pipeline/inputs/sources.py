@@ -8,17 +8,17 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.records import Source
 from pipeline.storage import (
     Files,
     absolute,
+    as_user_error,
     folder_of,
     glob_folder,
     is_read_only,
     is_remote,
     scheme_of,
-    users_fault,
 )
 
 RANGE = 8 << 20  # bytes of a list that are read at once
@@ -52,7 +52,7 @@ def parse_source(text: str, files: Files) -> Source:
     if is_read_only(text):
         raise UserError(f"{text}: cannot list a web server; put its URLs into an @LIST")
     bucket_only = "/" not in text.split("://")[1].rstrip("/")
-    with users_fault(text, "cannot be found", "check the path and your permissions"):
+    with as_user_error(text, "cannot be found", "check the path and your permissions"):
         if not bucket_only and not text.endswith("/") and files.exists(text):
             return Source("file", text, folder_of(text))
         magic = magic and not files.has_any(text)
@@ -82,7 +82,7 @@ def _parse_list(where: str, files: Files) -> Source:
     where = absolute("/dev/stdin" if where == "-" else where)
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
-    with users_fault(where, "the list cannot be read", "check the path and your permissions"):
+    with as_user_error(where, "the list cannot be read", "check the path and your permissions"):
         kept = files.kept(where)
         lines = (
             one_of.setdefault(scheme_of(line), line) and line

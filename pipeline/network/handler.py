@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from model_build.errors import JobError, UserError
-from pipeline.images.sizes import bucket, crop, pad
+from model_build.common.errors import JobError, UserError
+from pipeline.images.sizes import crop, pad, padded_size
 from pipeline.network import ENGINES
 from pipeline.network import precision as precisions
 from pipeline.records import Photo, Reject, Window, rejected
@@ -93,7 +93,7 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
         self.options, self.files = options, files
 
     def load_model(self) -> Any:
-        from model_build.quiet import import_tensorflow
+        from model_build.common.quiet_imports import import_tensorflow
 
         import_tensorflow()
         from pipeline.network import models, threads
@@ -144,7 +144,7 @@ def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
     whole = {index: photo for index, photo in photos.items() if index not in tiled}
     batches = same_shape_batches(whole, segmenter.stride, segmenter.batch_size)
     for batch in (*batches, *([index] for index in tiled)):
-        size = bucket(photos[batch[0]].pixels, segmenter.stride)
+        size = padded_size(photos[batch[0]].pixels, segmenter.stride)
         try:
             if batch[0] in tiled:
                 padded, finite = zip(segmenter.tiled(photos[batch[0]].pixels), strict=True)
@@ -190,7 +190,7 @@ def same_shape_batches(
     """Keys of photos that share a padded shape, at most ``batch_size`` each."""
     buckets = defaultdict(list)
     for index, photo in photos.items():
-        buckets[bucket(photo.pixels, stride)].append(index)
+        buckets[padded_size(photo.pixels, stride)].append(index)
     for group in buckets.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from model_build import artifact
 from model_build.artifact import DESCRIPTION, NETWORK, PROGRAM, Description
-from model_build.errors import UserError, first_line
+from model_build.common.errors import UserError, first_line
 from pipeline.storage import (
     Files,
+    as_user_error,
     is_remote,
     join,
     on_temporary_disk,
     temporary_folder,
-    users_fault,
 )
 
 
@@ -42,7 +42,7 @@ def describe(model: str, files: Files) -> Description:
     files.check(model)
     where = join(model, DESCRIPTION)
     what = f"not a saved model: cannot read {DESCRIPTION}"
-    with users_fault(model, what, "name a folder that `fcn-beam train` wrote"):
+    with as_user_error(model, what, "name a folder that `fcn-beam train` wrote"):
         data = files.read(where)
     return artifact.parse_description(data, where)
 
@@ -57,7 +57,7 @@ def load(model: str, files: Files) -> Network:
     if not is_remote(model):
         return load_local(model, model)
     with temporary_folder() as scratch:
-        with users_fault(model, "cannot be copied here", "check the path and your permissions"):
+        with as_user_error(model, "cannot be copied here", "check the path and your permissions"):
             description = files.read(join(model, DESCRIPTION))
             with on_temporary_disk():
                 Path(scratch, DESCRIPTION).write_bytes(description)

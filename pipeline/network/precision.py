@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.network import PRECISIONS
 
 AUTO, FLOAT32, BFLOAT16 = PRECISIONS

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from model_build.program import Program
 from pipeline.network.canvases import canvas, of_part, on_canvas
-from pipeline.network.cells import axis, by_cells
 from pipeline.network.models import Network
 from pipeline.network.precision import FLOAT32, check, optimizer
+from pipeline.network.sparse_argmax import axis, by_cells
 from pipeline.network.tiling import Tiling
 
 Run = Callable[..., Sequence[Any]]
@@ -143,8 +143,9 @@ def classifier(
 ) -> Run:
     """What finds classes: scores → uint8 ``[n, h, w]``, as its only output.
 
-    In graph mode those of an interpolation are found by cells (:mod:`pipeline.network.cells`). All
-    others are those of the largest logit, compiled for canvases.
+    In graph mode those of an interpolation are found by cells
+    (:mod:`pipeline.network.sparse_argmax`). All others are those of the largest logit, compiled for
+    canvases.
 
     Args:
         spec: of the scores.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.images.sizes import bucket, pad
+from pipeline.images.sizes import pad, padded_size
 from pipeline.images.tiles import Span, fade, spans
 
 OVERLAP = 3 / 8  # of the longest side of a tile: neighbours share at least that much
@@ -58,7 +58,8 @@ class Tiling:
         """
         overlap = int(OVERLAP * self.side) // self.stride * self.stride
         rows, columns = (
-            spans(length, self.side, overlap, self.stride) for length in bucket(pixels, self.stride)
+            spans(length, self.side, overlap, self.stride)
+            for length in padded_size(pixels, self.stride)
         )
         averages = self._averages(pixels, rows, columns)
         class_map = np.zeros(pixels.shape[:2], np.uint8)

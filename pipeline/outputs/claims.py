@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.outputs.folder import (
     HISTOGRAMS,
     MASKS,
@@ -19,7 +19,7 @@ from pipeline.outputs.folder import (
 )
 from pipeline.outputs.journal import journals
 from pipeline.outputs.recipe import Recipe
-from pipeline.storage import Files, ends_the_job, is_names, is_remote, remedy, told
+from pipeline.storage import Files, as_job_error, describe_error, is_name_error, is_remote, remedy
 
 FORMAT = 2
 _NAME = re.compile(r"[\w.-]+")  # of a shard
@@ -44,7 +44,7 @@ class Noted(NamedTuple):
         Raises:
             JobError: OUT cannot be looked at.
         """
-        with ends_the_job():
+        with as_job_error():
             journalled = list(journals(out))
         return [*self.shards, *journalled]
 
@@ -63,9 +63,13 @@ def look(out: OutputFolder) -> Noted:
             next(iter(out.files.starting_with(f"{out.path}/{HISTOGRAMS}-")), None)
         run, summary = _read(out, RUN), _read(out, SUMMARY)
     except IsADirectoryError as error:
-        raise UserError(f"{told(error)}; move it away, or choose another --output") from None
+        raise UserError(
+            f"{describe_error(error)}; move it away, or choose another --output"
+        ) from None
     except OSError as error:
-        raise JobError(f"{told(error)}: cannot read the output folder; {remedy(error)}") from error
+        raise JobError(
+            f"{describe_error(error)}: cannot read the output folder; {remedy(error)}"
+        ) from error
     _check_ours(run, f"{out.path}/{RUN}", "format", "started")
     if run is None:
         _check_ours(summary, f"{out.path}/{SUMMARY}", "masks")
@@ -161,7 +165,7 @@ def check(
         )
 
 
-def unnoted(out: OutputFolder) -> str | None:
+def unrecorded(out: OutputFolder) -> str | None:
     """The first folder in OUT that holds masks or overlays, of which no ``run.json`` tells.
 
     Raises:
@@ -170,7 +174,9 @@ def unnoted(out: OutputFolder) -> str | None:
     try:
         return next(filter(out.holds, (MASKS, OVERLAYS)), None)
     except OSError as error:
-        raise JobError(f"{told(error)}: cannot read the output folder; {remedy(error)}") from error
+        raise JobError(
+            f"{describe_error(error)}: cannot read the output folder; {remedy(error)}"
+        ) from error
 
 
 def prepare(path: str, files: Files) -> None:
@@ -221,8 +227,10 @@ def writing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_names(error) or isinstance(error, FileNotFoundError | FileExistsError):
+        if is_name_error(error) or isinstance(error, FileNotFoundError | FileExistsError):
             raise UserError(
-                f"{path}: cannot be written: {told(error)}; choose another --output"
+                f"{path}: cannot be written: {describe_error(error)}; choose another --output"
             ) from None
-        raise JobError(f"{path}: cannot be written: {told(error)}; {remedy(error)}") from error
+        raise JobError(
+            f"{path}: cannot be written: {describe_error(error)}; {remedy(error)}"
+        ) from error

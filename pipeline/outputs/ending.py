@@ -9,7 +9,7 @@ from pipeline.outputs import journal, shards
 from pipeline.outputs.claims import shard_names
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, SUMMARY, OutputFolder
 from pipeline.outputs.lock import check_claim, is_gone
-from pipeline.storage import ends_the_job
+from pipeline.storage import as_job_error
 
 
 class Claimed(NamedTuple):
@@ -44,7 +44,7 @@ def finish(
     check_claim(out, claimed.lock)
     mine = sorted(written)
     content = content | {"run": out.run, "shards": mine}
-    with ends_the_job():
+    with as_job_error():
         out.write_json(SUMMARY, content)
         left = dict(leftovers(out))
         ended = {out.run, *claimed.dead}

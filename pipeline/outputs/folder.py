@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.outputs import gate
 from pipeline.records import MaskRef, Source, Stamp
 from pipeline.storage import (
@@ -233,7 +233,7 @@ def overlay_file(mask_name: str) -> str:
     return f"{OVERLAYS}/{escape_folders(mask_name.removesuffix('.png'), '.jpg')}.jpg"
 
 
-def unholdable(mask_name: str, out: str) -> str | None:
+def unsupported_name(mask_name: str, out: str) -> str | None:
     """Why OUT can hold no mask of that name, or None where it can.
 
     A disk takes any byte but ``/`` and NUL, and 255 of them between two slashes; stores take 1,024

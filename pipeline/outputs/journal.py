@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.outputs.folder import JOURNAL, OutputFolder, parse_json, utf8
 from pipeline.records import Reject, Row
-from pipeline.storage import ends_the_job
+from pipeline.storage import as_job_error
 
 ROWS = 1000  # a file, about
 SECONDS = 30.0  # that a row waits, about
@@ -47,7 +47,7 @@ class Journal:
         """Puts what has been taken; raises JobError where it cannot be put."""
         if self._lines:
             name = f"{JOURNAL}/{self._out.run}.{uuid.uuid4().hex}.jsonl"
-            with ends_the_job():
+            with as_job_error():
                 self._out.write(name, utf8("".join(f"{line}\n" for line in self._lines)))
             self._lines = []
 

@@ -29,10 +29,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.outputs import processes
 from pipeline.outputs.folder import LOCK, SUMMARY, UNFINISHED, OutputFolder, parse_json, utf8
-from pipeline.storage import ends_the_job, is_remote
+from pipeline.storage import as_job_error, is_remote
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ def check_claim(out: OutputFolder, number: int) -> None:
     Raises:
         JobError: another run has a higher one; or the locks cannot be looked at.
     """
-    with ends_the_job():
+    with as_job_error():
         highest = max(numbers(out), default=0)
     if highest > number:
         raise JobError(

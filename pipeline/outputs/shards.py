@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder, utf8
 from pipeline.outputs.lock import check_claim
 from pipeline.outputs.summary import Tally, sum_tallies, tally_kept, tally_reject, tally_row
 from pipeline.records import Reject, Row
-from pipeline.storage import ends_the_job
+from pipeline.storage import as_job_error
 
 IMAGES = 10_000  # about as many a shard: its rows are put in order in memory
 PACKED = 1000  # records that are packed together, at most
@@ -149,7 +149,7 @@ def write_shard(
     names = f"{HISTOGRAMS}-{of}", f"{REJECTED}-{of}"
     for name, kinds in zip(names, ((ROWS, KEPT), (REJECTS, UNLISTED)), strict=True):
         in_order = sorted(line for kind in kinds for line in lines[kind])
-        with ends_the_job():
+        with as_job_error():
             out.write(name, utf8("".join(f"{line}\n" for line in in_order)))
     kept = [Row.from_json(value) for value in values[KEPT]]
     rows = (*kept, *map(Row.from_json, values[ROWS]))

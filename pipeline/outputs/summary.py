@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from model_build.console import visible
-from pipeline.outputs import skipped
+from model_build.common.console import visible
+from pipeline.inputs import skipped
 from pipeline.records import PassedOver, Reject, Row
 
 NEVER_PHOTOS = "in folders of caches and systems"

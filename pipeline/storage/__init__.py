@@ -4,14 +4,14 @@ The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA
 """
 
 from pipeline.storage.faults import (
-    ends_the_job,
-    is_everybodys,
-    is_names,
+    affects_all_files,
+    as_job_error,
+    as_user_error,
+    describe_error,
+    is_name_error,
     on_temporary_disk,
     remedy,
     temporary_folder,
-    told,
-    users_fault,
 )
 from pipeline.storage.files import Files, glob_folder
 from pipeline.storage.listed import File, Link, Part, Unlisted
@@ -36,13 +36,15 @@ __all__ = [
     "Part",
     "Unlisted",
     "absolute",
-    "ends_the_job",
+    "affects_all_files",
+    "as_job_error",
+    "as_user_error",
+    "describe_error",
     "escape_folders",
     "folder_of",
     "glob_folder",
     "google_token",
-    "is_everybodys",
-    "is_names",
+    "is_name_error",
     "is_read_only",
     "is_remote",
     "join",
@@ -54,7 +56,5 @@ __all__ = [
     "scheme_of",
     "secrets",
     "temporary_folder",
-    "told",
     "unescape_folders",
-    "users_fault",
 ]

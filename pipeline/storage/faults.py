@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from model_build.errors import JobError, UserError, cause, first_line
+from model_build.common.errors import JobError, UserError, cause, first_line
 from pipeline.storage.names import is_read_only
 from pipeline.storage.retries import causes, is_transient, status_of
 
@@ -58,14 +58,14 @@ _CREDENTIAL_ERRORS = frozenset(
 )
 
 
-def is_everybodys(error: BaseException) -> bool:
+def affects_all_files(error: BaseException) -> bool:
     """Whether a failure to read one file would be every other file's, too."""
     if isinstance(error, Unavailable | Unauthenticated):
         return True
     return isinstance(error, OSError) and error.errno in _EVERYBODYS
 
 
-def is_names(error: BaseException) -> bool:
+def is_name_error(error: BaseException) -> bool:
     """Whether a failure to write a file is to blame on its name, or on what has that name now."""
     if isinstance(error, BadName | IsADirectoryError | NotADirectoryError | UnicodeError):
         return True
@@ -86,7 +86,7 @@ def remedy(error: BaseException) -> str:
     return _EVERYBODYS.get(number or 0, "check the disk or store")
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """A failure in one line, with the file's name before the cause."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -94,16 +94,16 @@ def told(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def ends_the_job() -> Iterator[None]:
+def as_job_error() -> Iterator[None]:
     """What a disk or store cannot do in its block, as a JobError that tells the remedy."""
     try:
         yield
     except OSError as error:
-        raise JobError(f"{told(error)}; {remedy(error)}") from error
+        raise JobError(f"{describe_error(error)}; {remedy(error)}") from error
 
 
 @contextlib.contextmanager
-def users_fault(name: str, what: str, advice: str) -> Iterator[None]:
+def as_user_error(name: str, what: str, advice: str) -> Iterator[None]:
     """What cannot be done in its block with a file or folder that a user has named.
 
     Raises:
@@ -113,9 +113,9 @@ def users_fault(name: str, what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # the latter of a path with a NUL
-        if is_everybodys(error):
-            raise JobError(f"{told(error)}; {remedy(error)}") from error
-        why = told(error).removeprefix(f"{name}: ")
+        if affects_all_files(error):
+            raise JobError(f"{describe_error(error)}; {remedy(error)}") from error
+        why = describe_error(error).removeprefix(f"{name}: ")
         raise UserError(f"{name}: {what}: {why}; {advice}") from None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.storage import folders, local, paging, puts, stores
 from pipeline.storage.faults import BadName, NotRegular, of_client, on_temporary_disk
 from pipeline.storage.listed import File, Link, Part, Unlisted
@@ -351,7 +351,7 @@ class Files:
             key = urllib.parse.quote(uri, safe="%/:?#[]@!$&'()*+,;=~")
         else:
             key = uri.partition("://")[2]
-            if reason := stores.unsayable(scheme, key):
+            if reason := stores.unsupported_key(scheme, key):
                 raise BadName(f"{uri}: its name {reason}; rename it")
             if scheme == "memory":
                 key = f"/{key}"  # it adds that itself, but not where a name holds ``::``

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from model_build.errors import GONE, UserError
+from model_build.common.errors import GONE, UserError
 
 # scheme → the extra that brings its client, None where it comes along
 SCHEMES = {

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from model_build.errors import UserError, did_you_mean, first_line, require
+from model_build.common.errors import UserError, did_you_mean, first_line, require
 from pipeline.storage.names import SCHEMES, scheme_of
 
 CREDENTIALS_DEADLINE = 8.0  # seconds
@@ -53,7 +53,7 @@ def secrets(options: Mapping[str, str]) -> list[str]:
     ]
 
 
-def unsayable(scheme: str, key: str) -> str | None:
+def unsupported_key(scheme: str, key: str) -> str | None:
     """Why a client would take a name for another one, or None: the few that are not literal.
 
     s3fs and adlfs take ``?versionId=`` for the beginning of a version, adlfs a last ``#`` for an

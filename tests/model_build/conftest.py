@@ -243,7 +243,7 @@ def quick():
 def run_training(toy_data, quick, use_tiny_backbone):
     """A function that trains the tiny network: what ``train`` returns, and the lines it said."""
     from model_build.network.fcn import Architecture
-    from model_build.training import loop
+    from model_build.training import train
 
     def run(
         output,
@@ -259,12 +259,12 @@ def run_training(toy_data, quick, use_tiny_backbone):
     ):
         lines = []
         architecture = Architecture("tiny", weights)
-        chosen = loop.Options(crop=crop, **options)
+        chosen = train.Options(crop=crop, **options)
         with pytest.MonkeyPatch.context() as patch:
             use_tiny_backbone(patch)
             if not pictures:  # they take as long as all the steps
-                patch.setattr(loop, "draw", lambda *arguments: None)
-            description = loop.train(
+                patch.setattr(train, "draw", lambda *arguments: None)
+            description = train.train(
                 str(data),
                 str(output),
                 recipe=recipe,
@@ -353,7 +353,7 @@ def assert_same_history():
 # What is killed, starved or given other devices is a process of its own.
 _SCRIPT = """
 import dataclasses, json, runpy, sys
-from model_build.quiet import import_tensorflow
+from model_build.common.quiet_imports import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
 from model_build.network import backbones

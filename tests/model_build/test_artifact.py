@@ -14,7 +14,7 @@ import pytest
 
 from model_build import artifact
 from model_build.artifact import Scores
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from model_build.network.fcn import Architecture, fcn
 from tests import networks
 
@@ -283,14 +283,14 @@ def test_what_file_managers_leave_does_not_change_a_model(copied, name):
 
 
 def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
-    def told(folder):
+    def describe_error(folder):
         with pytest.raises(UserError) as caught:
             check(str(folder), name="gs://b/model/")
         return str(caught.value)
 
-    assert told(tmp_path / "missing").startswith("gs://b/model/: not a saved")
+    assert describe_error(tmp_path / "missing").startswith("gs://b/model/: not a saved")
     (copied / PROGRAM).unlink()
-    assert told(copied).startswith("gs://b/model/saved_model: does not match model.json")
+    assert describe_error(copied).startswith("gs://b/model/saved_model: does not match model.json")
 
 
 # model.json

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_build import artifact, export, folding
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from model_build.network.fcn import LOGITS
 from model_build.network.upsampling import Interpolation, Upsampling
 from model_build.saved_model import above

@@ -39,7 +39,7 @@ def test_a_long_message_is_cut():
 
 
 def test_the_log_shows_where_the_first_of_each_stage_and_cause_failed(monkeypatch, caplog):
-    monkeypatch.setattr(records, "_told", set())
+    monkeypatch.setattr(records, "_logged_causes", set())
     caplog.set_level(logging.INFO, logger="pipeline.records")
     for image, stage, error in [
         ("a.jpg", "read", OSError("gone")),

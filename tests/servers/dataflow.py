@@ -32,10 +32,10 @@ from apache_beam.portability.api import (
 from apache_beam.runners.portability.portable_runner import PortableMetrics
 from google.protobuf import struct_pb2
 
-from deploy.flink.cluster import reserved_port
 from pipeline.storage import Files
 from tests.servers.answers import JsonHandler
 from tests.servers.process import running
+from tools.flink_cluster import reserved_port
 
 TOKEN = "a-token"
 ACCOUNT = "someone@made-up.iam.gserviceaccount.com"

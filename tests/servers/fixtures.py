@@ -8,10 +8,10 @@ import uuid
 
 import pytest
 
-from deploy.flink import cluster
 from tests.servers import guard, stores
 from tests.servers import invented as invented_names
 from tests.servers.process import program
+from tools import flink_cluster as cluster
 
 
 def pytest_configure(config):
@@ -98,7 +98,7 @@ def _forget_clients():
 
 
 @pytest.fixture(params=["s3", "gs"])
-def bucket(request):
+def padded_size(request):
     """An empty bucket on either server."""
     return request.getfixturevalue(request.param)
 

@@ -1,9 +1,9 @@
 """A Flink cluster for tests, and workers of it whose network costs nothing.
 
 Such a worker is a script that :func:`worker` writes, for ``--environment_type PROCESS``. It puts
-the stub of :mod:`tests.pipeline.jobs.reliability` in the network's place, notes when it loads it,
-and stops after each window for as long as a file stands, which it notes, too, so that a test may
-look on, or kill it.
+the stub of :mod:`tests.pipeline.segmentation.reliability` in the network's place, notes when it
+loads it, and stops after each window for as long as a file stands, which it notes, so that a test
+may look on, or kill it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.flink import cluster
-from deploy.flink.cluster import reserved_port
-from pipeline.jobs.flink import FlinkJob
+from pipeline.runners.flink import FlinkJob
 from tests.servers.process import running as running_server
 from tests.waiting import DEADLINE
+from tools import flink_cluster as cluster
+from tools.flink_cluster import reserved_port
 
 ROOT = Path(__file__).parent.parent.parent
 # A job that has lost a task manager may be started again several times, until all results that were
@@ -32,9 +32,10 @@ JOB_SERVER = str(cluster.FOLDER / "job-server.jar")
 WORKER = """#!{python}
 import os, sys, time
 sys.path[0] = {root!r}
-from tests.pipeline.jobs import reliability
+from tests.pipeline.segmentation import reliability
 reliability.stub_network()
-from pipeline.jobs import windows, worker
+from pipeline.segmentation import windows
+from pipeline.cli import worker
 from pipeline.network import models
 
 describe, write_window = models.load, windows.write_window
@@ -78,7 +79,7 @@ class Cluster:
     """A cluster that is up.
 
     Args:
-        started: see :func:`deploy.flink.cluster.up`.
+        started: see :func:`tools.flink_cluster.up`.
         job_server: the address of a job server for it, see :func:`use_job_server`.
     """
 

@@ -18,9 +18,9 @@ from http.server import ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
 
-from deploy.flink.cluster import reserved_port
 from tests.servers.answers import JsonHandler
 from tests.servers.process import running
+from tools.flink_cluster import reserved_port
 
 _LAST = "\U0010ffff"
 

@@ -10,8 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.flink.cluster import reserved_port
 from tests.servers.process import program, running
+from tools.flink_cluster import reserved_port
 
 FAKE_GCS = "fake-gcs-server"
 NO_FAKE_GCS = f"no {FAKE_GCS}: `make servers` installs it, which needs Go"

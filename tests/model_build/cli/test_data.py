@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from model_build.cli.data import data
+from model_build.common.errors import UserError
 from model_build.data import download
-from model_build.errors import UserError
 from pipeline.cli.main import fcn_beam
 from tests.waiting import wait_until
 

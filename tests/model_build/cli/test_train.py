@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from model_build import artifact
 from model_build.cli.train import train
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network import backbones
 from model_build.network.fcn import Architecture
-from model_build.training import loop
+from model_build.training import train as training
 from model_build.training.recipes import RECIPES
 
 
@@ -38,7 +38,7 @@ def trained(make_voc, tmp_path_factory):
     normalisation = backbones.Normalisation("RGB", (1 / 128,) * 3, (-1.0,) * 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "_find", lambda name: (five_strides, normalisation))
-        patch.setattr(loop, "draw", lambda *arguments: None)  # takes as long as the training
+        patch.setattr(training, "draw", lambda *arguments: None)  # takes as long as the training
         result = invoke(
             train, data, "--output", output, "--backbone", "five_strides",
             "--backbone-weights", "none", "--crop", "64x64", "--epochs", 1, "--batch-size", 2,
@@ -61,7 +61,7 @@ def passed_on(monkeypatch):
         def see(data, output, **arguments):
             raise Seen(arguments)
 
-        monkeypatch.setattr(loop, "train", see)
+        monkeypatch.setattr(training, "train", see)
         result = invoke(train, ".", "--output", "out", *options)
         assert isinstance(result.exception, Seen), result.exception
         return result.exception.args[0]
@@ -83,7 +83,7 @@ def test_train_writes_a_saved_model_and_reports_its_scores(trained):
 
 def test_the_last_line_names_what_was_not_scored(monkeypatch):
     report = {"val_images": 3, "val_pixel_accuracy": 1.0, "val_miou": 1.0, "val_absent": ["a", "b"]}
-    monkeypatch.setattr(loop, "train", lambda *_, **__: SimpleNamespace(training=report))
+    monkeypatch.setattr(training, "train", lambda *_, **__: SimpleNamespace(training=report))
     assert invoke(train, ".", "--output", "out").output == (
         "out: saved; 3 validation images: pixel accuracy 1.000, mIoU 1.000; no true pixel of a, b\n"
     )
@@ -227,7 +227,7 @@ def test_options_that_contradict_the_start_are_told_before_data_is_read(tmp_path
 
 @pytest.mark.slow
 def test_pairs_of_new_labels_are_learnt_from_the_default_model(make_paired, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "draw", lambda *arguments: None)  # takes as long as the training
+    monkeypatch.setattr(training, "draw", lambda *arguments: None)  # takes as long as the training
     data = make_paired(tmp_path / "data", [f"photo{index}" for index in range(3)])
     options = ("--crop", "64x64", "--epochs", 1, "--batch-size", 1)
     result = invoke(train, data, "--output", tmp_path / "out", *options)
@@ -254,7 +254,7 @@ def test_pairs_of_new_labels_are_learnt_from_the_default_model(make_paired, tmp_
 )
 def test_options_of_the_training(passed_on, options, expected):
     passed = passed_on("--backbone", "tiny", *options)
-    assert passed["options"] == loop.Options(**expected)
+    assert passed["options"] == training.Options(**expected)
 
 
 @pytest.mark.parametrize("name", ["default", "d2l"])

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from model_build.common.errors import UserError
 from model_build.data import download
 from model_build.data.download import VOC2012, obtain
-from model_build.errors import UserError
 
 FOLDER = "VOCdevkit/VOC2012"
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from model_build.common.errors import UserError
 from model_build.data.labels import (
     VOC,
     VOID,
@@ -15,7 +16,6 @@ from model_build.data.labels import (
     parse_labels,
     voc_palette,
 )
-from model_build.errors import UserError
 
 VOC_COLORS = {
     "background": (0, 0, 0),

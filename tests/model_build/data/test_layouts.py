@@ -3,9 +3,9 @@ import pickle
 
 import pytest
 
+from model_build.common.errors import UserError
 from model_build.data.labels import VOC
 from model_build.data.layouts import DataFolder, list_local
-from model_build.errors import UserError
 
 
 def opened(root):

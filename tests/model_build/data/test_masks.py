@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet, label2image
 from model_build.data.masks import palette_order, read_mask
-from model_build.errors import UserError
 
 LABELS = LabelSet(("ground", "box", "disc"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
 VOID_COLOR = (224, 224, 192)

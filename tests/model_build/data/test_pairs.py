@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from model_build.common.errors import UserError
 from model_build.data.labels import label2image
 from model_build.data.layouts import DataFolder
 from model_build.data.pairs import Pair, check_pair, read_pair, read_split
-from model_build.errors import UserError
 
 
 def refused(folder, labels, split="train"):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_build.common.errors import UserError
 from model_build.data.layouts import DataFolder
 from model_build.data.survey import report, survey
-from model_build.errors import UserError
 
 VOID = 255
 

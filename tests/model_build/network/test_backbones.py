@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network import backbones
 from model_build.network.backbones import Normalisation, backbone, probe_normalisation
 

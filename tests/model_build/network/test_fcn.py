@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network import backbones
 from model_build.network.fcn import BACKBONE, LOGITS, SCORES, Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Interpolation

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network import backbones, strides
 from model_build.network.backbones import backbone, pyramid
 from model_build.network.fcn import LOGITS, SCORES, fcn

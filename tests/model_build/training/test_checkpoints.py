@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from model_build import artifact
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network.fcn import fcn
 from model_build.training import checkpoints
 from model_build.training.checkpoints import Keeper

@@ -4,7 +4,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network.fcn import BACKBONE
 from model_build.training import checkpoints, devices
 from model_build.training.recipes import RECIPES

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network.fcn import BACKBONE, LOGITS, SCORES, fcn
 from model_build.training import recipes
 from model_build.training.objective import compile_model

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model_build import artifact, export, program, saved_model
+from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
-from model_build.errors import UserError
 from model_build.network.fcn import BACKBONE, SCORES, Architecture, fcn
 from model_build.training import checkpoints
 from model_build.training.start import inherit, starting

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from model_build import artifact
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from model_build.network import fcn  # noqa: F401, whose layers Keras reads
 from pipeline.cli.info import info
 from pipeline.network import models

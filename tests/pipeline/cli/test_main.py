@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.cli import main
 from pipeline.cli.main import COMMANDS
 

@@ -1,4 +1,4 @@
-"""``fcn-beam segment``; the job itself is tested in ``jobs/test_segment.py``."""
+"""``fcn-beam segment``; the job itself is tested in ``segmentation/test_run.py``."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from PIL import Image
 from model_build import artifact
 from model_build.data.labels import LabelSet
 from pipeline.cli import main
-from tests.pipeline.jobs import reliability
+from tests.pipeline.segmentation import reliability
 from tests.waiting import wait_until
 
 
@@ -275,7 +275,7 @@ def held(photos, tiny_model, out):
     reliability.pictures(photos, 80)
     code = (
         "from pipeline.cli import main\n"
-        "from tests.pipeline.jobs import reliability\n"
+        "from tests.pipeline.segmentation import reliability\n"
         "reliability.hold_masks(8)\n"
         "main.main()"
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.sizes import bucket, crop, enlarge, fit, nearest, pad
+from pipeline.images.sizes import crop, enlarge, fit, nearest, pad, padded_size
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -37,7 +37,7 @@ def test_fit_examples():
 
 @given(small, small, st.integers(1, 32))
 def test_a_bucket_is_the_next_multiple_of_the_stride(height, width, stride):
-    h, w = bucket(np.empty((height, width, 3), np.uint8), stride)
+    h, w = padded_size(np.empty((height, width, 3), np.uint8), stride)
     assert h % stride == w % stride == 0
     assert height <= h < height + stride
     assert width <= w < width + stride
@@ -46,7 +46,7 @@ def test_a_bucket_is_the_next_multiple_of_the_stride(height, width, stride):
 @given(small, small, st.integers(1, 32), st.integers(0, 2**32 - 1))
 def test_pad_and_crop_are_a_round_trip(height, width, stride, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    size = bucket(pixels, stride)
+    size = padded_size(pixels, stride)
     padded = pad(pixels, size)
     assert padded.shape == (*size, 3)
     assert padded.dtype == np.uint8

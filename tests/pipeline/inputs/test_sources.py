@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.records import Source
 from pipeline.storage import Files

@@ -66,8 +66,8 @@ def test_padding_goes_in_with_the_size_of_the_rest_and_does_not_come_back():
     np.testing.assert_array_equal(full, images[..., 0] * 5)
     np.testing.assert_array_equal(half, images[:, ::2, ::2])
     np.testing.assert_array_equal(largest, images.max(axis=(1, 2, 3)))  # the edge is repeated
-    nowhere = on_canvas(function, lambda images, scale: ["larger"], lambda size: None)
-    assert nowhere(images, 5) == ["larger"]
+    no_progress = on_canvas(function, lambda images, scale: ["larger"], lambda size: None)
+    assert no_progress(images, 5) == ["larger"]
 
 
 # With a network

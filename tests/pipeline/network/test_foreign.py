@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from model_build import artifact
 from model_build.artifact import Description, Scores
+from model_build.common.errors import UserError
 from model_build.data.labels import VOC
-from model_build.errors import UserError
 from model_build.network.upsampling import Interpolation
 from pipeline.network import models
 from pipeline.network.precision import BFLOAT16, supports_bfloat16

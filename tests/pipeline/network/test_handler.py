@@ -7,7 +7,7 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.network import precision
 from pipeline.network.handler import (
     EngineOptions,

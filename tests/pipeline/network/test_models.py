@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model_build import artifact
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.network import models
 from pipeline.network.segmenter import Segmenter
 from pipeline.storage import Files

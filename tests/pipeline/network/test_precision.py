@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.network import models, precision
 from pipeline.network.precision import BFLOAT16, FLOAT32, resolve, supports_bfloat16
 from pipeline.network.segmenter import Segmenter, runner

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.images.sizes import bucket, crop, pad
+from pipeline.images.sizes import crop, pad, padded_size
 from pipeline.network import models
 from pipeline.network.segmenter import Segmenter
 from pipeline.network.tiling import Tiling, blend
@@ -18,7 +18,7 @@ def picture(height, width):
 
 
 def whole(segmenter, pixels):
-    class_maps, _ = segmenter(pad(pixels, bucket(pixels, segmenter.stride))[None])
+    class_maps, _ = segmenter(pad(pixels, padded_size(pixels, segmenter.stride))[None])
     return crop(class_maps[0], pixels)
 
 

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.outputs import claims
-from pipeline.outputs.claims import Noted, check, claim, look, prepare, unnoted
+from pipeline.outputs.claims import Noted, check, claim, look, prepare, unrecorded
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.recipe import Recipe
 from pipeline.storage import Files
@@ -39,7 +39,7 @@ def test_a_fresh_folder_tells_nothing_and_is_left_alone(tmp_path, memory):
     for path in (f"{tmp_path}/out", "memory://b/out"):
         out = OutputFolder(path, FILES)
         assert look(out) == Noted()
-        assert unnoted(out) is None
+        assert unrecorded(out) is None
     assert (list(tmp_path.iterdir()), memory.store) == ([], {})
 
 
@@ -164,7 +164,7 @@ def test_masks_that_no_run_of_this_version_has_noted_are_found(out, run):
     if run is not None:
         out.write("run.json", run)
     assert look(out) == Noted()
-    assert unnoted(out) == "masks"
+    assert unrecorded(out) == "masks"
 
 
 def test_a_run_of_a_newer_version_is_not_taken_for_an_old_one(out):
@@ -195,7 +195,7 @@ def test_a_summary_of_ours_without_its_run_file_is_no_obstacle(out):
 
 def test_overlays_that_no_run_has_noted_are_found(out):
     out.write("overlays/a.jpg", b"a drawing of somebody's")
-    assert unnoted(out) == "overlays"
+    assert unrecorded(out) == "overlays"
 
 
 def test_a_folder_where_a_file_belongs_is_told(tmp_path):
@@ -240,14 +240,14 @@ def test_a_folder_that_cannot_be_listed_is_told_at_once(tmp_path, monkeypatch):
 
 def test_a_run_file_of_another_version_beside_no_masks_is_replaced(out):
     out.write("run.json", b'{"options": {}, "started": 1}')
-    assert (look(out), unnoted(out)) == (Noted(), None)
+    assert (look(out), unrecorded(out)) == (Noted(), None)
     claim(out, RECIPE, "/photos", (), VERSIONS)
     assert look(out) == Noted(RECIPE, "/photos", ())
 
 
 def test_masks_of_a_neighbouring_folder_are_no_obstacle(out):
     OutputFolder(f"{out.path}2", out.files).write("masks/a.png", b"")
-    assert (look(out), unnoted(out)) == (Noted(), None)
+    assert (look(out), unrecorded(out)) == (Noted(), None)
 
 
 # OUT that cannot be written

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from pipeline.outputs import ending
 from pipeline.outputs.ending import Claimed, finish
 from pipeline.outputs.folder import OutputFolder

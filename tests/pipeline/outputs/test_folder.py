@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.outputs import gate
 from pipeline.outputs.folder import (
     OutputFolder,
     mask_file,
     overlay_file,
     parse_output,
-    unholdable,
+    unsupported_name,
     utf8,
 )
 from pipeline.records import Stamp
-from pipeline.storage import Files, Unlisted, ends_the_job, local
+from pipeline.storage import Files, Unlisted, as_job_error, local
 
 FILES = Files()
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -145,7 +145,7 @@ def test_a_link_to_another_disk_within_the_masks_is_told_with_the_remedy(out, el
     os.symlink(elsewhere, f"{out.path}/masks/x")
     with (
         pytest.raises(JobError, match=r"masks/x/a\.png: .*; link the whole masks folder"),
-        ends_the_job(),
+        as_job_error(),
     ):
         out.write("masks/x/a.png", b"data")
 
@@ -356,7 +356,7 @@ mask_names = st.lists(parts, min_size=1, max_size=3).map(lambda found: "/".join(
 def test_a_disk_holds_every_name_that_is_said_to_be_holdable(tmp_path_factory, name):
     out = OutputFolder(str(tmp_path_factory.mktemp("out")), FILES)
     short = all(len(part.encode()) <= 255 for part in name.split("/"))
-    assert (unholdable(name, out.path) is None) == short
+    assert (unsupported_name(name, out.path) is None) == short
     if short:
         out.write(mask_file(name), b"data")
         assert [mask.name for mask in out.masks()] == [name]
@@ -367,19 +367,19 @@ def test_a_disk_holds_every_name_that_is_said_to_be_holdable(tmp_path_factory, n
 
 @pytest.mark.parametrize(("letter", "count"), [("a", 251), ("ü", 125), ("漢", 83)])
 def test_the_longest_part_of_a_name_is_counted_in_bytes(letter, count):
-    assert unholdable(f"x/{letter * count}.png", "/out") is None
-    assert "over 255 bytes; shorten" in unholdable(f"x/{letter * (count + 1)}.png", "/out")
-    assert "over 255 bytes" in unholdable(f"{letter * (count + 5)}/a.png", "/out")
+    assert unsupported_name(f"x/{letter * count}.png", "/out") is None
+    assert "over 255 bytes; shorten" in unsupported_name(f"x/{letter * (count + 1)}.png", "/out")
+    assert "over 255 bytes" in unsupported_name(f"{letter * (count + 5)}/a.png", "/out")
 
 
 def test_a_disk_holds_no_nul():
-    assert "contains a NUL; rename it" in unholdable("a\0b.png", "/out")
+    assert "contains a NUL; rename it" in unsupported_name("a\0b.png", "/out")
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\t", "\0", "\x7f", "\x85"])
 def test_a_store_holds_no_control_characters(character):
-    assert "control character" in unholdable(f"a{character}b.png", "memory://b/out")
-    assert (unholdable(f"a{character}b.png", "/out") is None) == (character != "\0")
+    assert "control character" in unsupported_name(f"a{character}b.png", "memory://b/out")
+    assert (unsupported_name(f"a{character}b.png", "/out") is None) == (character != "\0")
 
 
 @pytest.mark.parametrize(
@@ -388,12 +388,12 @@ def test_a_store_holds_no_control_characters(character):
 def test_a_store_holds_keys_up_to_1024_bytes(out, before):
     longest = "ü" * ((1024 - len(before) - 4) // 2) + "a" * (len(before) % 2) + ".png"
     assert len(f"{before}{longest}".encode()) == 1024
-    assert unholdable(longest, out) is None
-    assert "over 1024 bytes; shorten" in unholdable(f"a{longest}", out)
+    assert unsupported_name(longest, out) is None
+    assert "over 1024 bytes; shorten" in unsupported_name(f"a{longest}", out)
 
 
 def test_a_part_in_a_store_may_be_longer_than_on_a_disk():
-    assert unholdable("a" * 300 + ".png", "memory://b/out") is None
+    assert unsupported_name("a" * 300 + ".png", "memory://b/out") is None
 
 
 def test_a_folder_of_masks_that_cannot_be_listed_is_not_empty():

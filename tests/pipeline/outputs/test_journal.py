@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from pipeline.outputs import journal as module
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import Journal, Journalled, journals, read_rows, run_of

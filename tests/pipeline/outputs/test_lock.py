@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from model_build.errors import JobError, UserError
+from model_build.common.errors import JobError, UserError
 from pipeline.outputs import lock as module
 from pipeline.outputs import processes
 from pipeline.outputs.folder import OutputFolder

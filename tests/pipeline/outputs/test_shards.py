@@ -8,7 +8,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from pipeline.outputs import shards
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder
 from pipeline.outputs.shards import (

@@ -4,19 +4,19 @@ import tempfile
 
 import pytest
 
-from model_build.errors import JobError
+from model_build.common.errors import JobError
 from pipeline.storage.faults import (
     BadName,
     Unauthenticated,
     Unavailable,
-    ends_the_job,
-    is_everybodys,
-    is_names,
+    affects_all_files,
+    as_job_error,
+    describe_error,
+    is_name_error,
     of_client,
     on_temporary_disk,
     remedy,
     temporary_folder,
-    told,
 )
 
 
@@ -82,7 +82,7 @@ def of_azure(status):
     ],
 )
 def test_a_fault_is_everybodys_or_a_names_or_neither(error, everybodys, names):
-    assert (is_everybodys(error), is_names(error)) == (everybodys, names)
+    assert (affects_all_files(error), is_name_error(error)) == (everybodys, names)
 
 
 @pytest.mark.parametrize(
@@ -105,23 +105,26 @@ def test_each_fault_has_its_remedy(error, what):
 
 
 def test_a_fault_is_told_with_the_files_name():
-    assert told(OSError(errno.ENOSPC, "No space left", "/o/a.png")) == "/o/a.png: No space left"
-    assert told(OSError("s3://b/k: no answer\nmore")) == "s3://b/k: no answer"
-    assert told(io.UnsupportedOperation()) == "UnsupportedOperation"
+    assert (
+        describe_error(OSError(errno.ENOSPC, "No space left", "/o/a.png"))
+        == "/o/a.png: No space left"
+    )
+    assert describe_error(OSError("s3://b/k: no answer\nmore")) == "s3://b/k: no answer"
+    assert describe_error(io.UnsupportedOperation()) == "UnsupportedOperation"
 
 
 def test_what_a_disk_cannot_do_ends_the_job_with_the_remedy():
     cause = OSError(errno.ENOSPC, "No space left", "/o/a.png")
     told_with_remedy = pytest.raises(JobError, match=r"^/o/a\.png: No space left; free some space$")
-    with told_with_remedy as caught, ends_the_job():
+    with told_with_remedy as caught, as_job_error():
         raise cause
     assert caught.value.__cause__ is cause
 
 
 def test_what_is_no_fault_of_a_disk_passes_as_it_is():
-    with pytest.raises(ValueError, match="ours"), ends_the_job():
+    with pytest.raises(ValueError, match="ours"), as_job_error():
         raise ValueError("ours")
-    with ends_the_job():
+    with as_job_error():
         pass
 
 
@@ -157,9 +160,9 @@ def test_what_is_no_fault_of_a_disk_passes_as_it_is():
 def test_what_amazons_client_raises(code, status, kind):
     error = of_client(of_amazon(code, status), "s3://b/a.png")
     assert type(error) is kind
-    assert "s3://b/a.png: " in told(error)
-    assert is_everybodys(error) == (kind in (Unauthenticated, Unavailable))
-    assert is_names(error) == (kind is BadName)
+    assert "s3://b/a.png: " in describe_error(error)
+    assert affects_all_files(error) == (kind in (Unauthenticated, Unavailable))
+    assert is_name_error(error) == (kind is BadName)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +183,8 @@ def test_what_amazons_client_raises(code, status, kind):
 def test_what_googles_client_raises(status, kind):
     error = of_client(of_google(status), "gs://b/a.png")
     assert type(error) is kind
-    assert "gs://b/a.png: " in told(error)
-    assert not is_names(error)
+    assert "gs://b/a.png: " in describe_error(error)
+    assert not is_name_error(error)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ def test_what_azures_client_raises(status, kind):
     pytest.importorskip("azure.core", reason="the extra azure is not installed")
     error = of_client(of_azure(status), "az://c/a.png")
     assert type(error) is kind
-    assert "az://c/a.png: " in told(error)
+    assert "az://c/a.png: " in describe_error(error)
 
 
 def credentials_errors():
@@ -219,7 +222,7 @@ def test_credentials_that_are_missing_or_expired(error):
     for raised in (error, caused_by(RuntimeError("wrapped"), error)):
         found = of_client(raised, "s3://b/a.png")
         assert type(found) is Unauthenticated
-        assert told(found).startswith("s3://b/a.png: the credentials were not accepted (")
+        assert describe_error(found).startswith("s3://b/a.png: the credentials were not accepted (")
 
 
 def caused_by(error, cause):
@@ -242,7 +245,7 @@ def connection_errors():
 def test_a_store_that_does_not_answer(error):
     found = of_client(error, "s3://b/a.png")
     assert type(found) is Unavailable
-    assert told(found).startswith("s3://b/a.png: the store does not answer (")
+    assert describe_error(found).startswith("s3://b/a.png: the store does not answer (")
 
 
 def test_an_error_of_no_store_passes_as_it_is():
@@ -263,8 +266,8 @@ def test_a_name_that_says_forbidden_is_no_lack_of_permission():
 @pytest.mark.parametrize("error", connection_errors(), ids=lambda error: type(error).__name__)
 def test_a_web_server_that_does_not_answer_is_the_fault_of_its_files(error):
     found = of_client(error, "https://dead.example/a.jpg")
-    assert not is_everybodys(found)
-    assert told(found).startswith("https://dead.example/a.jpg: the server refused it (")
+    assert not affects_all_files(found)
+    assert describe_error(found).startswith("https://dead.example/a.jpg: the server refused it (")
 
 
 def test_a_full_disk_of_temporary_files_is_named(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.storage import absolute, escape_folders, glob_folder, is_remote, unescape_folders
 from pipeline.storage.names import bucket_and_key, pattern_of
 

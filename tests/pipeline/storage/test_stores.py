@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from model_build.errors import UserError
+from model_build.common.errors import UserError
 from pipeline.storage import Files, parse_options, secrets
 
 

@@ -1,0 +1,1 @@
+"""Shared by both packages: errors, console, progress bar, limits, quiet imports."""

@@ -1,0 +1,179 @@
+"""The calls of other people's programs; see ``pipeline/__init__.py``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from model_build.artifact import DEFAULT_MODEL
+from model_build.common.errors import UserError
+from pipeline.child_process import run_in_child
+from pipeline.evaluation import run as evaluation
+from pipeline.evaluation.run import Evaluation
+from pipeline.images.decode import MAX_PIXELS
+from pipeline.network.threads import fixed_otherwise
+from pipeline.outputs.summary import Summary
+from pipeline.segmentation import run as segmentation
+from pipeline.segmentation.plan import as_text
+
+Path = str | os.PathLike[str]
+
+
+def segment(
+    inputs: Path | Iterable[Path],
+    output: Path,
+    *,
+    model: Path = DEFAULT_MODEL,
+    overlays: bool = False,
+    long_side: int | str | None = None,
+    tile: bool = False,
+    all_files: bool = False,
+    limit: int | None = None,
+    overwrite: bool = False,
+    discard_edits: bool = False,
+    moved: bool = False,
+    verify: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    engine: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    shared_disk: bool = False,
+    storage_options: Mapping[str, str] | None = None,
+    beam_options: Sequence[str] = (),
+) -> Summary:
+    """Segments every image of ``inputs``, as ``fcn-beam segment`` does; resumes where it stopped.
+
+    A run in this process sets TensorFlow's threads to one an operation. Where TensorFlow is in use
+    with others already, as in a notebook, the job runs in a process of its own.
+
+    Args:
+        inputs: folders, globs, images or ``@LIST`` files, local or remote; one or several.
+        output: the folder for the results, local or remote.
+        model: a saved-model folder, local or remote; by default the one that comes along.
+        overlays: also write photo and mask blended.
+        long_side: scale larger images down to so many pixels; ``"native"`` does not; None takes
+            what the model was trained at.
+        tile: take what is larger than a tile of the network's in overlapping tiles, which bound the
+            memory it needs; at native resolution, or at that of ``long_side`` where it is given.
+        all_files: try files without a known image extension, too.
+        limit: only the first so many images by name.
+        overwrite: do again what was made with other options; masks edited by hand are kept.
+        discard_edits: do masks edited by hand again; their number is printed first, to standard
+            error.
+        moved: the archive is that of the earlier runs, in another place.
+        verify: check the pixels of every mask that stands against its row.
+        max_pixels: reject larger images.
+        engine: ``"auto"``, ``"xla"`` or ``"graph"``.
+        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 in a local run on a CPU
+            that computes it, else float32.
+        batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.
+        workers: streams of a local run; None takes one a core, or one on an accelerator.
+        shared_disk: with a runner elsewhere, every worker sees this machine's disk.
+        storage_options: ``{"s3.anon": "true"}`` and the like, for the clients of the stores.
+        beam_options: Apache Beam's own, as on its command line: ``["--runner", "FlinkRunner"]``.
+
+    Returns:
+        What the run came to. Images that got no mask are counted there and listed in
+        ``rejected-*.jsonl``; they are no error.
+
+    Raises:
+        UserError: what the command would end with status 2 for; its text is the command's line.
+        JobError: what ended the job, likewise, with status 1.
+    """
+    request = segmentation.Request(
+        inputs=_texts(inputs),
+        output=as_text("output", output),
+        model=as_text("model", model),
+        overlays=overlays,
+        long_side=long_side,
+        tile=tile,
+        all_files=all_files,
+        limit=limit,
+        overwrite=overwrite,
+        discard_edits=discard_edits,
+        moved=moved,
+        verify=verify,
+        max_pixels=max_pixels,
+        engine=engine,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        shared_disk=shared_disk,
+        storage_options=dict(storage_options or {}),
+        beam_options=list(beam_options),
+    )
+    if fixed_otherwise():
+        return Summary(**run_in_child("segment", request))
+    return segmentation.segment(request)
+
+
+def evaluate(
+    data: Path,
+    *,
+    model: Path | None = None,
+    masks: Path | None = None,
+    split: str = "val",
+    skip_missing: bool = False,
+    long_side: int | str | None = None,
+    tile: bool = False,
+    max_pixels: int | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    storage_options: Mapping[str, str] | None = None,
+    beam_options: Sequence[str] = (),
+) -> Evaluation:
+    """Scores predicted masks against a split's true ones, as ``fcn-beam evaluate`` does.
+
+    Args:
+        data: a folder in PASCAL VOC layout, or with the folders ``images`` and ``masks``; local or
+            remote.
+        model: score the masks that this saved model makes; or
+        masks: score the masks in this folder.
+        split: of the data.
+        skip_missing: score what is there.
+        long_side, tile, max_pixels, engine, precision, batch_size: with ``model``; see
+            :func:`segment`.
+        workers, storage_options, beam_options: see :func:`segment`; the runner is always this
+            process.
+
+    Returns:
+        Its ``scores`` are a dict: ``pixel_accuracy``, ``mean_accuracy``, ``miou`` and
+        ``frequency_weighted_iou``, from 0 to 1; its ``report`` is what ``--json`` writes.
+
+    Raises:
+        UserError: what the command would end with status 2 for; or there are no scores, as a mask
+            is missing or bad.
+        JobError: what ended the job.
+    """
+    request = evaluation.Request(
+        data=as_text("data", data),
+        model=None if model is None else as_text("model", model),
+        masks=None if masks is None else as_text("masks", masks),
+        split=split,
+        skip_missing=skip_missing,
+        long_side=long_side,
+        tile=tile or None,
+        max_pixels=max_pixels,
+        engine=engine,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        storage_options=dict(storage_options or {}),
+        beam_options=list(beam_options),
+    )
+    if fixed_otherwise():
+        result = Evaluation(**run_in_child("evaluate", request))
+    else:
+        result = evaluation.evaluate(request)
+    if result.scores is None:
+        raise UserError(result.complaint())
+    return result
+
+
+def _texts(inputs: Path | Iterable[Path]) -> list[str]:
+    if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
+        inputs = [inputs]
+    return [as_text("inputs", path) for path in inputs]

@@ -1,0 +1,1 @@
+"""Predicted masks scored against true masks."""

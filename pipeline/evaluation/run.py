@@ -1,0 +1,218 @@
+"""The run around the graph of ``evaluate``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model_build.common.errors import UserError, first_line
+from model_build.common.quiet_imports import import_tensorflow
+from model_build.data.labels import LabelSet
+from model_build.data.layouts import DataFolder
+from pipeline.evaluation import report, scoring
+from pipeline.evaluation.predictions import Example, PredictMasks, ReadMasks, check_folder
+from pipeline.images.decode import MAX_PIXELS, DecodeOptions
+from pipeline.network import models, threads
+from pipeline.network.handler import resolve
+from pipeline.outputs.folder import SUMMARY, OutputFolder
+from pipeline.runners import local
+from pipeline.segmentation.plan import check_counts, network_side, tile_side
+from pipeline.storage import File, Files, absolute, folder_of, parse_options
+
+OF_MODELS = ("long_side", "tile", "max_pixels", "engine", "precision", "batch_size")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for; see :func:`pipeline.evaluate`. Plain values only."""
+
+    data: str
+    model: str | None = None
+    masks: str | None = None
+    split: str = "val"
+    skip_missing: bool = False
+    long_side: int | str | None = None
+    tile: bool | None = None
+    max_pixels: int | None = None
+    engine: str | None = None
+    precision: str | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    beam_options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to.
+
+    Attributes:
+        report: the form of ``--json``, see :func:`pipeline.evaluation.report.report`.
+        images: number of images in the split.
+        skip_missing: images without a prediction or a truth were left out.
+    """
+
+    report: dict[str, Any]
+    images: int
+    skip_missing: bool
+
+    @property
+    def scores(self) -> dict[str, float] | None:
+        """``pixel_accuracy``, ``mean_accuracy``, ``miou`` and ``frequency_weighted_iou``, 0 to 1.
+
+        None where something is in the way, which :meth:`complaint` tells.
+        """
+        return self.report["scores"]
+
+    def table(self) -> str:
+        """The scores for people."""
+        return report.table(self.report)
+
+    def complaint(self) -> str:
+        """Why there are no scores."""
+        return report.complaint(self.report, self.images, self.skip_missing)
+
+
+def evaluate(request: Request) -> Evaluation:
+    """Scores predicted masks against a split's true ones.
+
+    Raises:
+        UserError: what the user can fix.
+        JobError: what ended the job.
+        KeyboardInterrupt: on Ctrl-C.
+    """
+    options = _check(request)
+    files = Files(parse_options(request.storage_options))
+    files.check(request.data)
+    try:
+        data = data_folder(request.data, files)
+        labels, names = data.labels(), _names(data, request)
+        examples = [
+            Example(name, data.photo(name) or data.expected(name), data.mask(name))
+            for name in names
+        ]
+    except OSError as error:
+        raise UserError(f"{request.data}: cannot be read: {first_line(error)}") from None
+    if request.model is not None:
+        predict, source = _by_model(request, request.model, labels, files)
+        workers = request.workers
+    else:
+        assert request.masks is not None
+        predict, source = _by_masks(request, request.masks, names, labels, files)
+        # No network runs: TensorFlow, which knows of accelerators, need not be asked.
+        workers = request.workers or threads.usable_cores()
+    local.check_memory(workers)
+    local.run_here(options, workers)
+    found = scoring.score(examples, predict, labels, files, options)
+    asked = {"data": request.data, "split": request.split, "source": source}
+    content = asked | report.report(found, labels, request.skip_missing)
+    return Evaluation(content, len(names), request.skip_missing)
+
+
+def _check(request: Request) -> PipelineOptions:
+    if (request.model is None) == (request.masks is None):
+        raise UserError("say what to score, with either --model or --masks")
+    for name in OF_MODELS if request.masks is not None else ():
+        if getattr(request, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} goes with --model, not --masks")
+    check_counts(
+        max_pixels=request.max_pixels, batch_size=request.batch_size, workers=request.workers
+    )
+    options = PipelineOptions(list(request.beam_options))
+    if not local.is_local(options):
+        raise UserError("--runner: evaluate always runs on this machine; leave --runner out")
+    return options
+
+
+def data_folder(data: str, files: Files) -> DataFolder:
+    """A data folder on any disk or store."""
+
+    def paths(folder: str) -> list[str]:
+        return [file.path for file in files.list(folder) if isinstance(file, File)]
+
+    return DataFolder(data.rstrip("/") or "/", paths, files.read)
+
+
+def _names(data: DataFolder, request: Request) -> list[str]:
+    names = data.names(request.split)
+    ((name, times),) = Counter(names).most_common(1)
+    if times > 1:
+        raise UserError(
+            f"{request.data}: {name} is {times} times in the split {request.split}; an image "
+            "counts once: remove the others"
+        )
+    return names
+
+
+def _by_model(
+    request: Request, model: str, labels: LabelSet, files: Files
+) -> tuple[beam.PTransform, dict[str, Any]]:
+    """What predicts with a model, and what the report says of it."""
+    description = models.describe(model, files)
+    _check_labels(model, description.labels.names, data_folder(request.data, files), labels)
+    # A damaged model is to be told in one line, not by a worker in thirty.
+    import_tensorflow()
+    threads.set_threads()
+    models.load(model, files)
+    decode = DecodeOptions(
+        network_side(request.long_side, description, bool(request.tile)),
+        request.max_pixels or MAX_PIXELS,
+    )
+    engine = resolve(
+        model,
+        request.engine or "auto",
+        request.precision or "auto",
+        request.batch_size,
+        threads.has_accelerator,
+        local=True,
+        tile=tile_side(description) if request.tile else None,
+        long_side=decode.long_side,
+    )
+    return PredictMasks(decode, engine, files), {
+        "model": model,
+        "fingerprint": description.fingerprint,
+        "long_side": decode.long_side or "native",
+        "tile": engine.tile,
+        "engine": engine.engine,
+        "precision": engine.precision,
+        "batch_size": engine.batch_size,
+    }
+
+
+def _by_masks(
+    request: Request, masks: str, names: list[str], labels: LabelSet, files: Files
+) -> tuple[beam.PTransform, dict[str, Any]]:
+    """What reads masks, and what the report says of them."""
+    check_folder(masks, names, files)
+    source = {"masks": masks}
+    # Of masks that `segment` wrote the model is known, and its labels are checked.
+    out = OutputFolder(folder_of(absolute(masks).rstrip("/")), files)
+    try:
+        summary = out.read_json(SUMMARY)
+        made_with, fingerprint = tuple(summary["pixels"]), summary["model"]
+    except (KeyError, TypeError, OSError):  # masks of another origin
+        pass
+    else:
+        _check_labels(masks, made_with, data_folder(request.data, files), labels)
+        source |= {"fingerprint": fingerprint}
+    return ReadMasks(masks, labels, files), source
+
+
+def _check_labels(source: str, names: tuple[str, ...], data: DataFolder, labels: LabelSet) -> None:
+    if names == labels.names:
+        return
+    difference = f"{len(names)} labels, not {len(labels)}"
+    for index, (ours, theirs) in enumerate(zip(names, labels.names, strict=False)):
+        if ours != theirs:
+            difference = f"label {index} is {ours!r}, not {theirs!r}"
+            break
+    note = data.labels_note()
+    raise UserError(
+        f"{source}: its labels differ from those of {data.root}: {difference}; use data with the "
+        f"same labels, or fix {data.root}/labels.json" + (f" ({note})" if note else "")
+    )

@@ -1,1 +1,0 @@
-"""The Beam graphs, the runs around them, runners and progress."""

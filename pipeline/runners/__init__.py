@@ -1,0 +1,1 @@
+"""Runs pipelines in this process, on Flink, on Dataflow, or on another Beam runner."""

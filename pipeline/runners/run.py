@@ -1,0 +1,138 @@
+"""Runs a pipeline, here or elsewhere, or hands it to a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics.metric import MetricResults
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from model_build.common.errors import JobError, Terminated, first_line
+from pipeline.runners import progress
+from pipeline.runners.failures import explain, how_ended
+from pipeline.runners.remote_job import RemoteJob
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def run_pipeline(
+    pipeline: beam.Pipeline,
+    listed: int = 0,
+    job: RemoteJob | None = None,
+    journalled: Callable[[], tuple[int, int]] | None = None,
+) -> PipelineResult:
+    """Runs a pipeline and waits for it, with its progress shown.
+
+    Args:
+        listed: number of images, where it is known before.
+        job: what a cluster knows it by.
+        journalled: see :func:`pipeline.runners.progress.following`; None where the pipeline runs in
+            this process.
+
+    Raises:
+        JobError: what ended the job, in one line.
+        KeyboardInterrupt: on Ctrl-C; Terminated, a kind of it, on SIGTERM. A job elsewhere has been
+            cancelled then; its text says so, or why not.
+    """
+    result = None
+    try:
+        with _raising_interrupts(), progress.shown():
+            progress.COUNTS.add(listed=listed)
+            result = pipeline.run()
+            if journalled is None:
+                result.wait_until_finish()
+                return result
+            with progress.following(_asking(result, job), journalled):
+                state = result.wait_until_finish()
+            with contextlib.suppress(Exception):  # what matters is how the job has ended
+                progress.COUNTS.put(**progress.metric_counts(result.metrics()))
+    except KeyboardInterrupt as interrupt:
+        if journalled is not None:
+            interrupt.args = (_cancel(pipeline.options, result, job),)
+        raise
+    except Exception as error:
+        raise _failed(error) from error
+    if state != PipelineState.DONE:  # Beam may raise it, and may say so
+        raise JobError(how_ended(state))
+    return result
+
+
+def _asking(result: PipelineResult, job: RemoteJob | None) -> Callable[[], MetricResults]:
+    """What asks a job's runner for its metrics."""
+    return lambda: result.metrics() if job is None else job.metrics(result)
+
+
+def submit_pipeline(pipeline: beam.Pipeline, job: RemoteJob) -> None:
+    """Hands a pipeline to a cluster and waits until it has it.
+
+    Raises:
+        JobError, KeyboardInterrupt: as :func:`run_pipeline` does.
+    """
+    try:
+        with _raising_interrupts():
+            pipeline.run()
+            job.wait_until_listed()
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (_cancel(pipeline.options, None, job),)
+        raise
+    except JobError:
+        raise
+    except Exception as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> JobError:
+    _LOGGER.info("the job failed", exc_info=error)
+    # What one stream raises comes as it is, without its class in its text.
+    return JobError(explain(f"{type(error).__name__}: {error}"))
+
+
+def _cancel(options: PipelineOptions, result: PipelineResult | None, job: RemoteJob | None) -> str:
+    """Cancels a job elsewhere, and tells what has become of it."""
+    named = job or "the job"
+    try:
+        if job is not None:
+            if not job.cancel():
+                return f"{named} is being cancelled, which takes a while"
+        elif result is not None:
+            result.cancel()
+    except KeyboardInterrupt:
+        return f"{named} may still run: cancel it there"
+    except Exception as error:
+        of_beam = isinstance(result, PortableResult)
+        if of_beam and not options.view_as(PortableOptions).job_endpoint and job is None:
+            return f"{named} has ended with its job server"  # which Beam has started for it
+        return f"{named} could not be cancelled ({first_line(error)}): cancel it there"
+    return f"{named} has been cancelled"
+
+
+@contextlib.contextmanager
+def _raising_interrupts() -> Iterator[None]:
+    """Ends by a KeyboardInterrupt on Ctrl-C or SIGTERM: Beam may pass it on as a job's error."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted, and may say what happens then
+        return
+    interrupts: list[type[KeyboardInterrupt]] = []
+
+    def note(number: int, frame: Any) -> None:
+        interrupts.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise interrupts[0]
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException:
+        if interrupts:
+            raise interrupts[0] from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

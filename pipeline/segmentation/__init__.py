@@ -1,0 +1,1 @@
+"""The job ``segment``: plan, graph, run, dry run, status."""

@@ -1,0 +1,66 @@
+"""TensorFlow is imported without Keras, which is there for who asks later, and uncollected."""
+
+import gc
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from model_build.common.quiet_imports import _WithoutKeras, gc_paused
+
+LATER = """
+import sys
+from model_build.common.quiet_imports import import_tensorflow
+import_tensorflow()
+assert "_WithoutKeras" not in {type(finder).__name__ for finder in sys.meta_path}
+assert "keras" not in sys.modules
+import tensorflow as tf
+tf.saved_model.load
+tf.keras.layers.Dense(1)
+import keras
+assert keras.layers.Dense is tf.keras.layers.Dense
+"""
+
+
+@pytest.mark.slow
+def test_keras_is_left_until_something_asks_for_it():
+    subprocess.run([sys.executable, "-c", LATER], check=True)
+
+
+def test_only_the_importing_thread_misses_it():
+    finder = _WithoutKeras()
+    with pytest.raises(ModuleNotFoundError) as raised:
+        finder.find_spec("keras.src", None)
+    assert raised.value.name == "keras.src"
+    assert finder.find_spec("keras", None) is None
+    found = []
+    other = threading.Thread(target=lambda: found.append(finder.find_spec("keras.src", None)))
+    other.start()
+    other.join()
+    assert found == [None]
+
+
+def test_the_collector_rests_while_a_block_runs():
+    frozen = gc.get_freeze_count()
+    with gc_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen  # this process is not ours
+
+
+OURS = """
+import gc
+from model_build.common.quiet_imports import process_is_ours, uncollected
+process_is_ours()
+with uncollected():
+    pass
+assert not gc.get_freeze_count()
+with uncollected():
+    import decimal
+assert gc.get_freeze_count()
+"""
+
+
+def test_what_is_imported_is_set_aside_in_a_process_of_ours():
+    subprocess.run([sys.executable, "-c", OURS], check=True)
