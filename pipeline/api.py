@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from model_build.artifact import DEFAULT_MODEL
 from model_build.common.errors import UserError
 from pipeline.child_process import run_in_child
 from pipeline.evaluation import run as evaluation
 from pipeline.evaluation.run import Evaluation
-from pipeline.images.decode import MAX_PIXELS
 from pipeline.network.threads import fixed_otherwise
 from pipeline.outputs.summary import Summary
 from pipeline.segmentation import run as segmentation
@@ -23,24 +22,19 @@ def segment(
     inputs: Path | Iterable[Path],
     output: Path,
     *,
-    model: Path = DEFAULT_MODEL,
+    model: Path | None = None,
     overlays: bool = False,
-    long_side: int | str | None = None,
-    tile: bool = False,
     all_files: bool = False,
     limit: int | None = None,
     overwrite: bool = False,
     discard_edits: bool = False,
     moved: bool = False,
     verify: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    engine: str = "auto",
-    precision: str = "auto",
-    batch_size: int | None = None,
     workers: int | None = None,
     shared_disk: bool = False,
     storage_options: Mapping[str, str] | None = None,
     beam_options: Sequence[str] = (),
+    **mask_options: Any,
 ) -> Summary:
     """Segments every image of ``inputs``, as ``fcn-beam segment`` does; resumes where it stopped.
 
@@ -50,12 +44,8 @@ def segment(
     Args:
         inputs: folders, globs, images or ``@LIST`` files, local or remote; one or several.
         output: the folder for the results, local or remote.
-        model: a saved-model folder, local or remote; by default the one that comes along.
+        model: a saved-model folder, local or remote; by default the included one.
         overlays: also write photo and mask blended.
-        long_side: scale larger images down to so many pixels; ``"native"`` does not; None takes
-            what the model was trained at.
-        tile: take what is larger than a tile of the network's in overlapping tiles, which bound the
-            memory it needs; at native resolution, or at that of ``long_side`` where it is given.
         all_files: try files without a known image extension, too.
         limit: only the first so many images by name.
         overwrite: do again what was made with other options; masks edited by hand are kept.
@@ -63,15 +53,12 @@ def segment(
             error.
         moved: the archive is that of the earlier runs, in another place.
         verify: check the pixels of every mask that stands against its row.
-        max_pixels: reject larger images.
-        engine: ``"auto"``, ``"xla"`` or ``"graph"``.
-        precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 in a local run on a CPU
-            that computes it, else float32.
-        batch_size: images a batch; None takes 8 on an accelerator, 1 on a CPU.
         workers: streams of a local run; None takes one a core, or one on an accelerator.
         shared_disk: with a runner elsewhere, every worker sees this machine's disk.
         storage_options: ``{"s3.anon": "true"}`` and the like, for the clients of the stores.
         beam_options: Apache Beam's own, as on its command line: ``["--runner", "FlinkRunner"]``.
+        mask_options: ``long_side``, ``tile``, ``max_pixels``, ``engine``, ``precision`` and
+            ``batch_size``; see :class:`pipeline.segmentation.mask_options.MaskOptions`.
 
     Returns:
         What the run came to. Images that got no mask are counted there and listed in
@@ -84,24 +71,19 @@ def segment(
     request = segmentation.Request(
         inputs=_texts(inputs),
         output=as_text("output", output),
-        model=as_text("model", model),
+        model=None if model is None else as_text("model", model),
         overlays=overlays,
-        long_side=long_side,
-        tile=tile,
         all_files=all_files,
         limit=limit,
         overwrite=overwrite,
         discard_edits=discard_edits,
         moved=moved,
         verify=verify,
-        max_pixels=max_pixels,
-        engine=engine,
-        precision=precision,
-        batch_size=batch_size,
         workers=workers,
         shared_disk=shared_disk,
         storage_options=dict(storage_options or {}),
         beam_options=list(beam_options),
+        **mask_options,
     )
     if fixed_otherwise():
         return Summary(**run_in_child("segment", request))
@@ -115,15 +97,10 @@ def evaluate(
     masks: Path | None = None,
     split: str = "val",
     skip_missing: bool = False,
-    long_side: int | str | None = None,
-    tile: bool = False,
-    max_pixels: int | None = None,
-    engine: str | None = None,
-    precision: str | None = None,
-    batch_size: int | None = None,
     workers: int | None = None,
     storage_options: Mapping[str, str] | None = None,
     beam_options: Sequence[str] = (),
+    **mask_options: Any,
 ) -> Evaluation:
     """Scores predicted masks against a split's true ones, as ``fcn-beam evaluate`` does.
 
@@ -134,10 +111,9 @@ def evaluate(
         masks: score the masks in this folder.
         split: of the data.
         skip_missing: score what is there.
-        long_side, tile, max_pixels, engine, precision, batch_size: with ``model``; see
-            :func:`segment`.
         workers, storage_options, beam_options: see :func:`segment`; the runner is always this
             process.
+        mask_options: with ``model``; see :func:`segment`.
 
     Returns:
         Its ``scores`` are a dict: ``pixel_accuracy``, ``mean_accuracy``, ``miou`` and
@@ -154,22 +130,17 @@ def evaluate(
         masks=None if masks is None else as_text("masks", masks),
         split=split,
         skip_missing=skip_missing,
-        long_side=long_side,
-        tile=tile or None,
-        max_pixels=max_pixels,
-        engine=engine,
-        precision=precision,
-        batch_size=batch_size,
         workers=workers,
         storage_options=dict(storage_options or {}),
         beam_options=list(beam_options),
+        **mask_options,
     )
     if fixed_otherwise():
         result = Evaluation(**run_in_child("evaluate", request))
     else:
         result = evaluation.evaluate(request)
     if result.scores is None:
-        raise UserError(result.complaint())
+        raise UserError("; ".join(result.complaint()[:2]))
     return result
 
 

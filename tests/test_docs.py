@@ -41,7 +41,7 @@ def out(tiny_model, tmp_path_factory):
     for index, name in enumerate(("a", "b", "c")):
         (folder / "photos").mkdir(exist_ok=True)
         Image.new("RGB", (40 + index, 30), "red").save(folder / f"photos/{name}.jpg")
-    request = Request([f"{folder}/photos"], f"{folder}/out", tiny_model)
+    request = Request([f"{folder}/photos"], f"{folder}/out", model=tiny_model)
     segment(request)
     Image.open(folder / "out/masks/a.png").point(lambda value: 3).save(folder / "out/masks/a.png")
     (folder / "photos/bad.jpg").write_text("no image")

@@ -102,5 +102,5 @@ def evaluate(
         say(result.table())
     if result.scores:
         return 0
-    first, *faults = result.complaint().split("\n")
-    return complain(first, 1, faults)
+    first, *faults = result.complaint()
+    return complain(f"{first}:" if faults else first, 1, [f"  {fault}" for fault in faults])

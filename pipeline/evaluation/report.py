@@ -109,8 +109,8 @@ def _state(fault: dict[str, Any]) -> str:
     return "no" if fault["missing"] else "bad"
 
 
-def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) -> str:
-    """Why a report has no scores: what is wrong with the first few files, and the remedy.
+def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) -> list[str]:
+    """Says why a report has no scores: a line with the remedy, then one for each of a few files.
 
     Args:
         names: number of images in the split.
@@ -119,7 +119,7 @@ def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) ->
     every = report["faults"]
     faults = [fault for fault in every if not (skip_missing and fault["missing"])]
     if not faults and report["images"]:
-        return f"no scores: all pixels of the {report['images']} true masks are void"
+        return [f"no scores: all pixels of the {report['images']} true masks are void"]
     faults = faults or every
     lines = [
         visible(f"{fault['file']}: {_state(fault)} {fault['what']}: {fault['detail']}")
@@ -129,5 +129,4 @@ def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) ->
     if not skip_missing and report["images"] and any(fault["missing"] for fault in faults):
         remedy += ", or add --skip-missing to leave out those that are missing"
     count = len({fault["name"] for fault in faults})
-    head = f"no scores: {count} of {names} images cannot be scored; {remedy}"
-    return "\n  ".join([f"{head}:", *few(lines)])
+    return [f"no scores: {count} of {names} images cannot be scored; {remedy}", *few(lines)]

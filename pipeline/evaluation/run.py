@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import apache_beam as beam
@@ -16,32 +16,21 @@ from model_build.data.labels import LabelSet
 from model_build.data.layouts import DataFolder
 from pipeline.evaluation import report, scoring
 from pipeline.evaluation.predictions import Example, PredictMasks, ReadMasks, check_folder
-from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.network import models, threads
-from pipeline.network.handler import resolve
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.runners import local
-from pipeline.segmentation.plan import check_counts, network_side, tile_side
+from pipeline.segmentation.mask_options import MaskOptions, check_counts, resolve
 from pipeline.storage import File, Files, absolute, folder_of, parse_options
-
-OF_MODELS = ("long_side", "tile", "max_pixels", "engine", "precision", "batch_size")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a user asks for; see :func:`pipeline.evaluate`. Plain values only."""
+class Request(MaskOptions):
+    """A user's request, see :func:`pipeline.evaluate`. Plain values only."""
 
     data: str
-    model: str | None = None
     masks: str | None = None
     split: str = "val"
     skip_missing: bool = False
-    long_side: int | str | None = None
-    tile: bool | None = None
-    max_pixels: int | None = None
-    engine: str | None = None
-    precision: str | None = None
-    batch_size: int | None = None
     workers: int | None = None
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     beam_options: Sequence[str] = ()
@@ -65,7 +54,7 @@ class Evaluation:
     def scores(self) -> dict[str, float] | None:
         """``pixel_accuracy``, ``mean_accuracy``, ``miou`` and ``frequency_weighted_iou``, 0 to 1.
 
-        None where something is in the way, which :meth:`complaint` tells.
+        None if there are no scores; :meth:`complaint` says why.
         """
         return self.report["scores"]
 
@@ -73,8 +62,8 @@ class Evaluation:
         """The scores for people."""
         return report.table(self.report)
 
-    def complaint(self) -> str:
-        """Why there are no scores."""
+    def complaint(self) -> list[str]:
+        """Returns why there are no scores, see :func:`pipeline.evaluation.report.complaint`."""
         return report.complaint(self.report, self.images, self.skip_missing)
 
 
@@ -117,12 +106,10 @@ def evaluate(request: Request) -> Evaluation:
 def _check(request: Request) -> PipelineOptions:
     if (request.model is None) == (request.masks is None):
         raise UserError("say what to score, with either --model or --masks")
-    for name in OF_MODELS if request.masks is not None else ():
-        if getattr(request, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} goes with --model, not --masks")
-    check_counts(
-        max_pixels=request.max_pixels, batch_size=request.batch_size, workers=request.workers
-    )
+    for option in fields(MaskOptions) if request.masks is not None else ():
+        if getattr(request, option.name) not in (None, False):
+            raise UserError(f"--{option.name.replace('_', '-')} goes with --model, not --masks")
+    check_counts(workers=request.workers)
     options = PipelineOptions(list(request.beam_options))
     if not local.is_local(options):
         raise UserError("--runner: evaluate always runs on this machine; leave --runner out")
@@ -155,32 +142,18 @@ def _by_model(
     """What predicts with a model, and what the report says of it."""
     description = models.describe(model, files)
     _check_labels(model, description.labels.names, data_folder(request.data, files), labels)
-    # A damaged model is to be told in one line, not by a worker in thirty.
     import_tensorflow()
     threads.set_threads()
-    models.load(model, files)
-    decode = DecodeOptions(
-        network_side(request.long_side, description, bool(request.tile)),
-        request.max_pixels or MAX_PIXELS,
-    )
-    engine = resolve(
-        model,
-        request.engine or "auto",
-        request.precision or "auto",
-        request.batch_size,
-        threads.has_accelerator,
-        local=True,
-        tile=tile_side(description) if request.tile else None,
-        long_side=decode.long_side,
-    )
+    models.load_ahead(model, files)
+    decode, engine, recipe = resolve(request, description, threads.has_accelerator, local=True)
     return PredictMasks(decode, engine, files), {
         "model": model,
-        "fingerprint": description.fingerprint,
-        "long_side": decode.long_side or "native",
-        "tile": engine.tile,
-        "engine": engine.engine,
-        "precision": engine.precision,
-        "batch_size": engine.batch_size,
+        "fingerprint": recipe.model,
+        "long_side": recipe.long_side or "native",
+        "tile": recipe.tile,
+        "engine": recipe.engine,
+        "precision": recipe.precision,
+        "batch_size": recipe.batch_size,
     }
 
 

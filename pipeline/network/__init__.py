@@ -1,4 +1,5 @@
 """The compiled network, its threads, and its Beam handler."""
 
-ENGINES = ("auto", "xla", "graph")
-PRECISIONS = ("auto", "float32", "bfloat16")
+AUTO = "auto"  # as if the option were not given
+ENGINES = (AUTO, "xla", "graph")
+PRECISIONS = (AUTO, "float32", "bfloat16")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from model_build.common.errors import JobError, UserError
+from model_build.common.errors import JobError
 from pipeline.images.sizes import crop, pad, padded_size
-from pipeline.network import ENGINES
 from pipeline.network import precision as precisions
 from pipeline.records import Photo, Reject, Window, rejected
 from pipeline.storage import Files
@@ -39,46 +38,6 @@ class EngineOptions:
     precision: str = precisions.FLOAT32
     tile: int | None = None
     long_side: int | None = None
-
-
-def resolve(
-    model: str,
-    engine: str,
-    precision: str,
-    batch_size: int | None,
-    accelerator: Callable[[], bool],
-    local: bool,
-    *,
-    tile: int | None = None,
-    long_side: int | None = None,
-) -> EngineOptions:
-    """What options of a user's mean, by a fixed rule, so that all workers of a job do alike.
-
-    ``"auto"`` is XLA on an accelerator. On a CPU convolutions are faster in graph mode
-    (``benchmarks/canvases.py``). A batch is 8 images on an accelerator and one on a CPU, where
-    larger ones gain little and the last of each shape must be filled up. Of precisions see
-    :func:`pipeline.network.precision.resolve`.
-
-    Args:
-        accelerator: whether the workers have one; asked only where it matters.
-        local: this machine is the one that runs the network.
-        tile, long_side: see :class:`EngineOptions`.
-
-    Raises:
-        UserError: an unknown engine or precision, or one that this machine has not.
-    """
-    if engine not in ENGINES:
-        raise UserError(f"--engine {engine}: must be one of {', '.join(ENGINES)}")
-    if engine == "auto":
-        engine = "xla" if accelerator() else "graph"
-    return EngineOptions(
-        model,
-        engine,
-        batch_size or (8 if accelerator() else 1),
-        precisions.resolve(precision, engine, local),
-        tile,
-        long_side,
-    )
 
 
 class SegmentationHandler(ModelHandler[Window, Window, Any]):

@@ -47,6 +47,20 @@ def describe(model: str, files: Files) -> Description:
     return artifact.parse_description(data, where)
 
 
+_loaded_ahead: dict[str, Network] = {}
+
+
+def load_ahead(model: str, files: Files) -> None:
+    """Loads a saved model before a job in this process starts, so that its faults end the command.
+
+    The job's own :func:`load` takes this one: the model is copied here and read once.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    _loaded_ahead[model] = load(model, files)
+
+
 def load(model: str, files: Files) -> Network:
     """Loads a saved model; a remote one from a local copy, which is checked and then removed.
 
@@ -54,6 +68,9 @@ def load(model: str, files: Files) -> Network:
         UserError: no model there, a file changed or cut short since it was saved, a network that
             holds what must not run or does not fit its description, or it cannot be copied here.
     """
+    ahead = _loaded_ahead.pop(model, None)
+    if ahead is not None and ahead.description == describe(model, files):
+        return ahead
     if not is_remote(model):
         return load_local(model, model)
     with temporary_folder() as scratch:

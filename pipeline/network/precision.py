@@ -11,7 +11,7 @@ from typing import Any
 from model_build.common.errors import UserError
 from pipeline.network import PRECISIONS
 
-AUTO, FLOAT32, BFLOAT16 = PRECISIONS
+_, FLOAT32, BFLOAT16 = PRECISIONS
 CPUINFO = Path("/proc/cpuinfo")
 # Without them bfloat16 is computed by way of float32, slower than float32 itself.
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -35,10 +35,10 @@ def supports_bfloat16() -> bool:
     return any(flag in flags for flag in BFLOAT16_FLAGS)
 
 
-def resolve(precision: str, engine: str, local: bool) -> str:
-    """What a precision means that a user asked for, by a fixed rule.
+def resolve(precision: str | None, engine: str, local: bool) -> str:
+    """Resolves a precision by a fixed rule.
 
-    ``"auto"`` is bfloat16 where it is computed faster and all machines are known to do so: in the
+    None is bfloat16 where it is computed faster and all machines are known to do so: in the
     graph of a local run on a CPU that has it (``benchmarks/precision.py`` holds its masks against
     those of float32). Else it is float32, as on accelerators, where the engine is XLA.
 
@@ -49,10 +49,10 @@ def resolve(precision: str, engine: str, local: bool) -> str:
     Raises:
         UserError: as :func:`check`, where this machine runs the network.
     """
-    if precision == AUTO:
+    if precision is None:
         fast = local and engine != "xla" and supports_bfloat16()
         return BFLOAT16 if fast else FLOAT32
-    if local or precision not in PRECISIONS:
+    if local:
         check(precision, engine)
     return precision
 
@@ -63,8 +63,6 @@ def check(precision: str, engine: str) -> None:
     Raises:
         UserError: one of them has not.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
     if precision == FLOAT32:
         return
     if engine == "xla":

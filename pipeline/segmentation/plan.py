@@ -10,15 +10,15 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from model_build.artifact import DEFAULT_MODEL, Description
+from model_build.artifact import Description
 from model_build.common.errors import UserError
-from pipeline.images.decode import MAX_PIXELS, DecodeOptions
+from pipeline.images.decode import DecodeOptions
 from pipeline.inputs.first_look import check_input
 from pipeline.inputs.listing import ListOptions
 from pipeline.inputs.sources import common_folder, parse_source, read_list
-from pipeline.network import ENGINES, models, threads
+from pipeline.network import AUTO, models, threads
 from pipeline.network import precision as precisions
-from pipeline.network.handler import EngineOptions, resolve
+from pipeline.network.handler import EngineOptions
 from pipeline.outputs import claims
 from pipeline.outputs.claims import Noted
 from pipeline.outputs.ending import Claimed
@@ -27,31 +27,25 @@ from pipeline.outputs.recipe import Recipe
 from pipeline.records import Source
 from pipeline.runners import local, remote
 from pipeline.runners.remote_job import RemoteJob
+from pipeline.segmentation.mask_options import MaskOptions, check_counts, resolve
 from pipeline.segmentation.up_to_date import KeepOptions, check_unrecorded
 from pipeline.segmentation.windows import WriteOptions
 from pipeline.storage import Files, is_remote, parse_options, printable, secrets
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a user asks for; see :func:`pipeline.segment`. Plain values only."""
+class Request(MaskOptions):
+    """A user's request, see :func:`pipeline.segment`. Plain values only."""
 
     inputs: Sequence[str]
     output: str
-    model: str = DEFAULT_MODEL
     overlays: bool = False
-    long_side: int | str | None = None
-    tile: bool = False
     all_files: bool = False
     limit: int | None = None
     overwrite: bool = False
     discard_edits: bool = False
     moved: bool = False
     verify: bool = False
-    max_pixels: int = MAX_PIXELS
-    engine: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
     workers: int | None = None
     shared_disk: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -144,12 +138,7 @@ def plan(request: Request) -> Plan:
         UserError: anything in it cannot serve.
         JobError: OUT cannot be looked at.
     """
-    check_counts(
-        limit=request.limit,
-        max_pixels=request.max_pixels,
-        batch_size=request.batch_size,
-        workers=request.workers,
-    )
+    check_counts(limit=request.limit, workers=request.workers)
     beam_options = PipelineOptions(list(request.beam_options))
     is_local = local.is_local(beam_options)
     if not is_local:
@@ -157,7 +146,7 @@ def plan(request: Request) -> Plan:
     files = Files(parse_options(request.storage_options))
     if not request.inputs:
         raise UserError("no INPUT; name a folder, a glob, an image or @LIST")
-    model = models.describe(request.model, files)
+    model = models.describe(request.model_or_default, files)
     sources = tuple(parse_source(text, files) for text in request.inputs)
     out = OutputFolder(parse_output(request.output, files), files, request.overlays)
     listing = ListOptions(
@@ -172,8 +161,16 @@ def plan(request: Request) -> Plan:
         _check_remote(request, sources, out)
     check_input(sources, listing, files)
     noted = claims.look(out)
-    decode = DecodeOptions(network_side(request.long_side, model, request.tile), request.max_pixels)
-    engine = _engine(request, model, decode.long_side, noted, is_local)
+    if is_local and not request.overwrite and noted.recipe is not None:
+        _check_precision(request, noted.recipe)
+    decode, engine, recipe = resolve(
+        request,
+        model,
+        # What workers elsewhere have is not known here.
+        threads.has_accelerator if is_local else lambda: False,
+        local=is_local,
+        earlier=noted.recipe,
+    )
     planned = Plan(
         sources=sources,
         listing=listing,
@@ -181,7 +178,7 @@ def plan(request: Request) -> Plan:
         engine=engine,
         out=out,
         model=model,
-        recipe=recipe_of(model, decode, engine),
+        recipe=recipe,
         noted=noted,
         beam_options=beam_options,
         started=time.time(),
@@ -197,100 +194,21 @@ def plan(request: Request) -> Plan:
     return planned
 
 
-def recipe_of(model: Description, decode: DecodeOptions, engine: EngineOptions) -> Recipe:
-    """What masks are made by."""
-    return Recipe(
-        model=model.fingerprint,
-        long_side=decode.long_side,
-        engine=engine.engine,
-        precision=engine.precision,
-        batch_size=engine.batch_size,
-        tile=engine.tile,
-    )
-
-
-def _engine(
-    request: Request, model: Description, long_side: int | None, noted: Noted, local: bool
-) -> EngineOptions:
-    """The engine that is asked for; what is left open is as OUT's masks were made."""
-    engine, precision, batch_size = request.engine, request.precision, request.batch_size
-    if noted.recipe is not None:
-        if local and not request.overwrite:
-            _check_precision(request, noted.recipe)
-        if engine == "auto" and noted.recipe.engine in ENGINES:  # earlier versions had another
-            engine = noted.recipe.engine
-        # Not every engine has every precision.
-        if precision == "auto" and engine == noted.recipe.engine:
-            precision = noted.recipe.precision
-        batch_size = batch_size or noted.recipe.batch_size
-    # What workers elsewhere have is not known here.
-    accelerator = threads.has_accelerator if local else lambda: False
-    return resolve(
-        request.model,
-        engine,
-        precision,
-        batch_size,
-        accelerator,
-        local,
-        tile=tile_side(model) if request.tile else None,
-        long_side=long_side,
-    )
-
-
 def _check_precision(request: Request, recipe: Recipe) -> None:
     """Refuses to go on with masks of a precision that this machine lacks, unless they are redone.
 
     Raises:
         UserError: OUT's masks were made in bfloat16, and this CPU does not support it.
     """
-    wanted = (precisions.AUTO, precisions.BFLOAT16)
+    wanted = (None, AUTO, precisions.BFLOAT16)
     if recipe.precision != precisions.BFLOAT16 or request.precision not in wanted:
         return
-    if request.engine in ("auto", recipe.engine) and not precisions.supports_bfloat16():
+    if request.engine in (None, AUTO, recipe.engine) and not precisions.supports_bfloat16():
         raise UserError(
             f"{request.output}: contains masks made in bfloat16, which this CPU does not support "
             f"(no {' or '.join(precisions.BFLOAT16_FLAGS)}); continue on a machine that does, add "
             "--precision float32 --overwrite to redo them, or choose another --output"
         )
-
-
-def network_side(long_side: int | str | None, model: Description, tile: bool) -> int | None:
-    """What ``--long-side`` means: the longest side in pixels that a model sees, None for any.
-
-    Args:
-        long_side: the option: pixels, ``"native"``, or None for the side it was trained at.
-        tile: whether it sees images in tiles, where None is native.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    if long_side is None:
-        return None if tile else model.long_side
-    if long_side == "native":
-        return None
-    if str(long_side).isdecimal() and int(long_side) > 0:
-        return int(long_side)
-    raise UserError(f"long_side={long_side!r}: must be a number of pixels or 'native'")
-
-
-def tile_side(model: Description) -> int:
-    """The longest side in pixels of a model's tiles: about twice what it was trained at.
-
-    Smaller ones agree less with the whole, larger ones take more memory (``benchmarks/tiles.py``).
-    """
-    step = 8 * model.stride  # so that what tiles share is a multiple of the stride
-    return -(-2 * model.long_side // step) * step
-
-
-def check_counts(**counts: int | None) -> None:
-    """Looks at options that are numbers, by their names; None is one that is left open.
-
-    Raises:
-        UserError: one of them is no whole number of 1 or more.
-    """
-    for name, count in counts.items():
-        if count is not None and not (isinstance(count, int) and count > 0):
-            raise UserError(f"{name}={count!r}: must be a whole number of 1 or more")
 
 
 def as_text(name: str, path: str | os.PathLike[str]) -> str:

@@ -77,9 +77,9 @@ def submit(request: Request, say: Callable[[str], None] = _print) -> RemoteJob:
 
 
 def load(plan: Plan) -> None:
-    """Gets the network of a local run into this process, with its threads set.
+    """Loads the network of a local run into this process, with its threads set.
 
-    A damaged model is to be told in one line, not by a worker in thirty.
+    A damaged model is reported by one line here, not by thirty of a worker.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -88,7 +88,7 @@ def load(plan: Plan) -> None:
     if plan.local:
         import_tensorflow()
         threads.set_threads()
-        models.load(plan.engine.model, plan.out.files)
+        models.load_ahead(plan.engine.model, plan.out.files)
         local.check_memory(plan.workers)
 
 

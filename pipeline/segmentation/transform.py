@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import apache_beam as beam
 
-from model_build.artifact import DEFAULT_MODEL
-from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.inputs.listing import misnamed, name_below
 from pipeline.network import models, threads
-from pipeline.network.handler import resolve
 from pipeline.outputs.folder import OutputFolder, parse_output
 from pipeline.records import ImageRef, Reject
-from pipeline.segmentation.plan import as_text, check_counts, network_side, recipe_of, tile_side
+from pipeline.segmentation.mask_options import MaskOptions, resolve
+from pipeline.segmentation.plan import as_text
 from pipeline.segmentation.tasks import PlanTasks, identify
 from pipeline.segmentation.windows import Segmented, SegmentWindows, Windowed, WriteOptions
 from pipeline.storage import Files, absolute, parse_options
@@ -31,9 +30,10 @@ class SegmentImages(beam.PTransform):
         output: the folder, local or remote; masks go to ``OUTPUT/masks``.
         model: a saved-model folder; it and the output must be in reach of the workers.
         root: names of masks are the paths below this folder; by default they are whole paths.
-        engine, batch_size: by default as this machine's devices have it, not the workers'.
-        precision: ``"float32"`` by default, as nobody knows the CPUs of the workers.
-        overlays, long_side, tile, max_pixels, storage_options: see :func:`pipeline.segment`.
+        overlays, storage_options: see :func:`pipeline.segment`.
+        mask_options: see :class:`pipeline.segmentation.mask_options.MaskOptions`. Engine and batch
+            size are by default those for this machine's devices, not the workers'; the precision
+            is float32, as the workers' CPUs are not known.
 
     Raises:
         UserError: the model, the output or an option cannot serve.
@@ -42,36 +42,23 @@ class SegmentImages(beam.PTransform):
     def __init__(
         self,
         output: str | os.PathLike[str],
-        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        model: str | os.PathLike[str] | None = None,
         *,
         root: str | os.PathLike[str] = "",
         overlays: bool = False,
-        long_side: int | str | None = None,
-        tile: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        engine: str = "auto",
-        precision: str = "auto",
-        batch_size: int | None = None,
         storage_options: Mapping[str, str] | None = None,
+        **mask_options: Any,
     ):
         super().__init__()
-        check_counts(max_pixels=max_pixels, batch_size=batch_size)
-        root, model = as_text("root", root), as_text("model", model)
+        root = as_text("root", root)
+        model = None if model is None else as_text("model", model)
+        options = MaskOptions(model=model, **mask_options)
         files = Files(parse_options(storage_options or {}))
-        description = models.describe(model, files)
+        description = models.describe(options.model_or_default, files)
         self.root = absolute(root) if root else ""
-        self.decode = DecodeOptions(network_side(long_side, description, tile), max_pixels)
-        self.engine = resolve(
-            model,
-            engine,
-            precision,
-            batch_size,
-            threads.has_accelerator,
-            local=False,
-            tile=tile_side(description) if tile else None,
-            long_side=self.decode.long_side,
+        self.decode, self.engine, recipe = resolve(
+            options, description, threads.has_accelerator, local=False
         )
-        recipe = recipe_of(description, self.decode, self.engine)
         out = OutputFolder(parse_output(as_text("output", output), files), files, overlays)
         self.write = WriteOptions(description.labels, recipe.id, out)
 

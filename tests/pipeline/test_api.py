@@ -216,7 +216,7 @@ def test_what_ends_a_job_is_a_job_error(model, command, photos, unreadable):
         ({"inputs": 5}, "inputs=5: must be a string or a path"),
         ({"inputs": ["in", None]}, "inputs=None: must be a string or a path"),
         ({"output": b"out"}, "output=b'out': must be a string or a path"),
-        ({"model": None}, "model=None: must be a string or a path"),
+        ({"model": 7}, "model=7: must be a string or a path"),
         ({"limit": 0}, "limit=0: must be a whole number of 1 or more"),
         ({"workers": -1}, "workers=-1: must be a whole number of 1 or more"),
     ],
@@ -274,10 +274,11 @@ def test_without_scores_evaluate_says_what_the_command_says(command, data, monke
     min(data.glob("masks/*.png")).unlink()
     with pytest.raises(pipeline.UserError, match=r"0\.png: no prediction") as failed:
         pipeline.evaluate(data, masks=data / "masks")
+    remedy, fault = str(failed.value).rsplit("; ", 1)
     assert command("evaluate", "--data", data, "--masks", data / "masks") == (
         1,
         "",
-        f"fcn-beam: {failed.value}\n",
+        f"fcn-beam: {remedy}:\n  {fault}\n",
     )
 
 
@@ -303,7 +304,7 @@ def answer(monkeypatch, capsys):
 
 
 def test_a_child_answers_with_what_the_job_returns(answer, model, photos, tmp_path):
-    request = segmentation.Request([str(photos)], str(tmp_path / "out"), model)
+    request = segmentation.Request([str(photos)], str(tmp_path / "out"), model=model)
     status, told = answer("segment", request)
     assert status == 0
     summary = Summary(**told["result"])
@@ -311,7 +312,7 @@ def test_a_child_answers_with_what_the_job_returns(answer, model, photos, tmp_pa
 
 
 def test_a_child_answers_with_the_error_that_ends_the_job(answer, model, photos, unreadable):
-    request = segmentation.Request([str(photos)], str(unreadable), model)
+    request = segmentation.Request([str(photos)], str(unreadable), model=model)
     told = {}
     for change in ({}, {"inputs": ["nowhere"]}):
         changed = dataclasses.replace(request, **change)

@@ -116,17 +116,17 @@ def test_with_a_fault_in_the_way_there_are_no_numbers(faults, skip_missing):
 def test_a_complaint_names_the_first_files_and_the_remedy():
     faults = [fault(f"n{index:02}") for index in range(11)]
     faults += [fault("n03", "truth", missing=False, detail="cut short")]
-    first, *lines = complaint(report(found(*faults), LABELS), 20).splitlines()
+    first, *lines = complaint(report(found(*faults), LABELS), 20)
     assert first.startswith("no scores: 11 of 20 images cannot be scored; ")
     assert "--skip-missing" in first
-    assert lines[0] == "  predictions/n00.png: no prediction: no such file"
-    assert lines[-1] == "  and 2 more"
+    assert lines[0] == "predictions/n00.png: no prediction: no such file"
+    assert lines[-1] == "and 2 more"
     assert len(lines) == 11
 
 
 def test_a_complaint_after_skipping_is_only_of_the_rest():
     faults = [fault("a"), fault("b", "truth", missing=False, detail="cut short")]
-    text = complaint(report(found(*faults), LABELS, True), 5, True)
+    text = "\n".join(complaint(report(found(*faults), LABELS, True), 5, True))
     assert "1 of 5" in text
     assert "a.png" not in text
     assert "truths/b.png: bad truth: cut short" in text
@@ -137,10 +137,10 @@ def test_nothing_to_score_is_no_score():
     nothing = {"images": 0, "confusion_matrix": np.zeros((4, 4), int).tolist()}
     result = report(found(fault("a"), **nothing), LABELS, True)
     assert result["scores"] is None
-    assert "predictions/a.png: no prediction" in complaint(result, 1, True)
+    assert "predictions/a.png: no prediction" in "\n".join(complaint(result, 1, True))
     void = report(found(**nothing | {"images": 2}), LABELS)
     assert void["scores"] is None
-    assert complaint(void, 2) == "no scores: all pixels of the 2 true masks are void"
+    assert complaint(void, 2) == ["no scores: all pixels of the 2 true masks are void"]
 
 
 def test_few_keeps_what_is_few():

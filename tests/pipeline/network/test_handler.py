@@ -7,14 +7,12 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.common.errors import JobError, UserError
-from pipeline.network import precision
+from model_build.common.errors import JobError
 from pipeline.network.handler import (
     EngineOptions,
     SegmentationHandler,
     classify,
     is_out_of_memory,
-    resolve,
     same_shape_batches,
 )
 from pipeline.network.segmenter import Segmenter
@@ -212,66 +210,6 @@ def test_the_bytes_of_a_batch_are_those_of_its_pixels(handler):
     reject = Reject("/photos/b.jpg", "read", "OSError", "gone")
     photos = window(a=photo(10, 20, source=(1000, 2000)), b=reject)
     assert handler.get_num_bytes([photos, window(c=photo(5, 5))]) == 3 * (200 + 25)
-
-
-# What options mean
-
-
-def nobody_asks():
-    raise AssertionError("asked for an accelerator")
-
-
-def resolved(engine, precision, batch_size, accelerator, local=True, **sides):
-    return resolve("model", engine, precision, batch_size, accelerator, local, **sides)
-
-
-@pytest.mark.parametrize(
-    ("asked", "accelerator", "found"),
-    [
-        (("auto", None), False, ("graph", 1)),
-        (("auto", None), True, ("xla", 8)),
-        (("graph", None), False, ("graph", 1)),
-        (("graph", None), True, ("graph", 8)),
-        (("xla", None), False, ("xla", 1)),
-        (("auto", 5), False, ("graph", 5)),
-        (("auto", 5), True, ("xla", 5)),
-    ],
-)
-def test_what_is_left_open_follows_from_the_machine_by_a_fixed_rule(asked, accelerator, found):
-    engine, batch_size = asked
-    options = resolved(engine, "float32", batch_size, lambda: accelerator)
-    assert options == EngineOptions("model", *found)
-
-
-def test_what_says_which_tiles_and_canvases_there_are_is_handed_on():
-    options = resolved("xla", "float32", 1, nobody_asks, tile=256, long_side=96)
-    assert options == EngineOptions("model", "xla", 1, "float32", 256, 96)
-
-
-def test_nobody_asks_for_an_accelerator_where_it_does_not_matter():
-    found = resolved("xla", "auto", 3, nobody_asks)
-    assert found == EngineOptions("model", "xla", 3, "float32")
-
-
-@pytest.mark.parametrize("has_it", [False, True])
-def test_bfloat16_is_left_to_machines_that_are_known_to_have_it(monkeypatch, has_it):
-    monkeypatch.setattr(precision, "supports_bfloat16", lambda: has_it)
-
-    def found(local):
-        return resolved("graph", "auto", 1, nobody_asks, local).precision
-
-    assert found(local=True) == ("bfloat16" if has_it else "float32")
-    assert found(local=False) == "float32"
-
-
-def test_an_unknown_engine_is_told_at_once():
-    with pytest.raises(UserError, match="--engine fast: must be one of auto, xla, graph"):
-        resolved("fast", "auto", None, nobody_asks)
-
-
-def test_an_unknown_precision_is_told_at_once():
-    with pytest.raises(UserError, match="--precision int8: must be one of auto, float32, bfloat16"):
-        resolved("graph", "int8", 1, nobody_asks, local=False)
 
 
 # With a network

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -55,6 +56,25 @@ def test_a_model_in_a_store_runs_like_a_local_one(remote, tiny_model, scratch, e
     assert network.description == local.description
     images = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
     np.testing.assert_array_equal(Segmenter(network)(images)[0], Segmenter(local)(images)[0])
+
+
+def test_a_model_loaded_ahead_is_read_once(remote, scratch, monkeypatch):
+    reads = []
+    load = models.load_local
+    monkeypatch.setattr(models, "load_local", lambda *given: reads.append(given) or load(*given))
+    models.load_ahead(remote, FILES)
+    network = models.load(remote, FILES)
+    assert len(reads) == 1
+    assert models.load(remote, FILES) is not network
+
+
+def test_a_model_replaced_after_it_was_loaded_ahead_is_read_again(tiny_model, tmp_path):
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
+    models.load_ahead(str(copy), FILES)
+    described = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(described | {"long_side": 64}))
+    with pytest.raises(UserError, match="does not match model.json"):
+        models.load(str(copy), FILES)
 
 
 def test_no_local_copy_is_left_behind(remote, scratch):

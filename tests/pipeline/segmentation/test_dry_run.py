@@ -99,7 +99,7 @@ def test_a_remote_input_that_cannot_be_listed_is_the_users_error(tmp_path, memor
 
     Files().write("memory://bucket/x/a.jpg", b"")
     message = "memory://bucket/x: cannot be listed: access denied"
-    planned = plan(Request(["memory://bucket/x/"], f"{tmp_path}/out", tiny_model))
+    planned = plan(Request(["memory://bucket/x/"], f"{tmp_path}/out", model=tiny_model))
     refused = replace(planned, out=replace(planned.out, files=Refusing()))
     with pytest.raises(UserError, match=message):
         module.dry_run(refused, print)

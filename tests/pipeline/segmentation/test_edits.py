@@ -92,7 +92,7 @@ def test_edits_are_kept_however_they_were_saved_until_they_are_discarded(
         noted.append(text)
         assert contents(out) == before
 
-    request = plan.Request([where], out, two, discard_edits=True)
+    request = plan.Request([where], out, model=two, discard_edits=True)
     dry_run.dry_run(plan.plan(request), say)
     assert noted[0] == f"edited masks to discard: {COUNT}"
     noted.clear()

@@ -48,7 +48,7 @@ def stages_with(stages, *steps):
 @pytest.mark.parametrize("options", [{}, {"overlays": True}, {"limit": 3}, {"workers": 2}])
 def test_no_pixel_crosses_a_shuffle(fused, photos, tiny_model, tmp_path, options):
     options = {"workers": 1} | options
-    segment(Request([str(photos)], f"{tmp_path}/out", tiny_model, **options))
+    segment(Request([str(photos)], f"{tmp_path}/out", model=tiny_model, **options))
     names = ("Window", "Keep", "Segment/Read", "Segment/Infer", "Segment/Write")
     steps = [f"SegmentArchive/{name}" for name in names]
     homes = [stages_with(fused, step) for step in steps]
@@ -80,7 +80,7 @@ def buffers(stage, kind):
 
 def test_photos_of_one_folder_are_work_for_many_workers(stub_model, photos, tmp_path):
     elsewhere = {"beam_options": ["--runner", "PrismRunner"], "shared_disk": True}
-    planned = plan(Request([str(photos)], f"{tmp_path}/out", stub_model(), **elsewhere))
+    planned = plan(Request([str(photos)], f"{tmp_path}/out", model=stub_model(), **elsewhere))
     pipeline = beam.Pipeline(options=planned.beam_options)
     archive = SegmentArchive(replace(planned, claimed=Claimed(0, ())))
     _ = pipeline | beam.Create(planned.sources) | "SegmentArchive" >> archive
@@ -127,7 +127,7 @@ def test_a_run_without_rejects_or_rows_leaves_a_shard_of_each(photos, tiny_model
     (photos / "bad.jpg").write_text("no image")
     for inputs, empty in [(photos / "a", "rejected"), (photos / "bad.jpg", "histograms")]:
         out = tmp_path / empty
-        segment(Request([str(inputs)], str(out), tiny_model))
+        segment(Request([str(inputs)], str(out), model=tiny_model))
         found = shards(out)
         assert set(found) == {"histograms", "rejected"}
         assert [kind for kind, text in found.items() if not text] == [empty]
@@ -135,14 +135,14 @@ def test_a_run_without_rejects_or_rows_leaves_a_shard_of_each(photos, tiny_model
 
 def test_a_rejects_row_holds_what_a_reject_holds(photos, tiny_model, tmp_path):
     (photos / "bad.jpg").write_text("no image")
-    segment(Request([str(photos)], f"{tmp_path}/out", tiny_model))
+    segment(Request([str(photos)], f"{tmp_path}/out", model=tiny_model))
     (line,) = shards(tmp_path / "out")["rejected"].splitlines()
     assert Reject(**json.loads(line)).image == str(photos / "bad.jpg")
 
 
 @pytest.mark.slow
 def test_a_masks_row_holds_what_a_row_holds(photos, tiny_model, tmp_path):
-    summary = segment(Request([str(photos)], f"{tmp_path}/out", tiny_model))
+    summary = segment(Request([str(photos)], f"{tmp_path}/out", model=tiny_model))
     lines = shards(tmp_path / "out")["histograms"].splitlines()
     for line, photo in zip(sorted(lines), sorted(photos.glob("*/*.jpg")), strict=True):
         row = Row.from_json(json.loads(line))

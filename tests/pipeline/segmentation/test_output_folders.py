@@ -69,7 +69,7 @@ def test_photos_beside_folders_called_like_their_masks_get_masks_too(
         FILES.write(f"{root}/in/{name}", photo)
     out = f"{root}/out"
     lines = []
-    request = plan.Request([f"{root}/in"], out, stub_model(), overlays=True)
+    request = plan.Request([f"{root}/in"], out, model=stub_model(), overlays=True)
     dry_run.dry_run(plan.plan(request), lines.append)
     expected = ["a.jpg/b.png", "a.png", "c.png", "c.png_/d.png", "c.png_/e/f.png", "c.png__/d.png"]
     foreseen = [line.partition(" -> masks/")[2].partition(":")[0] for line in lines[:-1]]

@@ -15,7 +15,7 @@ from pipeline.outputs import claims
 from pipeline.outputs.claims import Noted
 from pipeline.outputs.recipe import Recipe
 from pipeline.records import Source
-from pipeline.segmentation.plan import Request, as_text, network_side, plan, tile_side
+from pipeline.segmentation.plan import Request, as_text, plan
 from pipeline.segmentation.up_to_date import KeepOptions
 from pipeline.segmentation.windows import WriteOptions
 from pipeline.storage import Files
@@ -134,23 +134,6 @@ def test_what_summary_json_keeps_of_a_plan_can_be_written_as_json(ask, tmp_path)
     assert (recorded["out"], recorded["limit"]) == (f"{tmp_path}/out", 2)
     # What decides a mask is in the recipe, and not twice.
     assert not {"engine", "batch_size", "long_side", "precision"} & recorded.keys()
-
-
-@pytest.mark.parametrize(("option", "side"), [(None, 96), ("native", None), (64, 64), ("64", 64)])
-def test_what_long_side_means(tiny_model, option, side):
-    model = models.describe(tiny_model, FILES)
-    assert network_side(option, model, tile=False) == side
-    assert network_side(option, model, tile=True) == (side if option else None)
-
-
-@pytest.mark.parametrize(
-    ("long_side", "stride", "side"), [(500, 32, 1024), (96, 32, 256), (512, 8, 1024), (1, 8, 64)]
-)
-def test_tiles_are_about_twice_as_large_as_what_the_model_was_trained_at(
-    tiny_model, long_side, stride, side
-):
-    model = replace(models.describe(tiny_model, FILES), long_side=long_side, stride=stride)
-    assert tile_side(model) == side
 
 
 def test_tiles_reach_engine_and_recipe(ask):

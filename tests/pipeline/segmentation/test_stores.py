@@ -155,8 +155,8 @@ def test_model_and_list_in_the_store(s3, photos, tiny_model, tmp_path):
     listed = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.jpg"))
     text = "".join(f"{s3}/photos/{name}\n" for name in listed)
     FILES.write(f"{s3}/list.txt", text.encode())
-    segmentation.segment(Request([str(photos)], f"{tmp_path}/local", tiny_model))
-    segmentation.segment(Request([f"@{s3}/list.txt"], f"{s3}/out", f"{s3}/models/tiny"))
+    segmentation.segment(Request([str(photos)], f"{tmp_path}/local", model=tiny_model))
+    segmentation.segment(Request([f"@{s3}/list.txt"], f"{s3}/out", model=f"{s3}/models/tiny"))
     assert len(contents(f"{s3}/out/masks")) == 5
     assert contents(f"{s3}/out/masks") == contents(f"{tmp_path}/local/masks")
 

@@ -47,7 +47,7 @@ def stored(out):
 def by_segment(inputs, out, tiny_model, **options):
     """The masks, overlays and rows of the whole job."""
     # SegmentImages computes in float32, as the CPUs of its workers are not known.
-    segment(Request([str(inputs)], str(out), tiny_model, precision="float32", **options))
+    segment(Request([str(inputs)], str(out), model=tiny_model, precision="float32", **options))
     made = stored(out)
     (rows,) = (data for name, data in made.items() if name.startswith("histograms-"))
     pictures = {name: data for name, data in made.items() if name.startswith(("masks", "overlays"))}
