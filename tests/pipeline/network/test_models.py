@@ -73,7 +73,7 @@ def test_a_model_replaced_after_it_was_loaded_ahead_is_read_again(tiny_model, tm
     models.load_ahead(str(copy), FILES)
     described = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(described | {"long_side": 64}))
-    with pytest.raises(UserError, match="does not match model.json"):
+    with pytest.raises(UserError, match=r"does not match model\.json"):
         models.load(str(copy), FILES)
 
 
