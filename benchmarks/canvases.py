@@ -35,7 +35,7 @@ from pipeline.network.threads import usable_cores
 
 # So many images after which memory is looked at. From the first on nothing should be traced.
 MARKS = (1000, 3000)
-MEMORY = 2**20 if sys.platform == "darwin" else 2**10  # units of ru_maxrss in a MiB
+MEMORY = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # units of ru_maxrss in a MB
 # XLA tells of each program by itself, and how long it took, where this is set.
 TELL = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compilation_profiler=1"}
 COMPILED = re.compile(r"Compiled \S+ \d+ times, compile time: (\d+) us")
@@ -118,7 +118,7 @@ def _measured(model: str, engine: str, images: int, sizes: int, side: int) -> st
     in_streams(segment, range(images))
     seconds = time.perf_counter() - start
     functions = seen[images][0] - seen[min(seen)][0]
-    memory = ", ".join(f"{held:.0f} MiB after {count}" for count, (_, held) in sorted(seen.items()))
+    memory = ", ".join(f"{held:.0f} MB after {count}" for count, (_, held) in sorted(seen.items()))
     return (
         f"{functions} functions traced after {min(seen)} images; peak memory {memory}; "
         f"{images / seconds:.1f} images/s"

@@ -72,7 +72,7 @@ def report(what: str, where: str, count: int, only: str | None) -> None:
         assert found == count, f"{found} of {count} were found"
         click.echo(
             f"{what}, {way.__name__}: {seconds:.1f} s, {count / seconds:,.0f} a second, "
-            f"peak memory {peak / 2**20:.0f} MiB"
+            f"peak memory {peak / 1e6:.0f} MB"
         )
 
 
@@ -133,7 +133,7 @@ def flink(where: str) -> int:
         with memory.watched(cluster.task_managers, INTERVAL) as peak:
             found = by_the_graph(where, ListOptions(where), options)
         seconds = time.perf_counter() - start
-    click.echo(f"job on Flink: {seconds:.1f} s, its workers {peak[0] / 2**20:.0f} MiB at most")
+    click.echo(f"job on Flink: {seconds:.1f} s, its workers {peak[0] / 1e6:.0f} MB at most")
     return found
 
 

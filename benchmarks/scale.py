@@ -43,7 +43,7 @@ def main(counts: tuple[int, ...], side: int, photos: str | None) -> None:
             each = (found.core_seconds - once.core_seconds) / (count - 1)
             click.echo(
                 f"{count:>9,} images: {1000 * each:.2f} core-ms an image, "
-                f"{count / found.seconds:.0f} images/s, peak memory {found.peak / 2**30:.2f} GiB"
+                f"{count / found.seconds:.0f} images/s, peak memory {found.peak / 1e9:.2f} GB"
             )
 
 

@@ -21,7 +21,7 @@ from pipeline.storage import (
     scheme_of,
 )
 
-RANGE = 8 << 20  # bytes of a list that are read at once
+RANGE = 8_000_000  # bytes of a list that are read at once
 _MORE = 1 << 16  # bytes, more than a line has
 
 
