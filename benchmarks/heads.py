@@ -91,7 +91,7 @@ def of_photos(folder: str, rounds: int) -> None:
     from model_build.artifact import DEFAULT_MODEL
     from pipeline.images.decode import MAX_PIXELS, DecodeOptions, decode
     from pipeline.images.sizes import pad, padded_size
-    from pipeline.network.sparse_argmax import leads_between
+    from pipeline.network.sparse_argmax import unanimous_corners
 
     network = loaded(DEFAULT_MODEL)
     description, functions = network
@@ -103,7 +103,7 @@ def of_photos(folder: str, rounds: int) -> None:
         pixels = decode(path.read_bytes(), options).pixels
         padded = pad(pixels, padded_size(pixels, description.stride))
         scores.append(run(tf.constant(padded[None])))
-    share = np.mean([1 - np.mean(leads_between(one)[1]) for one in scores])
+    share = np.mean([1 - np.mean(unanimous_corners(one)[1]) for one in scores])
     click.echo(f"default model, {len(scores)} photos: {measured(network, scores, rounds)}")
     click.echo(f"logits are computed in {100 * share:.1f} % of the blocks")
 

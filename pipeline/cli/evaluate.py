@@ -15,7 +15,7 @@ from pipeline.cli.options import (
     WithNames,
     given,
     log_level,
-    of_models,
+    mask_options,
     path,
     require,
     set_up_logging,
@@ -58,7 +58,7 @@ from pipeline.cli.options import (
     help="Also write the scores to FILE; - prints them as JSON instead of the table.",
 )
 @click.option("--skip-missing", is_flag=True, help="Leave out images whose mask is missing.")
-@of_models
+@mask_options
 @workers
 @storage_options
 @log_level

@@ -68,7 +68,7 @@ def _storage_options(
 
 
 # What decides a model's masks: said to `evaluate` as to `segment`, and meaning the same.
-_OF_MODELS = (
+_MASK_OPTIONS = (
     click.option(
         "--long-side",
         metavar="N|native",
@@ -131,9 +131,9 @@ log_level = click.option(
 )
 
 
-def of_models(command: Callable) -> Callable:
+def mask_options(command: Callable) -> Callable:
     """Gives a command the options that decide what a model's masks are."""
-    for option in reversed(_OF_MODELS):
+    for option in reversed(_MASK_OPTIONS):
         command = option(command)
     return command
 

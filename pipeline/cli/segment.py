@@ -14,7 +14,7 @@ from pipeline.cli.options import (
     given,
     input_path,
     log_level,
-    of_models,
+    mask_options,
     path,
     require,
     set_up_logging,
@@ -86,7 +86,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
     is_flag=True,
     help="With --runner FlinkRunner or DataflowRunner: hand the job over, and do not wait for it.",
 )
-@of_models
+@mask_options
 @workers
 @storage_options
 @log_level

@@ -13,7 +13,7 @@ from model_build.program import Program
 from pipeline.network.canvases import canvas, of_part, on_canvas
 from pipeline.network.models import Network
 from pipeline.network.precision import FLOAT32, check, optimizer
-from pipeline.network.sparse_argmax import axis, by_cells
+from pipeline.network.sparse_argmax import axis, sparse_argmax_of
 from pipeline.network.tiling import Tiling
 
 Run = Callable[..., Sequence[Any]]
@@ -163,7 +163,7 @@ def classifier(
     def in_graph() -> Run:
         if shift is None:
             return runner(classes, [spec], FLOAT32)
-        return by_cells(axis(stride, shift), spec)
+        return sparse_argmax_of(axis(stride, shift), spec)
 
     if engine != "xla" and shift is not None:
         return in_graph()

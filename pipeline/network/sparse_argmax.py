@@ -1,9 +1,9 @@
-"""The classes of an interpolation, cell by cell.
+"""Argmax of interpolated logits, computed only where neighbouring cells disagree.
 
-Pixels between four cells get weighted sums of the scores of these, and no weight is negative. So
-where one class leads in all four it leads in each pixel between them, and nothing need be computed:
-most blocks of a photo are of that kind (``benchmarks/heads.py``). Only the others have their logits
-computed. The classes are those of all logits, but for how sums are rounded.
+A pixel between four cells gets a weighted sum of their scores, and no weight is negative. So where
+one class has the largest score in all four, it has the largest logit in every pixel between them;
+most blocks of a photo are like that (``benchmarks/heads.py``). Logits are computed only for the
+other blocks. The classes equal the argmax of all logits, except where rounding decides.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-# A class leads if it does by more than this share of the largest score: by less, rounding decides.
-LEAD = 1e-5
-AT_A_TIME = 1 << 14  # pixels whose logits are computed at a time, all in the cache
+# A class wins a cell clearly if it leads by more than this share of the largest score: by less,
+# rounding decides.
+MIN_LEAD = 1e-5
+PIXELS_PER_CHUNK = 1 << 14  # whose logits are computed at a time, so that they fit in the cache
 
 
 class Axis(NamedTuple):
-    """How pixels lie between cells, along one axis.
+    """Positions of pixels between cells, along one axis.
 
     Attributes:
-        weights: float32 ``[s, 2]``: of the pixels of a block, from one cell to the next, how much
-            of either goes into each. Beyond the border the outermost cells repeat.
-        start: how many pixels of the first block, before the first cell, lie outside the image.
+        weights: float32 ``[s, 2]``: the weights of the two cells around a block, for each of its
+            pixels. Beyond the border the outermost cells repeat.
+        start: the number of pixels of the first block, before the first cell, outside the image.
     """
 
     weights: np.ndarray
@@ -34,7 +35,7 @@ class Axis(NamedTuple):
 
 
 def axis(stride: int, shift: float) -> Axis:
-    """The axis of a bilinear interpolation, as :class:`model_build.network.upsampling` has it.
+    """Returns the axis of a bilinear interpolation, as in :mod:`model_build.network.upsampling`.
 
     Args:
         stride: pixels a cell.
@@ -46,8 +47,8 @@ def axis(stride: int, shift: float) -> Axis:
     return Axis(np.stack([1 - second, second], axis=1).astype(np.float32), stride - pixel)
 
 
-def by_cells(axis: Axis, spec: tf.TensorSpec) -> Callable[[Any], Sequence[Any]]:
-    """Classes of an interpolation: float32 scores ``[n, h, w, c]`` → uint8 ``[n, H, W]``, alone.
+def sparse_argmax_of(axis: Axis, spec: tf.TensorSpec) -> Callable[[Any], Sequence[Any]]:
+    """Returns a function: float32 scores ``[n, h, w, c]`` → uint8 classes ``[n, H, W]``.
 
     Args:
         axis: of rows and columns.
@@ -56,17 +57,17 @@ def by_cells(axis: Axis, spec: tf.TensorSpec) -> Callable[[Any], Sequence[Any]]:
     side = len(axis.weights)
     area, channels = side * side, spec.shape[-1]
     weights = tf.constant(np.einsum("ya,xb->abyx", axis.weights, axis.weights).reshape(4, area))
-    size = max(1, AT_A_TIME // area)
+    size = max(1, PIXELS_PER_CHUNK // area)
 
     # XLA has one program for it, whatever sizes images have.
     @tf.function(
         input_signature=[tf.TensorSpec([size, 4, channels])], autograph=False, jit_compile=True
     )
     def classify(corners: Any) -> Any:
-        return largest(corners, weights)
+        return argmax(corners, weights)
 
     def classes(scores: Any) -> Any:
-        first, leads = leads_between(scores)
+        first, leads = unanimous_corners(scores)
         places = tf.where(~leads)
         number = tf.shape(places)[0]
         parts = (number + size - 1) // size
@@ -98,8 +99,8 @@ def by_cells(axis: Axis, spec: tf.TensorSpec) -> Callable[[Any], Sequence[Any]]:
     return lambda scores: [traced(tf.convert_to_tensor(scores))]
 
 
-def leads_between(scores: Any) -> tuple[Any, Any]:
-    """Of each block of pixels between four cells a class, and whether it leads in all of these.
+def unanimous_corners(scores: Any) -> tuple[Any, Any]:
+    """Returns a class for each block between four cells, and whether all four agree on it.
 
     Args:
         scores: float32 ``[n, h, w, c]``.
@@ -107,7 +108,7 @@ def leads_between(scores: Any) -> tuple[Any, Any]:
     Returns:
         uint8 and bool ``[n, h + 1, w + 1]``: the first and last blocks lie beyond the border.
     """
-    framed = tf.pad(leaders(scores), [[0, 0], [1, 1], [1, 1]], "SYMMETRIC")
+    framed = tf.pad(clear_winners(scores), [[0, 0], [1, 1], [1, 1]], "SYMMETRIC")
     first, *others = (
         framed[:, y : y - 1 or None, x : x - 1 or None] for y in (0, 1) for x in (0, 1)
     )
@@ -115,21 +116,21 @@ def leads_between(scores: Any) -> tuple[Any, Any]:
     return tf.cast(first, tf.uint8), leads
 
 
-def leaders(scores: Any) -> Any:
-    """int32 ``[n, h, w]``: the class that leads in each cell, -1 where it does by next to nothing.
+def clear_winners(scores: Any) -> Any:
+    """Returns the class with the largest score of each cell, int32 ``[n, h, w]``; -1 if close.
 
     Args:
         scores: float32 ``[n, h, w, c]``.
     """
     values, classes = tf.math.top_k(scores, 2)
-    least = LEAD * tf.reduce_max(tf.abs(scores), axis=[1, 2, 3])[:, None, None]
+    least = MIN_LEAD * tf.reduce_max(tf.abs(scores), axis=[1, 2, 3])[:, None, None]
     return tf.where(values[..., 0] - values[..., 1] > least, classes[..., 0], -1)
 
 
-def largest(corners: Any, weights: Any) -> Any:
-    """uint8 ``[m, pixels]``: the class of the largest logit of each pixel.
+def argmax(corners: Any, weights: Any) -> Any:
+    """Returns the class of the largest logit of each pixel, uint8 ``[m, pixels]``.
 
-    One class comes after the other for all pixels, of which XLA makes one loop.
+    Loops over classes for all pixels at once, which XLA compiles to one loop.
 
     Args:
         corners: float32 ``[m, 4, c]``, scores of the four cells around each block.

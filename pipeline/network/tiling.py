@@ -1,20 +1,21 @@
-"""An image larger than a network sees at once: in overlapping tiles, as if it were one.
+"""Segments an image larger than the network sees at once, in overlapping tiles.
 
-What the network averages over a whole image is averaged over all tiles first, and given to each.
-Their scores then fade into each other, and classes are found in what comes of that, so nothing
-jumps where one tile ends and the next begins. Two rows of tiles are held, and these as scores.
+Features that the network averages over a whole image are averaged over all tiles first, and the
+averages are given to each tile. Scores of neighbouring tiles are blended before classes are found,
+so that no edge shows where one tile ends. Two rows of tiles are held in memory, as scores.
+
+Both axes are cut alike: a tile is a span of rows and a span of columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.images.sizes import pad, padded_size
-from pipeline.images.tiles import Span, fade, spans
 
 OVERLAP = 3 / 8  # of the longest side of a tile: neighbours share at least that much
 
@@ -163,3 +164,63 @@ def blend(one: np.ndarray, other: np.ndarray, shared: int, axis: int) -> None:
     share = fade(shared)[:, None, None]
     ends += share * (begins - ends)
     begins[...] = ends
+
+
+class Span(NamedTuple):
+    """A tile along one axis.
+
+    Attributes:
+        start: its first pixel.
+        end: the pixel after its last one.
+        first: where its own part begins, about the middle of its overlap with the span before;
+            together, the parts of all spans cover the axis once.
+        last: the pixel after its own part.
+    """
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+def spans(length: int, side: int, overlap: int, multiple: int = 1) -> list[Span]:
+    """Cuts an axis into as few overlapping spans as do, all of one length.
+
+    Args:
+        length: of the axis in pixels, a multiple of ``multiple``.
+        side: the longest that a span may be.
+        overlap: what neighbours share at least.
+        multiple: all starts and ends are multiples of it, as ``side`` and ``overlap`` must be.
+
+    Returns:
+        Spans in their order. No pixel is in three of them where ``overlap`` is at most a third of
+        ``side``.
+    """
+    if length <= side:
+        return [Span(0, length, 0, length)]
+    gaps = -(-(length - side) // (side - overlap))
+    # All of them shorter, rather than the last one nearly on top of its neighbour.
+    cells = length // multiple
+    longest = -(-(cells + gaps * (overlap // multiple)) // (gaps + 1))
+    starts = [multiple * (index * (cells - longest) // gaps) for index in range(gaps + 1)]
+    ends = [start + multiple * longest for start in starts]
+    middles = [
+        (start + end) // 2 // multiple * multiple
+        for start, end in zip(starts[1:], ends[:-1], strict=True)
+    ]
+    parts = zip(starts, ends, [0, *middles], [*middles, length], strict=True)
+    return [Span(*part) for part in parts]
+
+
+def fade(length: int) -> np.ndarray:
+    """Returns the weight of the later of two tiles in each cell of their overlap.
+
+    It is 0 and 1 near the ends, where a network sees the border of a tile instead of the image
+    beyond it, and smooth between.
+
+    Returns:
+        float32 ``[length]``; reversed, it is the weight of the earlier tile.
+    """
+    place = (np.arange(length, dtype=np.float32) + 0.5) / length
+    place = np.clip(2 * place - 0.5, 0, 1)
+    return place * place * (3 - 2 * place)

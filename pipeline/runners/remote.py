@@ -44,7 +44,7 @@ def address(options: PipelineOptions) -> str | None:
     return dataflow.address(options) if runner == "dataflowrunner" else None
 
 
-def lives(noted: Any) -> bool | None:
+def is_running(noted: Any) -> bool | None:
     """Whether a job that a lock has noted still runs; None where its runner cannot be asked.
 
     Args:

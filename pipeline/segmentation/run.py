@@ -113,7 +113,7 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     if job is not None:
         job.prepare(plan.beam_options)
     handed_over = False
-    lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.lives)
+    lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.is_running)
     try:
         with claims.writing(out.path):
             lock.take()
@@ -128,7 +128,7 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
     except BaseException:
         gate.stop(out.run)
         with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
-            if job and handed_over and remote.lives(job.to_json()) is not False:
+            if job and handed_over and remote.is_running(job.to_json()) is not False:
                 lock.leave()  # it could not be cancelled
             else:
                 lock.abandon()

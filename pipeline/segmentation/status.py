@@ -68,7 +68,7 @@ def status(output: str, storage_options: Mapping[str, str]) -> Status:
         if not isinstance(run, str):
             raise UserError(f"{out.path}: no job has written there; check the path")
         out = replace(out, run=run)
-        held = lock.holder(out, remote.lives)
+        held = lock.holder(out, remote.is_running)
         masks, rejects = Journalled(out)()
         # Last, as a run ends by writing it and removing the journal.
         content = out.read_json(SUMMARY)

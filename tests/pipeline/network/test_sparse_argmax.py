@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 
 from model_build.network.upsampling import Interpolation
 from pipeline.network import sparse_argmax
-from pipeline.network.sparse_argmax import axis, by_cells
+from pipeline.network.sparse_argmax import axis, sparse_argmax_of
 
 STRIDES = [(32, 15.5), (32, 0.0), (16, 7.5), (8, -3.5), (8, 4.0), (5, 0.5), (4, 0.0), (3, 0.0)]
 SIZES = [(1, 1), (2, 3), (1, 7), (9, 4), (13, 20)]
@@ -67,7 +67,7 @@ def test_an_axis_gives_the_matrix_of_any_number_of_cells(stride, shift):
 @pytest.mark.parametrize(("stride", "shift"), STRIDES)
 def test_classes_are_those_of_all_logits(stride, shift, batch):
     expected = plain(Interpolation(stride, shift))
-    run = by_cells(axis(stride, shift), spec(batch))
+    run = sparse_argmax_of(axis(stride, shift), spec(batch))
     for scores in (smooth, noise):
         for size in SIZES:
             given = tf.constant(scores(batch, *size, CHANNELS))
@@ -76,20 +76,20 @@ def test_classes_are_those_of_all_logits(stride, shift, batch):
 
 def test_nothing_is_traced_for_other_sizes(monkeypatch):
     traced = []
-    for name in ("largest", "leads_between"):
+    for name in ("argmax", "unanimous_corners"):
         function = getattr(sparse_argmax, name)
         monkeypatch.setattr(
             sparse_argmax, name, lambda *given, f=function: traced.append(f.__name__) or f(*given)
         )
-    run = by_cells(axis(8, 0.0), spec())
+    run = sparse_argmax_of(axis(8, 0.0), spec())
     for size in SIZES:
         run(tf.constant(noise(1, *size, CHANNELS)))
-    assert sorted(traced) == ["largest", "leads_between"]
+    assert sorted(traced) == ["argmax", "unanimous_corners"]
 
 
 def test_of_classes_that_tie_the_first_one_counts():
     expected = plain(Interpolation(8))  # whose weights are sixteenths: sums are exact
-    run = by_cells(axis(8, 0.0), spec())
+    run = sparse_argmax_of(axis(8, 0.0), spec())
     for size in SIZES:
         given = tf.constant(ties(1, *size, CHANNELS))
         np.testing.assert_array_equal(run(given)[0], expected(given)[0])
@@ -98,7 +98,7 @@ def test_of_classes_that_tie_the_first_one_counts():
 
 @pytest.fixture(scope="module")
 def of_three():
-    return by_cells(axis(4, 0.0), spec(channels=3))
+    return sparse_argmax_of(axis(4, 0.0), spec(channels=3))
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,7 +118,7 @@ def test_no_other_class_has_a_larger_logit_but_by_rounding(of_three, scores):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_scores_that_are_not_finite_spoil_no_other_image(bad):
-    run = by_cells(axis(8, 0.0), spec(2))
+    run = sparse_argmax_of(axis(8, 0.0), spec(2))
     scores = smooth(2, 5, 5, CHANNELS)
     expected = plain(Interpolation(8))(tf.constant(scores))[0].numpy()
     scores[0, 2, 2, 1] = bad
@@ -133,8 +133,8 @@ def test_where_one_class_leads_no_logit_is_computed(monkeypatch):
     def wrong(corners, weights):
         return tf.fill([tf.shape(corners)[0], weights.shape[1]], np.uint8(5))
 
-    monkeypatch.setattr(sparse_argmax, "largest", wrong)
-    run = by_cells(axis(8, 0.0), spec())
+    monkeypatch.setattr(sparse_argmax, "argmax", wrong)
+    run = sparse_argmax_of(axis(8, 0.0), spec())
     scores = np.zeros((1, 6, 8, CHANNELS), np.float32)
     scores[:, :, :4, 1] = scores[:, :, 4:, 2] = 1
     expected = np.full((1, 48, 64), 1, np.uint8)

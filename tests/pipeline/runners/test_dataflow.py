@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model_build.common.errors import JobError, UserError
 from pipeline.runners.dataflow import DataflowJob, is_googles
-from pipeline.runners.remote import lives
+from pipeline.runners.remote import is_running
 from pipeline.segmentation import plan, run
 from pipeline.storage import Files, google_token, stores
 from tests.pipeline.segmentation import reliability
@@ -266,7 +266,7 @@ def test_a_job_lives_until_it_has_ended(service, state, expected):
     service.add("ours", "DONE")
     service.add("another", "RUNNING")
     service.add("ours", state)
-    assert lives(ours(service).to_json()) is expected
+    assert is_running(ours(service).to_json()) is expected
 
 
 def test_cancelling_ends_those_that_run(service):
@@ -301,7 +301,7 @@ def test_a_job_that_does_not_start_is_told(service):
     ["http://127.0.0.1:1/v1b3/projects/p/locations/r", "http://127.0.0.1:1/v1b3/projects/p"],
 )
 def test_where_nobody_answers_nobody_knows(at):
-    assert lives({"at": at, "name": "ours"}) is None
+    assert is_running({"at": at, "name": "ours"}) is None
 
 
 def test_what_the_service_refuses_is_told(service):
@@ -340,4 +340,4 @@ def test_without_credentials_a_job_cannot_be_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     stores._google_credentials.cache_clear()
     job = DataflowJob("https://dataflow.googleapis.com/v1b3/projects/p/locations/r", "ours")
-    assert lives(job.to_json()) is None
+    assert is_running(job.to_json()) is None

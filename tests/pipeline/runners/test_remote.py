@@ -15,7 +15,7 @@ from pipeline.runners import progress
 from pipeline.runners import remote_job as jobs
 from pipeline.runners.dataflow import DataflowJob
 from pipeline.runners.flink import FlinkJob
-from pipeline.runners.remote import address, lives, name_job
+from pipeline.runners.remote import address, is_running, name_job
 from tests.servers.answers import JsonHandler
 
 RUN = "20261126T175823Z-abc123"
@@ -102,11 +102,11 @@ def test_a_name_of_the_users_stays():
 )
 def test_a_job_lives_until_it_has_ended(flink, state, expected):
     flink.states = {"a": "FAILED", "b": state}
-    assert lives(FlinkJob(flink.address, "ours").to_json()) is expected
+    assert is_running(FlinkJob(flink.address, "ours").to_json()) is expected
 
 
 def test_a_job_that_the_cluster_does_not_know_does_not_live(flink):
-    assert lives(FlinkJob(flink.address, "ours").to_json()) is False
+    assert is_running(FlinkJob(flink.address, "ours").to_json()) is False
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_job_that_the_cluster_does_not_know_does_not_live(flink):
     ],
 )
 def test_where_no_cluster_answers_nobody_knows(noted):
-    assert lives(noted) is None
+    assert is_running(noted) is None
 
 
 def test_a_cluster_that_does_not_answer_is_the_users_error(flink):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.tiles import Span, fade, spans
+from pipeline.network.tiling import Span, fade, spans
 
 MULTIPLE = 32
 
