@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
@@ -176,7 +175,6 @@ def train(
     data: str,
     output: str,
     start: str | None,
-    recipe: str,
     train_split: str,
     val_split: str,
     **given: Any,
@@ -190,33 +188,11 @@ def train(
     """
     require("train", "matplotlib", "tensorboard", purpose="training")
     import_tensorflow()
-    from model_build.artifact import DEFAULT_MODEL
-    from model_build.network.fcn import Architecture
-    from model_build.training.recipes import RECIPES, Recipe
-    from model_build.training.start import starting
-    from model_build.training.train import Options, train
+    from model_build.training.defaults import resolve
+    from model_build.training.train import train
 
-    def options_of(kind: Any) -> dict[str, Any]:
-        named = {field.name: given.get(field.name) for field in dataclasses.fields(kind)}
-        return {name: value for name, value in named.items() if value is not None}
-
-    architecture = options_of(Architecture)
-    if start is None and not architecture and recipe != "d2l":
-        start = DEFAULT_MODEL
-    begun = starting(start, architecture) if start else None
-    if begun:
-        recipe = "start" if recipe == "default" else recipe
-        if given["pad_small"] is None:
-            given["pad_small"] = True
-    description = train(
-        data,
-        output,
-        recipe=dataclasses.replace(RECIPES[recipe], **options_of(Recipe)),
-        architecture=Architecture(**{"backbone_weights": "imagenet", **architecture}),
-        start=begun,
-        options=Options(splits=(train_split, val_split), **options_of(Options)),
-        say=say,
-    )
+    given["splits"] = train_split, val_split
+    description = train(data, output, **resolve(given, start), say=say)
     scores = description.training
     absent = scores.get("val_absent")
     say(

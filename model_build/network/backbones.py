@@ -158,16 +158,16 @@ def pyramid(
 
 
 def _find(name: str) -> tuple[Callable[..., keras.Model], Normalisation]:
-    if _plain(name) == "resnet18":
+    if plain_name(name) == "resnet18":
         std = np.array(IMAGENET_STD)
         scale, offset = 1 / (255 * std), -np.array(IMAGENET_MEAN) / std
         return resnet18, Normalisation("RGB", _triple(scale), _triple(offset))
     constructors = {
-        _plain(key): value
+        plain_name(key): value
         for key, value in vars(keras.applications).items()
         if key[0].isupper() and callable(value)
     }
-    key = _plain(name)
+    key = plain_name(name)
     if key not in constructors:
         near = difflib.get_close_matches(key, [*constructors, "resnet18"], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "try resnet50 or mobilenet_v2"
@@ -177,7 +177,7 @@ def _find(name: str) -> tuple[Callable[..., keras.Model], Normalisation]:
         # MobileNetV3's constructors stand beside their module, not inside it: it is known by name.
         module = vars(keras.applications)[module_name]
         holds = constructors[key] in vars(module).values()
-        return holds, len(module_name) if key.startswith(_plain(module_name)) else 0
+        return holds, len(module_name) if key.startswith(plain_name(module_name)) else 0
 
     modules = [m for m, v in vars(keras.applications).items() if hasattr(v, "preprocess_input")]
     module = vars(keras.applications)[max(modules, key=owns)]
@@ -244,7 +244,8 @@ def resnet18(
     return keras.Model(images, x, name="resnet18")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Returns a backbone's name in lower case without ``-`` and ``_``, by which it is found."""
     return name.lower().replace("_", "").replace("-", "")
 
 

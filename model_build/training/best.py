@@ -18,6 +18,7 @@ from model_build.network.fcn import Architecture, fcn
 from model_build.scores import confusion_matrix
 from model_build.training import checkpoints, plots
 from model_build.training.examples import Examples
+from model_build.training.history import read_history
 
 SAMPLES = 6  # validation photos in samples.png
 
@@ -99,7 +100,7 @@ def draw(output: Path, examples: Examples, matrix: np.ndarray, classify: Callabl
         seen = slice(pair.height), slice(pair.width)
         photo, prediction = images.numpy()[0][seen], classify(images).numpy()[0][seen]
         samples.append((photo, prediction.astype(np.uint8), pair.read_ids()))
-    if history := checkpoints.read_history(output):
+    if history := read_history(output):
         plots.draw_history(history, output / "training.png")
     plots.draw_confusion(matrix, examples.labels.names, output / "confusion.png")
     plots.draw_samples(samples, examples.labels, output / "samples.png")

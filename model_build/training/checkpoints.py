@@ -16,15 +16,14 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from model_build import artifact
 from model_build.common.errors import UserError, cause, first_line
+from model_build.training.history import best_epoch, read_history
 
 NAME = re.compile(r"epoch-(\d+)\.keras")
-MONITOR = "val_miou"
 
 
 def latest(output: Path) -> tuple[Path, int] | None:
@@ -62,7 +61,7 @@ def best(output: Path) -> tuple[Path, int]:
     """
     found = _found(output)
     # A row may be there of an epoch that was cut off before its checkpoint.
-    epoch = _best_epoch(read_history(output)[: max(found, default=0)])
+    epoch = best_epoch(read_history(output)[: max(found, default=0)])
     if epoch not in found:
         raise UserError(
             f"{output / 'checkpoints'}: no checkpoint of epoch {epoch}, the best one in "
@@ -82,9 +81,9 @@ def save(model: keras.Model, output: Path, epochs: int) -> Path:
     path = output / "checkpoints" / f"epoch-{epochs:03d}.keras"
     with _whole(path, output) as scratch:
         model.save(scratch)
-    best_epoch = _best_epoch(read_history(output))
+    kept = best_epoch(read_history(output))
     for epoch, old in _found(output).items():
-        if epoch not in (epochs, best_epoch):
+        if epoch not in (epochs, kept):
             old.unlink(missing_ok=True)
     return path
 
@@ -120,15 +119,6 @@ def restore(model: keras.Model, path: Path) -> None:
         ) from None
 
 
-def read_history(output: Path) -> list[dict[str, Any]]:
-    """The rows of ``history.csv``: names of the columns → text; none where there is no file."""
-    try:
-        with open(output / "history.csv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
 class Keeper(keras.callbacks.Callback):
     """After each epoch a row of ``history.csv`` and a checkpoint; stops where it must.
 
@@ -148,7 +138,7 @@ class Keeper(keras.callbacks.Callback):
 
     def worthwhile(self) -> bool:
         """Whether fewer than ``patience`` epochs have gone by since the best one."""
-        return not self.patience or self.done - _best_epoch(self.rows) < self.patience
+        return not self.patience or self.done - best_epoch(self.rows) < self.patience
 
     def on_train_batch_end(self, batch, logs=None):
         if logs:
@@ -191,11 +181,6 @@ def _found(output: Path) -> dict[int, Path]:
         for path in (output / "checkpoints").glob("epoch-*.keras")
         if (match := NAME.fullmatch(path.name))
     }
-
-
-def _best_epoch(rows: list[dict[str, Any]]) -> int:
-    """The first of the epochs with the highest score; 0 where there is none."""
-    return int(max(rows, key=lambda row: float(row[MONITOR]))["epoch"]) if rows else 0
 
 
 @contextlib.contextmanager

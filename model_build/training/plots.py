@@ -6,7 +6,6 @@ Each is built as a figure of its own, apart from pyplot and its global state, an
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model_build.data.labels import VOID, LabelSet, label2image
+from model_build.training.history import best_epoch, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,13 +72,13 @@ def history_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
 
     figure = _figure(12, 4)
     epochs = [int(row["epoch"]) for row in rows]
-    best = _best(rows)
+    best = epochs.index(epoch) if (epoch := best_epoch(rows)) else None
     for axes, (column, title) in zip(figure.subplots(1, 3), CURVES, strict=True):
         for prefix, name, color in (("", "training", TRAINING), ("val_", "validation", VALIDATION)):
-            values = [_number(row, prefix + column) for row in rows]
+            values = [number(row, prefix + column) for row in rows]
             axes.plot(epochs, values, "o-", color=color, markersize=4, label=name)
         if best is not None:
-            value = _number(rows[best], f"val_{column}")
+            value = number(rows[best], f"val_{column}")
             title = f"{title}: {value:.3f} in validation, epoch {epochs[best]}"
             axes.axvline(
                 epochs[best], color=BEST, linestyle=":", zorder=1, label="best validation mIoU"
@@ -95,18 +95,6 @@ def history_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return figure
-
-
-def _best(rows: Sequence[Mapping[str, str]]) -> int | None:
-    """The row with the best validation mIoU, the earliest of equals; None if there is none."""
-    scores = [_number(row, "val_miou") for row in rows]
-    known = [index for index, score in enumerate(scores) if not math.isnan(score)]
-    return max(known, key=lambda index: scores[index]) if known else None
-
-
-def _number(row: Mapping[str, str], column: str) -> float:
-    value = row.get(column)
-    return math.nan if value in (None, "") else float(value)
 
 
 def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:

@@ -19,6 +19,7 @@ import numpy as np
 from model_build import artifact
 from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
+from model_build.network.backbones import plain_name
 from model_build.network.fcn import Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Upsampling
 from model_build.training.variables import classes_in_file, put_file_into, put_saved_into
@@ -114,7 +115,7 @@ def starting(path: str, given: Mapping[str, Any]) -> Start:
     description, architecture = artifact.describe(path), _architecture(path)
     for name, value in given.items():
         own = getattr(architecture, name)
-        same = _plain(value) == _plain(own) if name == "backbone_name" else value == own
+        same = plain_name(value) == plain_name(own) if name == "backbone_name" else value == own
         if not same:
             raise UserError(
                 f"{_option(name, value)}: contradicts {path}, whose network has "
@@ -207,10 +208,6 @@ def _architecture(folder: str) -> Architecture:
             "used, but not trained further: train it again with this version"
         )
     return Architecture.from_json(description.architecture, where)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
 
 
 def _option(name: str, value: Any) -> str:

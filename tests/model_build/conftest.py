@@ -340,7 +340,7 @@ def assert_close():
 @pytest.fixture(scope="session")
 def assert_same_history():
     """A function that compares what two trainings wrote into ``history.csv``."""
-    from model_build.training.checkpoints import read_history
+    from model_build.training.history import read_history
 
     def compare(first, second):
         for a, b in zip(read_history(first), read_history(second), strict=True):

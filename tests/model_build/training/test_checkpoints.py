@@ -16,6 +16,7 @@ from model_build.common.errors import UserError
 from model_build.network.fcn import fcn
 from model_build.training import checkpoints
 from model_build.training.checkpoints import Keeper
+from model_build.training.history import read_history
 from model_build.training.objective import compile_model
 from tests import networks
 
@@ -25,7 +26,7 @@ def kept(output):
 
 
 def epochs_of(output):
-    return [row["epoch"] for row in checkpoints.read_history(output)]
+    return [row["epoch"] for row in read_history(output)]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def interrupted(epoch, step=None):
 
 @pytest.mark.slow
 def test_history_has_a_row_an_epoch(long_training):
-    rows = checkpoints.read_history(long_training.output)
+    rows = read_history(long_training.output)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert set(rows[0]) >= {"loss", "accuracy", "miou", "val_loss", "val_accuracy", "val_miou"}
 
@@ -96,7 +97,7 @@ def test_events_for_tensorboard_tell_what_history_tells(long_training):
             f"epoch_{name.removeprefix('val_')}",
             epoch,
         ): pytest.approx(float(value), rel=1e-5)
-        for epoch, row in enumerate(checkpoints.read_history(long_training.output))
+        for epoch, row in enumerate(read_history(long_training.output))
         for name, value in row.items()
         if name != "epoch"
     }

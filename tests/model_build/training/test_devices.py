@@ -7,6 +7,7 @@ import tensorflow as tf
 from model_build.common.errors import UserError
 from model_build.network.fcn import BACKBONE
 from model_build.training import checkpoints, devices
+from model_build.training.history import read_history
 from model_build.training.recipes import RECIPES
 
 
@@ -20,7 +21,7 @@ def test_half_precision_leaves_a_float32_network(run_training, undisturbed, tmp_
 
     # It learned what float32 does, though not to the last digit.
     losses = [
-        [float(row["loss"]) for row in checkpoints.read_history(output)]
+        [float(row["loss"]) for row in read_history(output)]
         for output in (undisturbed.output, tmp_path)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -9,11 +9,12 @@ from model_build import artifact
 from model_build.common.errors import UserError
 from model_build.network.fcn import BACKBONE, SCORES, fcn
 from model_build.training import checkpoints
+from model_build.training.history import read_history
 from model_build.training.recipes import RECIPES
 
 
 def test_training_improves_the_loss(long_training):
-    rows = checkpoints.read_history(long_training.output)
+    rows = read_history(long_training.output)
     assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
     assert float(rows[-1]["val_loss"]) < 0.95 * np.log(3)
     assert long_training.description.training["val_pixel_accuracy"] > 0.5
@@ -44,7 +45,7 @@ def test_the_report_has_the_keys_that_it_always_had(long_training):
 
 def test_the_reported_scores_are_those_of_the_best_epoch(long_training):
     report = long_training.description.training
-    best = checkpoints.read_history(long_training.output)[report["epoch"] - 1]
+    best = read_history(long_training.output)[report["epoch"] - 1]
     assert report["val_pixel_accuracy"] == pytest.approx(float(best["val_accuracy"]), abs=2e-3)
     assert report["val_miou"] == pytest.approx(float(best["val_miou"]), abs=2e-3)
 
@@ -123,7 +124,7 @@ def test_a_diverging_training_stops_in_one_line(
         f"add --resume and a lower --learning-rate to continue from {kept}\n",
     )
     assert run("--resume") == (0, "")
-    assert len(checkpoints.read_history(tmp_path)) == 2
+    assert len(read_history(tmp_path)) == 2
 
 
 @pytest.mark.slow
