@@ -92,9 +92,9 @@ def invented(tmp_path, monkeypatch):
 
 def _forget_clients():
     """A client keeps the address and the credentials it was made with."""
-    from pipeline.storage import stores as clients
+    from pipeline.storage.stores import table
 
-    clients._client.cache_clear()
+    table._open.cache_clear()
 
 
 @pytest.fixture(params=["s3", "gs"])
