@@ -28,7 +28,7 @@ UNSHARED = {"use_listings_cache": False, "skip_instance_cache": True}
 
 
 class ObjectStore:
-    """What object stores have in common; a subclass adds what is special to one.
+    """The behaviour that object stores share; a subclass adds what is special to one.
 
     Errors are known by the names of their classes, as the packages of the clients are optional.
 
