@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 
 from pipeline.storage import Files
-from pipeline.storage import stores as clients
+from pipeline.storage.stores import table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the tests' servers are
 
@@ -95,7 +95,7 @@ def main(photos: str, limit: int, rounds: int) -> None:
         for name in ("gs", "s3"):
             root, environment = variants[name]
             os.environ.update(environment)
-            clients._client.cache_clear()
+            table._open.cache_clear()
             for path in paths:
                 Files().write(f"{root}/photos/{path.name}", path.read_bytes())
         seconds: dict[str, list[float]] = {name: [] for name in variants}

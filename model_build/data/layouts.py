@@ -40,6 +40,7 @@ from model_build.data.files import (
     is_never_photo,
     misnamed,
 )
+from model_build.data.folders import walk
 from model_build.data.labels import VOC, LabelSet, parse_labels
 
 HELD_BACK = 10  # without lists, about one name in so many is for validation
@@ -53,33 +54,17 @@ LABEL_EXTENSIONS = (".json", ".jsonc", ".txt", ".csv", ".yaml", ".yml", ".names"
 def list_local(folder: str) -> Iterator[str]:
     """The paths of all files below a local folder, in any order; none if there is no such folder.
 
-    Links are followed, but not back into a folder they lie in. A link that leads nowhere or to
-    itself is no file.
+    Links are followed by the rule of :mod:`model_build.data.folders`. A link that leads nowhere or
+    to itself is no file.
 
     Raises:
         OSError: a folder cannot be listed, and it is none of a cache or the system.
     """
-    return _below(folder, frozenset())
-
-
-def _below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    try:
-        status = os.stat(folder)
-        entries = list(os.scandir(folder))
-    except MISSING:
-        return
-    except OSError:
-        if above and is_never_folder(posixpath.basename(folder)):
-            return
-        raise
-    here = status.st_dev, status.st_ino
-    if here in above:
-        return
-    for entry in entries:
-        path = f"{folder}/{entry.name}"
-        if os.path.isdir(path):
-            yield from _below(path, above | {here})
-        elif os.path.isfile(path):
+    for path, error in walk([folder]):
+        hidden = path != folder and is_never_folder(posixpath.basename(path))
+        if error and not (hidden or isinstance(error, MISSING)):
+            raise error
+        if not error and os.path.isfile(path):
             yield path
 
 

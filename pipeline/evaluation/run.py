@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,14 +13,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model_build.common.errors import UserError, first_line
 from model_build.common.quiet_imports import import_tensorflow
 from model_build.data.labels import LabelSet
-from model_build.data.layouts import DataFolder
+from model_build.data.layouts import DataFolder, list_local
 from pipeline.evaluation import report, scoring
 from pipeline.evaluation.predictions import Example, PredictMasks, ReadMasks, check_folder
 from pipeline.network import models, threads
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.runners import local
 from pipeline.segmentation.mask_options import MaskOptions, check_counts, resolve
-from pipeline.storage import File, Files, absolute, folder_of, parse_options
+from pipeline.storage import File, Files, absolute, folder_of, is_remote, parse_options
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def _check(request: Request) -> PipelineOptions:
 def data_folder(data: str, files: Files) -> DataFolder:
     """A data folder on any disk or store."""
 
-    def paths(folder: str) -> list[str]:
-        return [file.path for file in files.list(folder) if isinstance(file, File)]
+    def paths(folder: str) -> Iterator[str]:
+        return (file.path for file in files.list(folder) if isinstance(file, File))
 
-    return DataFolder(data.rstrip("/") or "/", paths, files.read)
+    return DataFolder(data.rstrip("/") or "/", paths if is_remote(data) else list_local, files.read)
 
 
 def _names(data: DataFolder, request: Request) -> list[str]:

@@ -83,7 +83,7 @@ def _parse_list(where: str, files: Files) -> Source:
     files.check(where)
     one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
     with as_user_error(where, "the list cannot be read", "check the path and your permissions"):
-        kept = files.kept(where)
+        kept = files.rereadable(where)
         lines = (
             one_of.setdefault(scheme_of(line), line) and line
             for line in _checked(read_list(kept, files), where)

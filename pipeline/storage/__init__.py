@@ -1,6 +1,6 @@
 """Any disk or store: list, stat, read, write whole, create, delete.
 
-The only user of fsspec, and the only room that opens a file of INPUT, OUT, DATA or a remote model.
+Only this room uses fsspec, and only it opens files of INPUT, OUT, DATA or a remote model.
 """
 
 from pipeline.storage.faults import (
@@ -13,13 +13,13 @@ from pipeline.storage.faults import (
     remedy,
     temporary_folder,
 )
-from pipeline.storage.files import Files, glob_folder
+from pipeline.storage.files import Files
 from pipeline.storage.listed import File, Link, Part, Unlisted
 from pipeline.storage.names import (
     absolute,
     escape_folders,
     folder_of,
-    is_read_only,
+    glob_folder,
     is_remote,
     join,
     pattern_of,
@@ -27,7 +27,8 @@ from pipeline.storage.names import (
     scheme_of,
     unescape_folders,
 )
-from pipeline.storage.stores import google_token, parse_options, secrets
+from pipeline.storage.stores.gs import google_token
+from pipeline.storage.stores.table import is_read_only, parse_options, secrets
 
 __all__ = [
     "File",

@@ -1,7 +1,7 @@
-"""What a failure is to blame on: one file, or what all of them need.
+"""Classifies errors as specific to one file or affecting all files.
 
-A file that is missing, unreadable or badly named is that file's fault. A disk that is full, a store
-that does not answer and credentials that have expired would hit every other file, too.
+A missing, unreadable or badly named file concerns that file. A full disk, a store that does not
+answer and expired credentials would stop every other file as well.
 """
 
 from __future__ import annotations
@@ -11,29 +11,32 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from model_build.common.errors import JobError, UserError, cause, first_line
-from pipeline.storage.names import is_read_only
-from pipeline.storage.retries import causes, is_transient, status_of
+from pipeline.storage.retries import causes, is_transient
+
+if TYPE_CHECKING:
+    from pipeline.storage.stores.object_store import ObjectStore
 
 
 class BadName(OSError):
-    """A name that the disk or store cannot hold."""
+    """A name that the disk or store does not support."""
 
 
 class NotRegular(OSError):
-    """A pipe, a socket or a device: reading it might wait for ever."""
+    """A pipe, a socket or a device: reading it might never end."""
 
 
 class Unavailable(OSError):
-    """A store that has not answered, or has refused for its quota, until the last attempt."""
+    """A store that did not answer, or refused because of a quota, up to the last attempt."""
 
 
 class Unauthenticated(PermissionError):
-    """Credentials that are missing, have expired or are not accepted."""
+    """Credentials that are missing, expired or not accepted."""
 
 
-_EVERYBODYS = {
+_REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or ask for a larger quota",
     errno.EROFS: "make the disk writable",
@@ -44,36 +47,25 @@ _EVERYBODYS = {
     errno.ENODEV: "mount the disk again",
     errno.EXDEV: "link the whole masks folder to another disk, not a folder inside it",
 }
-_NAMES = frozenset((errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL))
-# Codes of Amazon's that come with the status 400 or 403, which others have as well.
-_CREDENTIAL_CODES = frozenset(
-    ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired")
-    + ("InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "AuthFailure")
-)
-# By name, as the packages of the stores are optional.
-_CREDENTIAL_ERRORS = frozenset(
-    ("RefreshError", "DefaultCredentialsError", "NoCredentialsError", "CredentialRetrievalError")
-    + ("PartialCredentialsError", "TokenRetrievalError", "ClientAuthenticationError")
-    + ("UnauthorizedSSOTokenError", "SSOTokenLoadError")
-)
+_NAME_ERRORS = frozenset((errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL))
 
 
 def affects_all_files(error: BaseException) -> bool:
-    """Whether a failure to read one file would be every other file's, too."""
+    """Returns whether an error in reading one file would occur with all others."""
     if isinstance(error, Unavailable | Unauthenticated):
         return True
-    return isinstance(error, OSError) and error.errno in _EVERYBODYS
+    return isinstance(error, OSError) and error.errno in _REMEDIES
 
 
 def is_name_error(error: BaseException) -> bool:
-    """Whether a failure to write a file is to blame on its name, or on what has that name now."""
+    """Returns whether a write failed because of the name, or because a folder has that name."""
     if isinstance(error, BadName | IsADirectoryError | NotADirectoryError | UnicodeError):
         return True
-    return isinstance(error, OSError) and error.errno in _NAMES
+    return isinstance(error, OSError) and error.errno in _NAME_ERRORS
 
 
 def remedy(error: BaseException) -> str:
-    """What to do about a failure, in a few words."""
+    """Returns what to do about an error, in a few words."""
     if isinstance(error, Unauthenticated):
         return "renew the credentials"
     if isinstance(error, PermissionError):
@@ -83,11 +75,11 @@ def remedy(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "restore it"
     number = error.errno if isinstance(error, OSError) else None
-    return _EVERYBODYS.get(number or 0, "check the disk or store")
+    return _REMEDIES.get(number or 0, "check the disk or store")
 
 
 def describe_error(error: BaseException) -> str:
-    """A failure in one line, with the file's name before the cause."""
+    """Returns an error as one line, with the file's name before the cause."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return first_line(error)
@@ -95,7 +87,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def as_job_error() -> Iterator[None]:
-    """What a disk or store cannot do in its block, as a JobError that tells the remedy."""
+    """Turns an OSError of its block into a JobError that names the remedy."""
     try:
         yield
     except OSError as error:
@@ -104,15 +96,20 @@ def as_job_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_user_error(name: str, what: str, advice: str) -> Iterator[None]:
-    """What cannot be done in its block with a file or folder that a user has named.
+    """Turns an error of its block, about a file or folder that the user named, into a UserError.
+
+    Args:
+        name: as the user wrote it.
+        what: what failed, such as "cannot be read".
+        advice: how to fix it.
 
     Raises:
-        UserError: the name, what cannot be done and why, and the advice.
-        JobError: it is not the user's fault: the store does not answer, say.
+        UserError: one line of the name, what failed and why, and the advice.
+        JobError: the user did not cause it: the store does not answer, for example.
     """
     try:
         yield
-    except (OSError, ValueError) as error:  # the latter of a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         if affects_all_files(error):
             raise JobError(f"{describe_error(error)}; {remedy(error)}") from error
         why = describe_error(error).removeprefix(f"{name}: ")
@@ -121,7 +118,7 @@ def as_user_error(name: str, what: str, advice: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_temporary_disk() -> Iterator[None]:
-    """What keeps its block from writing to the folder of temporary files, as a JobError."""
+    """Turns an OSError of its block, which writes temporary files, into a JobError."""
     try:
         yield
     except OSError as error:
@@ -134,10 +131,10 @@ def on_temporary_disk() -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[str]:
-    """A folder for temporary files, which goes when its block ends.
+    """Makes a folder for temporary files, and deletes it after its block.
 
     Raises:
-        JobError: it cannot be made.
+        JobError: the folder cannot be made.
     """
     with on_temporary_disk():
         folder = tempfile.TemporaryDirectory()
@@ -145,42 +142,33 @@ def temporary_folder() -> Iterator[str]:
         yield path
 
 
-def of_client(error: Exception, path: str) -> OSError:
-    """What a store's client raised, as the OSError that says it.
+def as_os_error(error: Exception, path: str, store: ObjectStore) -> OSError:
+    """Returns the OSError that says what a store's client has raised.
 
-    A list of the web names many servers: what one of them refuses is its files' fault.
+    A list of URLs names many servers: what one of them refuses affects only its own files.
     """
     text = first_line(error)
-    status = status_of(error.__cause__ or error)
-    if isinstance(error, FileNotFoundError) or status == 404:
-        return FileNotFoundError(f"{path}: no such object or bucket")
+    statuses = (store.status_of(one) for one in (error.__cause__, error) if one)
+    status = next((one for one in statuses if one is not None), None)
     if isinstance(error, FileExistsError):
         return FileExistsError(f"{path}: already exists")
-    if isinstance(error, OSError) and error.errno == errno.ENOENT:
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, FileNotFoundError) or status == 404 or number == errno.ENOENT:
         return FileNotFoundError(f"{path}: no such object or bucket")
-    if is_read_only(path) and (status == 401 or is_transient(error)):
+    if store.read_only and (status == 401 or is_transient(error, store)):
         return OSError(f"{path}: the server refused it ({type(error).__name__}: {text})")
-    if status == 401 or _is_of_credentials(error):
+    if status == 401 or any(
+        not store.error_names(one).isdisjoint(store.credential_errors) for one in causes(error)
+    ):
         return Unauthenticated(f"{path}: the credentials were not accepted ({text})")
-    if isinstance(error, PermissionError) or status == 403 or text.startswith("Forbidden: "):
+    if isinstance(error, PermissionError) or status == 403:
         return PermissionError(f"{path}: permission denied ({text})")
-    if is_transient(error):
+    if is_transient(error, store):
         return Unavailable(f"{path}: the store does not answer ({type(error).__name__}: {text})")
     if isinstance(error, OSError):
         if status is None:
             return error
-        # s3fs makes EINVAL of whatever a store refuses, which tells nothing of the name.
-        kind = BadName if error.errno == errno.ENAMETOOLONG else OSError
+        # A client may report EINVAL for any refusal, which says nothing about the name.
+        kind = BadName if number == errno.ENAMETOOLONG else OSError
         return kind(f"{path}: {error.strerror or text}")
     return OSError(f"{path}: {type(error).__name__}: {text}")
-
-
-def _is_of_credentials(error: BaseException) -> bool:
-    for one in causes(error):
-        response = getattr(one, "response", None)
-        if isinstance(response, dict):
-            if response.get("Error", {}).get("Code") in _CREDENTIAL_CODES:
-                return True
-        elif not _CREDENTIAL_ERRORS.isdisjoint(kind.__name__ for kind in type(one).__mro__):
-            return True
-    return False

@@ -1,4 +1,4 @@
-"""What a listing yields."""
+"""Records of a listing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ class File(NamedTuple):
 
     Attributes:
         path: absolute path or URI.
-        size: in bytes, None where the listing cannot tell.
-        version: differs whenever the file has been written: a store's generation or ETag, else the
-            time of writing, on local disk in nanoseconds since 1970; None where there is none.
-        regular: False for a pipe or device, which reading might never end.
-        written: when, by the clock of the disk or store, in seconds since 1970; in listings alone.
+        size: in bytes, None where it is unknown.
+        version: changes whenever the file is written: the generation or ETag of a store, otherwise
+            the time of writing, on local disk in nanoseconds since 1970; None where there is none.
+        regular: False for a pipe or device, which might never end.
+        written: the time of writing by the clock of the disk or store, in seconds since 1970; only
+            in listings.
     """
 
     path: str
@@ -25,7 +26,7 @@ class File(NamedTuple):
 
 
 class Unlisted(NamedTuple):
-    """A folder that could not be listed: the exception's class, and its message."""
+    """A folder that cannot be listed: the exception's class, and its message."""
 
     path: str
     error: str
@@ -33,16 +34,16 @@ class Unlisted(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of what lies below a folder, which is listed by itself.
+    """A part of a folder's listing, which can be listed separately.
 
     Attributes:
-        where: on local disk a folder; in a store what the URIs of all its objects begin with.
+        where: on local disk a folder; in a store the common beginning of its objects' URIs.
     """
 
     where: str
 
 
 class Link(NamedTuple):
-    """A link to a folder of local disk, which others may lead to as well."""
+    """A link to a folder of local disk; others may lead to the same folder."""
 
     path: str

@@ -1,4 +1,4 @@
-"""Local disk. Names are bytes there and need not be UTF-8, which only ``os`` gets right."""
+"""Local disk. Names are bytes there and need not be UTF-8, which only ``os`` handles."""
 
 from __future__ import annotations
 
@@ -6,44 +6,51 @@ import atexit
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
-import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
 from typing import TypeVar
 
+from model_build.data import folders
 from pipeline.storage.faults import NotRegular, on_temporary_disk
-from pipeline.storage.listed import File
+from pipeline.storage.listed import File, Link, Part, Unlisted
+from pipeline.storage.names import parts_used
 
 T = TypeVar("T")
 
-# What disks say that know no hard links, such as exFAT and some that are mounted from elsewhere.
+# Errors of disks without hard links, such as exFAT and some network disks.
 _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK))
-_MORE = 1 << 16  # that is read beyond what a file says its size is
+_BLOCK = 1 << 16  # bytes read at once beyond the size that a file reports
+
+
+def check(path: str) -> None:
+    """Does nothing: local disk needs neither client nor credentials."""
 
 
 def read(path: str, limit: int = -1, start: int = 0) -> bytes:
-    """A file's ``limit`` bytes from ``start`` on, or all of them.
+    """Returns a file's bytes from ``start`` on, at most ``limit`` unless that is negative.
 
     Raises:
-        OSError: there is none, or it is no regular file.
+        OSError: there is no such file, or it is not a regular one.
     """
     with open(path, "rb", opener=_open_regular) as file:
         file.seek(start)
         if limit < 0:
             return file.read()
-        # Python takes as much memory as it is asked to read, so no more is asked for than there is.
-        # Some files tell no size, or grow meanwhile.
-        found = file.read(min(limit, max(os.fstat(file.fileno()).st_size - start, 0) + _MORE))
-        while len(found) < limit and (more := file.read(min(limit - len(found), _MORE))):
+        # Python allocates as many bytes as it is asked to read, so it is asked for the file's size.
+        # Some files report none, or grow meanwhile.
+        found = file.read(min(limit, max(os.fstat(file.fileno()).st_size - start, 0) + _BLOCK))
+        while len(found) < limit and (more := file.read(min(limit - len(found), _BLOCK))):
             found += more
         return found
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a file, and no pipe: that would wait for somebody to write to it."""
+    """Opens a regular file; to open a pipe would wait for a writer."""
     try:
         handle = os.open(path, flags | os.O_NONBLOCK)
     except OSError as error:
@@ -60,9 +67,9 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def _check_regular(path: str, mode: int) -> None:
-    if stat.S_ISDIR(mode):
+    if S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(mode):
+    if not S_ISREG(mode):
         raise _not_regular(path)
 
 
@@ -70,79 +77,81 @@ def _not_regular(path: str) -> NotRegular:
     return NotRegular(f"{path}: is a pipe, socket or device, not a file")
 
 
-def kept(path: str) -> str:
-    """Where a list can be read again and again; see :meth:`pipeline.storage.Files.kept`."""
+def rereadable(path: str) -> str:
+    """Returns a path at which a file can be read repeatedly; copies a pipe to a temporary file."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        return path  # reading it tells why
-    # A file that is passed as standard input may be read on where it was left.
-    passed = path.startswith("/dev/") and stat.S_ISREG(mode)
-    if not (passed or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        return path  # reading it reports the error
+    # A file passed as standard input continues where its last reader stopped.
+    passed = path.startswith("/dev/") and S_ISREG(mode)
+    if not (passed or S_ISFIFO(mode) or S_ISCHR(mode)):
         return path
     with on_temporary_disk():
         handle, name = tempfile.mkstemp(prefix="fcn-beam-", suffix=".txt")
     atexit.register(Path(name).unlink, missing_ok=True)
     with open(handle, "wb", buffering=0) as copy, open(path, "rb") as pipe:
-        while piece := pipe.read(_MORE):
+        while piece := pipe.read(_BLOCK):
             with on_temporary_disk():
                 _write_all(copy.fileno(), piece)
     return name
 
 
-def write(path: str, data: bytes, scratch: str, exclusive: bool = False, root: str = "") -> File:
-    """Writes under another name in ``scratch``, a folder of the same disk, then renames.
+def write(path: str, data: bytes, scratch: str, root: str, exclusive: bool) -> File:
+    """Writes a file under another name, then renames it.
 
     Args:
+        scratch: a folder of the same disk for the unfinished file; by default the file's own.
+        root: a folder that must exist; those below it are made. By default all are made.
         exclusive: raise FileExistsError instead of replacing.
-        root: a folder that must be there; those below it are made.
     """
 
-    def attempt() -> File:
+    def attempt(scratch: str) -> File:
         with _unfinished(path, data, scratch) as unfinished:
-            written = stat_file(unfinished)
-            if exclusive:
-                _rename_new(unfinished, path)
-            else:
-                os.replace(unfinished, path)
+            written = stat(unfinished)
+            (_rename_new if exclusive else os.replace)(unfinished, path)
         return written._replace(path=path)
 
     return _in_folders(attempt, path, scratch, root)
 
 
-def create_held(path: str, data: bytes, scratch: str, root: str = "") -> int | None:
-    """Writes a file that must not exist yet and holds it, as long as this process lives.
+def create_held(path: str, data: bytes, scratch: str, root: str) -> int | None:
+    """Writes a new file and locks it as long as this process lives; see :func:`write`.
 
     Returns:
-        What holds it, a file descriptor to be closed; None where the disk knows no locks.
+        The file descriptor that holds the lock, to be closed; None where the disk has no locks.
     """
 
-    def attempt() -> int | None:
-        with _unfinished(path, data, scratch) as unfinished:
+    def attempt(scratch: str) -> int | None:
+        with _unfinished(path, data, scratch) as unfinished, contextlib.ExitStack() as opened:
             handle = os.open(unfinished, os.O_RDWR)
-            try:
-                # Held before anybody can see it.
-                held = _hold(handle)
-                _rename_new(unfinished, path)
-            except OSError:
-                os.close(handle)
-                raise
-        if held:
+            opened.callback(os.close, handle)
+            locked = _lock(handle)  # before others can see it
+            _rename_new(unfinished, path)
+            if not locked:
+                return None
+            opened.pop_all()
             return handle
-        os.close(handle)
-        return None
 
     return _in_folders(attempt, path, scratch, root)
 
 
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def _rename_new(unfinished: str, path: str) -> None:
-    """Gives an unfinished file its name, whole, unless that is taken.
+    """Gives an unfinished file its name.
 
     Raises:
-        FileExistsError: it is.
+        FileExistsError: the name is taken.
     """
     try:
-        os.link(unfinished, path)  # unlike a rename it fails where the name is taken
+        os.link(unfinished, path)  # unlike a rename this fails if the name is taken
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -156,7 +165,7 @@ def _rename_new(unfinished: str, path: str) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: str) -> Iterator[None]:
-    """Keeps others of this machine out of its block, as far as the disk knows locks."""
+    """Keeps other processes of this machine out of its block, if the disk has locks."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -166,47 +175,40 @@ def _one_at_a_time(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _in_folders(attempt: Callable[[], T], path: str, scratch: str, root: str) -> T:
-    """What writing a file gives, whose folders are made where it finds them missing.
+def _in_folders(attempt: Callable[[str], T], path: str, scratch: str, root: str) -> T:
+    """Writes a file by an attempt, and makes its folders if the attempt finds them missing.
 
-    Most of the time they are there, and asking for them first would cost more than writing a mask.
-    Somebody may remove empty ones at any moment.
+    Usually they exist, and checking first would cost more than writing a mask. Other runs may
+    remove empty folders at any moment.
 
     Raises:
         FileNotFoundError: the root is missing.
     """
+    scratch = scratch or os.path.dirname(path)
     for _ in range(3):
         try:
-            return attempt()
+            return attempt(scratch)
         except (FileNotFoundError, NotADirectoryError):
             if root and not os.path.isdir(root):
                 raise FileNotFoundError(errno.ENOENT, "has been removed", root) from None
         with _named(path):
             _make(scratch, root)
             _make(os.path.dirname(path), root)
-    return attempt()
-
-
-def _hold(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    return attempt(scratch)
 
 
 def is_held(path: str) -> bool | None:
-    """Whether a living process holds a file, see :func:`create_held`.
+    """Returns whether a living process holds a file, see :func:`create_held`.
 
     Returns:
-        False also where there is no such file; None where the disk knows no locks.
+        False also if there is no such file; None where the disk has no locks.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two who ask do not take each other for the holder.
+        # Shared, so that two processes that ask do not take each other for the holder.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -219,7 +221,7 @@ def is_held(path: str) -> bool | None:
 
 @contextlib.contextmanager
 def _unfinished(path: str, data: bytes, scratch: str) -> Iterator[str]:
-    """A file of these bytes under a name of its own, to be renamed; gone where that fails."""
+    """Makes a file under a temporary name, to be renamed; deletes it if its block fails."""
     unfinished = os.path.join(scratch, uuid.uuid4().hex)
     with _named(path):
         try:
@@ -231,7 +233,7 @@ def _unfinished(path: str, data: bytes, scratch: str) -> Iterator[str]:
 
 
 def _create(path: str, data: bytes) -> None:
-    """Writes a new file; in few calls, as each waits for Python's lock."""
+    """Writes a new file, in few calls, as each waits for Python's lock."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         _write_all(handle, data)
@@ -252,7 +254,7 @@ def _discard(unfinished: str) -> None:
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
-    """Names errors by the file that was to be written, not by that of an attempt."""
+    """Names the wanted file in errors, not the temporary one."""
     try:
         yield
     except OSError as error:
@@ -260,7 +262,7 @@ def _named(path: str) -> Iterator[None]:
 
 
 def _make(folder: str, root: str) -> None:
-    """Makes a folder and those above it; below a root, if one is given, which is not made.
+    """Makes a folder and those above it, up to a root that is not made.
 
     Raises:
         NotADirectoryError: a file has that name.
@@ -282,29 +284,113 @@ def _make(folder: str, root: str) -> None:
             os.mkdir(folder)
 
 
-def prune(folder: str) -> None:
-    """Removes a folder if it is empty."""
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)
-
-
 def delete(path: str) -> None:
-    """Deletes the file of just this name; where there is none, that is no error."""
+    """Deletes the file of exactly this name, if there is one."""
     try:
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError:
-        if not os.path.isdir(path):  # a folder is no file; which error it is, systems differ on
+        if not os.path.isdir(path):  # a folder is no file; the error depends on the system
             raise
 
 
-def stat_file(path: str) -> File:
-    """What is known of a file.
+def stat(path: str) -> File:
+    """Describes a file.
 
     Raises:
-        OSError: there is none, or it is no regular file.
+        OSError: there is no such file, or it is not a regular one.
     """
     found = os.stat(path)
     _check_regular(path, found.st_mode)
     return File(path, found.st_size, str(found.st_mtime_ns))
+
+
+def prune(folder: str) -> None:
+    """Removes the empty folders at and below a path."""
+    for where, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(where)
+
+
+def whole(folder: str) -> Iterator[Part]:
+    """Yields a folder as one part; nothing if there is none."""
+    if os.path.isdir(folder):
+        yield Part(folder)
+
+
+def list_part(folder: str, to_the_end: bool) -> Iterator[File | Unlisted | Part | Link]:
+    """Lists the files, folders and links to folders in a folder, in no order.
+
+    Args:
+        to_the_end: list what is in the folders instead of them.
+    """
+    left = [folder]
+    while left:
+        folder = left.pop()
+        try:
+            for path, kind in folders.entries(folder):
+                if kind == "file":
+                    yield file_at(path)
+                elif kind == "link":
+                    yield Link(path)
+                elif to_the_end:
+                    left.append(path)
+                else:
+                    yield Part(path)
+        except OSError as error:
+            yield _found(folder, error)
+
+
+def walk(folder: str) -> Iterator[File | Unlisted]:
+    """Lists every file below a folder, see :mod:`model_build.data.folders`."""
+    if os.path.isdir(folder):
+        yield from itertools.starmap(_found, folders.walk([folder]))
+
+
+def walk_links(folder: str, links: Iterable[str]) -> Iterator[File | Unlisted]:
+    """Lists what lies behind all links to folders that :func:`list_part` finds below a folder."""
+    return itertools.starmap(_found, folders.walk(sorted(links), listed=os.path.realpath(folder)))
+
+
+def glob(pattern: str, folder: str) -> Iterator[File | Unlisted]:
+    """Lists the files that a pattern matches by the rules of Python's ``glob``.
+
+    Args:
+        folder: the deepest one that contains all of them.
+    """
+    parts = pattern[len(folder) + 1 :].split("/")
+    if parts[-1] == "**":  # any file at any depth
+        parts.append("*")
+
+    def used(path: str) -> frozenset[int]:
+        return parts_used(parts, path[len(folder) + 1 :])
+
+    if os.path.isdir(folder or "/"):
+        for path, error in folders.walk([folder or "/"], lambda path: used(path) - {len(parts)}):
+            if error or len(parts) in used(path):
+                yield _found(path, error)
+
+
+def starting_with(prefix: str) -> Iterator[File]:
+    """Lists the files of one folder whose paths start with a prefix, in order."""
+    folder = os.path.dirname(prefix)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if (path := f"{folder}/{name}").startswith(prefix) and os.path.isfile(path):
+            yield file_at(path)
+
+
+def _found(path: str, error: OSError | None) -> File | Unlisted:
+    if error:
+        return Unlisted(path, type(error).__name__, str(error.strerror))
+    return file_at(path)
+
+
+def file_at(path: str) -> File:
+    """Describes a path as a listing does; a dangling link fails only when it is read."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return File(path)
+    regular = S_ISREG(found.st_mode)
+    return File(path, found.st_size, str(found.st_mtime_ns), regular, found.st_mtime)

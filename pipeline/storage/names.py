@@ -1,36 +1,29 @@
-"""Paths and URIs as text. No character of a name is a pattern, and none is escaped."""
+"""Paths and URIs as text: names are literal and never escaped, except in globs."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from model_build.common.errors import GONE, UserError
 
-# scheme → the extra that brings its client, None where it comes along
-SCHEMES = {
-    "gs": "gcp",
-    "s3": "aws",
-    "az": "azure",
-    "https": None,
-    "http": None,
-    "memory": None,
-}
+_LAST_CHARACTER = "\U0010ffff"  # no store allows a character beyond it in a key
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path has a scheme, as ``gs://`` has."""
+    """Returns whether the path is a URI, such as ``gs://…``."""
     return "://" in path
 
 
 def absolute(path: str) -> str:
-    """A local path from the root of the disk on; a URI as it is.
+    """Returns a local path from the root of the disk on, and a URI unchanged.
 
     Raises:
-        UserError: it is below the current folder, and that has been removed.
+        UserError: the path is relative, and the current folder has been removed.
     """
     if is_remote(path):
         return path
@@ -38,46 +31,41 @@ def absolute(path: str) -> str:
         whole = os.path.abspath(path)
     except FileNotFoundError:
         raise UserError(f"{path}: {GONE}") from None
-    # POSIX lets two slashes at the beginning mean something else than one; to disks they do not.
+    # POSIX lets a path begin with two slashes; to disks they mean one.
     return f"/{whole.lstrip('/')}"
 
 
 def printable(name: str) -> str:
-    """A name with bytes that are not UTF-8 written as ``\\udcXX``; equal where there are none."""
+    """Returns a name with each byte that is not UTF-8 written as ``\\udcXX``."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def scheme_of(path: str) -> str:
-    """The scheme of a URI, ``""`` for a local path."""
+    """Returns the scheme of a URI, ``""`` for a local path."""
     return path.partition("://")[0] if is_remote(path) else ""
 
 
-def is_read_only(path: str) -> bool:
-    """Whether the path is on a web server, which is neither listed nor written to."""
-    return scheme_of(path) in ("https", "http")
-
-
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """``gs://bucket/a/b`` → ``("bucket", "a/b")``."""
+    """Splits ``gs://bucket/a/b`` into ``("bucket", "a/b")``."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key
 
 
 def join(folder: str, name: str) -> str:
-    """The path of ``name`` below ``folder``."""
+    """Returns the path of ``name`` below ``folder``."""
     return f"{folder.rstrip('/')}/{name}"
 
 
 def folder_of(path: str) -> str:
-    """The folder that holds a file."""
+    """Returns the folder that contains a file."""
     return path.rpartition("/")[0]
 
 
 def escape_folders(name: str, extension: str) -> str:
-    """The name with ``_`` after each folder that is called like a file with that extension.
+    """Appends ``_`` to each folder of a name that is called like a file with an extension.
 
-    ``a.png/b`` → ``a.png_/b``, ``a.png_/b`` → ``a.png__/b``: so names of files with that extension
-    are never folders of others, and names that differ still do.
+    ``a.png/b`` → ``a.png_/b``, ``a.png_/b`` → ``a.png__/b``: so no file with that extension has the
+    name of a folder, and different names stay different.
 
     Args:
         name: a path below a folder; ``/`` separates folders.
@@ -87,12 +75,17 @@ def escape_folders(name: str, extension: str) -> str:
 
 
 def unescape_folders(name: str, extension: str) -> str:
-    """The way back from :func:`escape_folders`; other names stay as they are."""
+    """Reverses :func:`escape_folders`; other names stay unchanged."""
     return re.sub(rf"({re.escape(extension)}_*)_(?=/)", r"\1", name)
 
 
+def glob_folder(pattern: str) -> str:
+    """Returns the deepest folder that contains everything a glob can match."""
+    return "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.split("/")))
+
+
 def pattern_of(pattern: str) -> re.Pattern[str]:
-    """A glob over the names in a store: ``*`` and ``?`` stop at ``/``, ``**`` does not."""
+    """Compiles a glob over the names in a store: only ``**`` matches ``/``."""
     text, index = "", 0
     while index < len(pattern):
         character = pattern[index]
@@ -111,19 +104,41 @@ def pattern_of(pattern: str) -> re.Pattern[str]:
     return re.compile(text, re.DOTALL)
 
 
-def parts_used(pattern: Sequence[str], name: str) -> frozenset[int]:
-    """How many parts of a local glob a name may have used up.
+def prefixes_beyond(key_beyond: Callable[[str], str | None], last: str) -> Iterator[str]:
+    """Splits the keys beyond one by their prefixes: each of these keys has exactly one of them.
 
-    Parts match as in Python's ``glob``: ``**`` stands for any folders, and nothing but a part that
-    begins with a dot for one that does.
+    They grow by a character where keys differ: beyond ``a/0099`` they are ``a/01``, ``a/02`` and so
+    on, then ``a/1``, then ``b``.
+
+    Args:
+        key_beyond: returns the first key beyond a text, None if there is none.
+        last: the key.
+    """
+    prefix = after = last
+    while (key := key_beyond(after)) is not None:
+        pairs = zip(prefix, key, strict=False)
+        same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        if same == len(prefix) and after != last:  # the key still has this prefix
+            after = key
+            continue
+        prefix = key[: same + 1]
+        yield prefix
+        after = prefix + _LAST_CHARACTER
+
+
+def parts_used(pattern: Sequence[str], name: str) -> frozenset[int]:
+    """Returns how many parts of a local glob a name can have matched.
+
+    Parts match as in Python's ``glob``: ``**`` matches any number of folders, and only a part that
+    begins with a dot matches a name that does.
 
     Args:
         pattern: the parts of a glob below a folder.
         name: of a file or folder below it; ``""`` for the folder itself.
 
     Returns:
-        All of them for a file that matches, fewer for a folder that may hold one; nothing for what
-        neither matches nor holds what does.
+        All parts for a file that matches, fewer for a folder that can contain one; nothing for
+        other names.
     """
     used = {0}
     for part in name.split("/") if name else ():

@@ -92,13 +92,13 @@ def invented(tmp_path, monkeypatch):
 
 def _forget_clients():
     """A client keeps the address and the credentials it was made with."""
-    from pipeline.storage import stores as clients
+    from pipeline.storage.stores import table
 
-    clients._client.cache_clear()
+    table._open.cache_clear()
 
 
 @pytest.fixture(params=["s3", "gs"])
-def padded_size(request):
+def bucket(request):
     """An empty bucket on either server."""
     return request.getfixturevalue(request.param)
 

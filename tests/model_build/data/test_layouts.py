@@ -265,7 +265,7 @@ def test_folders_of_photos_may_be_links(voc_folder, tmp_path, linked):
     assert len(folder.photos()) == 6
 
 
-def test_links_are_not_followed_in_circles(tmp_path):
+def test_links_back_into_the_folder_are_not_followed(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.png").touch()
@@ -274,7 +274,7 @@ def test_links_are_not_followed_in_circles(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     found = sorted(path.removeprefix(f"{tmp_path}/") for path in list_local(str(tmp_path)))
-    assert found == ["a/a.png", "a/to_b/b.png", "b/b.png", "b/to_a/a.png"]
+    assert found == ["a/a.png", "b/b.png"]
 
 
 def test_there_are_no_files_below_what_is_no_folder(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from model_build.common.errors import UserError
 from model_build.data.labels import VOC, VOID
+from model_build.data.layouts import DataFolder
 from pipeline.evaluation import run as evaluation
 from pipeline.evaluation.run import Request, data_folder
 from pipeline.storage import Files
@@ -183,3 +184,23 @@ def test_a_data_folder_is_the_same_wherever_it_lies(voc, memory):
         assert folder.photo("n03") == f"{root}/JPEGImages/n03.jpg"
         assert folder.mask("n03") == f"{root}/SegmentationClass/n03.png"
         assert folder.photo("none") is None
+
+
+def test_a_data_folder_on_local_disk_is_listed_as_in_training(voc, monkeypatch):
+    data = voc(2)
+    photos = data / "JPEGImages"
+    (photos / "gone.jpg").symlink_to("nowhere")
+    assert (
+        data_folder(str(data), FILES).photos() == DataFolder(str(data)).photos() == ["n00", "n01"]
+    )
+    (photos / "more").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == f"{photos}/more":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"JPEGImages: cannot be listed: Permission denied"):
+        data_folder(str(data), FILES).photos()

@@ -22,7 +22,8 @@ from pipeline.inputs.listing import (
 from pipeline.inputs.sources import common_folder, parse_source
 from pipeline.outputs.folder import OutputFolder
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
-from pipeline.storage import Files, paging
+from pipeline.storage import Files
+from pipeline.storage.stores.object_store import ObjectStore
 
 FILES = Files()
 
@@ -331,15 +332,15 @@ def test_a_remote_list(memory):
 
 @pytest.fixture
 def prefixes(monkeypatch):
-    """What stores are asked to list: (bucket, prefix) each."""
+    """What stores are asked to list: the beginning of URIs each."""
     asked = []
-    objects = paging.objects
+    objects = ObjectStore.objects
 
-    def spy(scheme, client, bucket, prefix):
-        asked.append((bucket, prefix))
-        return objects(scheme, client, bucket, prefix)
+    def spy(self, uri, *arguments):
+        asked.append(uri)
+        return objects(self, uri, *arguments)
 
-    monkeypatch.setattr(paging, "objects", spy)
+    monkeypatch.setattr(ObjectStore, "objects", spy)
     return asked
 
 
@@ -356,7 +357,7 @@ def test_a_remote_folder_is_listed_by_prefix(memory, prefixes):
             PassedOver("memory://b/p/notes.txt"),
             ImageRef("memory://b/p/q/2.PNG", "q/2.PNG", Stamp(0, created.isoformat())),
         ]
-    assert prefixes == [("b", "p/")] * 2
+    assert prefixes == ["memory://b/p/"] * 2
 
 
 @pytest.mark.parametrize("text", ["memory://b", "memory://b/"])
@@ -369,8 +370,12 @@ def test_a_remote_glob(memory, prefixes):
     put("memory://b/p/1.jpg", "memory://b/p/q/2.jpg", "memory://b/pp/3.jpg")
     assert names("memory://b/p*/*.jpg") == ["p/1.jpg", "pp/3.jpg"]
     assert names("memory://b/p/**.jpg") == ["1.jpg", "q/2.jpg"]
-    literal = [("b", "p*/*.jpg/"), ("b", "p/**.jpg/")]  # there might be folders of these names
-    assert [prefix for prefix in prefixes if prefix not in literal] == [("b", ""), ("b", "p/")]
+    # There might be folders of these names.
+    literal = ["memory://b/p*/*.jpg/", "memory://b/p/**.jpg/"]
+    assert [prefix for prefix in prefixes if prefix not in literal] == [
+        "memory://b/",
+        "memory://b/p/",
+    ]
 
 
 def test_a_remote_folder_that_exists_is_no_pattern(memory):

@@ -25,8 +25,9 @@ from pipeline.inputs.parallel_listing import (
 )
 from pipeline.inputs.sources import parse_source, read_list
 from pipeline.records import ImageRef, Source
-from pipeline.storage import File, Files, Link, files, paging
-from pipeline.storage.paging import blocks
+from pipeline.storage import File, Files, Link
+from pipeline.storage.names import prefixes_beyond
+from pipeline.storage.stores import object_store
 
 FILES = Files()
 
@@ -109,24 +110,24 @@ KEYS = st.text("ab/\u00e9\U0010ffff", min_size=1, max_size=6)
 
 
 @given(st.sets(KEYS, min_size=1, max_size=30), st.data())
-def test_each_key_beyond_another_has_just_one_block(keys, data):
+def test_each_key_beyond_another_has_exactly_one_prefix(keys, data):
     last = data.draw(st.sampled_from(sorted(keys)))
 
     def key_beyond(after):
         return min((key for key in keys if key > after), default=None)
 
-    found = list(blocks(key_beyond, last))
+    found = list(prefixes_beyond(key_beyond, last))
     for key in keys:
-        assert sum(key.startswith(block) for block in found) == (key > last)
+        assert sum(key.startswith(prefix) for prefix in found) == (key > last)
 
 
-def test_blocks_grow_by_a_character_where_keys_differ():
+def test_prefixes_grow_by_a_character_where_keys_differ():
     keys = [f"a/{number:04}" for number in range(0, 10_000, 7)] + ["a/0099x", "b", "b/1"]
 
     def key_beyond(after):
         return min((key for key in keys if key > after), default=None)
 
-    found = list(blocks(key_beyond, "a/0098"))
+    found = list(prefixes_beyond(key_beyond, "a/0098"))
     assert found[:3] == ["a/0099", "a/01", "a/02"]
     assert found[-2:] == ["a/9", "b"]
     assert len(found) == 1 + 9 + 9 + 1
@@ -141,7 +142,7 @@ def test_many_workers_find_what_one_does_in_a_store(keys):
     for key in keys:
         FILES.write(f"memory://{bucket}/{key}", b"")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "SHARE", 2)
+        patch.setattr(object_store, "OBJECTS_PER_PART", 2)
         for where in ("", "/a", "/c"):
             source = folder(f"memory://{bucket}{where}")
             found, sizes = by_levels(source)
@@ -153,8 +154,8 @@ def test_many_workers_find_what_one_does_in_a_store(keys):
 def test_many_workers_list_a_bucket(bucket, monkeypatch):
     keys = [f"{name}/{number:02}" for name in ("p", "p [1]", "q/é") for number in range(15)]
     FILES.run_each([lambda key=key: FILES.write(f"{bucket}/{key}", b"1") for key in keys])
-    monkeypatch.setattr(files, "SHARE", 4)
-    monkeypatch.setattr(paging, "PAGE", 3)
+    monkeypatch.setattr(object_store, "OBJECTS_PER_PART", 4)
+    monkeypatch.setattr(object_store, "PAGE_SIZE", 3)
     for where, count in (("", 45), ("/p", 15), ("/q", 15)):
         found, sizes = by_levels(folder(f"{bucket}{where}"))
         assert sorted(found) == sorted(everything(folder(f"{bucket}{where}")))
@@ -165,7 +166,7 @@ def test_many_workers_list_a_bucket(bucket, monkeypatch):
 def test_a_glob_in_a_store_is_listed_by_many_workers(memory, monkeypatch):
     for number in range(40):
         FILES.write(f"memory://b/p{number % 2}/{number:02}.{('jpg', 'txt')[number % 3 % 2]}", b"")
-    monkeypatch.setattr(files, "SHARE", 5)
+    monkeypatch.setattr(object_store, "OBJECTS_PER_PART", 5)
     source = parse_source("memory://b/p1/*.jpg", FILES)
     found, sizes = by_levels(source)
     assert sorted(found) == sorted(everything(source)) != []
@@ -211,7 +212,7 @@ def test_a_large_folder_beside_a_small_one_is_work_for_many(invented):
     bucket = invented({"large": 100_000, "small": 1_000})
     found, sizes = by_levels(folder(bucket))
     assert len(found) == len({one.file.path for one in found}) == 101_000
-    assert max(size for of_level in sizes for size in of_level) == files.SHARE
+    assert max(size for of_level in sizes for size in of_level) == object_store.OBJECTS_PER_PART
     assert len([size for of_level in sizes for size in of_level if size]) >= 11
     # No page of names is asked for in vain, but the one that shows that there are more.
     pages = [most for _, most in invented.asked if most > 1]
@@ -241,7 +242,7 @@ def test_a_million_objects_are_listed_once_each(invented):
                 else:
                     found += 1
                     total += int(one.file.path[-13:-4])
-            assert found - before <= files.SHARE
+            assert found - before <= object_store.OBJECTS_PER_PART
         shares = left
     assert (found, total) == (count, count * (count - 1) // 2)
 

@@ -15,7 +15,8 @@ from model_build.common.errors import JobError, UserError
 from pipeline.runners.dataflow import DataflowJob, is_googles
 from pipeline.runners.remote import is_running
 from pipeline.segmentation import plan, run
-from pipeline.storage import Files, google_token, stores
+from pipeline.storage import Files, google_token
+from pipeline.storage.stores import gs as google
 from tests.pipeline.segmentation import reliability
 from tests.pipeline.segmentation.reliability import Job
 from tests.servers.dataflow import Dataflow
@@ -331,13 +332,13 @@ def test_a_token_is_got_by_the_credentials_of_whoever_asks(service, tmp_path, mo
 
     dataflow.account(tmp_path / "account.json", service.address)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
-    stores._google_credentials.cache_clear()
+    google._credentials.cache_clear()
     assert google_token() == dataflow.TOKEN
-    stores._google_credentials.cache_clear()
+    google._credentials.cache_clear()
 
 
 def test_without_credentials_a_job_cannot_be_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    stores._google_credentials.cache_clear()
+    google._credentials.cache_clear()
     job = DataflowJob("https://dataflow.googleapis.com/v1b3/projects/p/locations/r", "ours")
     assert is_running(job.to_json()) is None

@@ -35,7 +35,8 @@ from pipeline.outputs import gate, journal
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.records import hash_of
 from pipeline.segmentation import windows
-from pipeline.storage import File, Files, files, folders, is_remote, local, paging
+from pipeline.storage import File, Files, is_remote, local
+from pipeline.storage.stores import object_store
 from tests.signatures import remember_signatures
 from tests.waiting import DEADLINE
 
@@ -317,8 +318,8 @@ class FirstOf:
                 self._action()
 
 
-LOCAL = ("read", "write", "create_held", "is_held", "delete", "stat_file", "prune")
-FOLDERS = ("look_into", "below", "walk", "behind", "look")
+LOCAL = ("read", "write", "create_held", "is_held", "delete", "stat", "prune")
+LOCAL += ("list_part", "walk", "walk_links", "file_at")
 
 
 def interpose(module, names: Sequence[str], before: Callable[..., None], patch=setattr) -> None:
@@ -338,14 +339,12 @@ def interpose(module, names: Sequence[str], before: Callable[..., None], patch=s
 def interpose_locally(before: Callable[..., None], patch=setattr) -> None:
     """Calls a function before each operation on a local disk."""
     interpose(local, LOCAL, before, patch)
-    interpose(folders, FOLDERS, before, patch)
 
 
 def interpose_everywhere(before: Callable[..., None], patch=setattr) -> None:
     """Calls a function before each operation on a local disk or a store."""
     interpose_locally(before, patch)
-    interpose(files, ["with_retries"], before, patch)
-    interpose(paging, ["with_retries"], before, patch)
+    interpose(object_store, ["with_retries"], before, patch)
 
 
 def interpose_bytes(before: Callable[..., None], patch=setattr) -> None:
@@ -386,7 +385,7 @@ def hold_masks(after: int) -> None:
 
 def small_steps(patch=setattr) -> None:
     """Small windows and small files of the journal, so that a small job has many of them."""
-    patch(windows, "PHOTOS", 4)
+    patch(windows, "PHOTOS_PER_WINDOW", 4)
     patch(journal, "ROWS", 4)
 
 

@@ -19,7 +19,9 @@ from PIL import Image
 from model_build import artifact
 from model_build.common.errors import JobError, UserError
 from pipeline.segmentation import plan, run, windows
-from pipeline.storage import local, paging, retries, stores
+from pipeline.storage import local, retries
+from pipeline.storage.stores import table
+from pipeline.storage.stores.object_store import ObjectStore
 from tests.pipeline.segmentation import reliability
 from tests.pipeline.segmentation.reliability import (
     Countdown,
@@ -174,7 +176,7 @@ def refusing(s3, moto_address, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.address)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         monkeypatch.setattr(retries, "DEADLINE", 0.2)
-        stores._client.cache_clear()
+        table._open.cache_clear()
         yield between
 
 
@@ -222,7 +224,7 @@ def run_with(before, kind, where, out, model):
         if kind == "any":
             reliability.interpose_locally(before, patch.setattr)
             interpose(MemoryFileSystem, OF_MEMORY, before, patch.setattr)
-            interpose(paging, ["objects"], before, patch.setattr)
+            interpose(ObjectStore, ["objects"], before, patch.setattr)
         elif kind == "full":
             reliability.interpose_bytes(before, patch.setattr)
         return run.segment(request)

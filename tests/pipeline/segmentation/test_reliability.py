@@ -24,7 +24,8 @@ from pipeline.segmentation import up_to_date
 from pipeline.segmentation.tasks import KeepMasks
 from pipeline.segmentation.up_to_date import KeepOptions
 from pipeline.segmentation.windows import WriteOptions, WriteWindow, read_windows
-from pipeline.storage import Files, paging
+from pipeline.storage import Files
+from pipeline.storage.stores.memory import Memory
 from tests.pipeline.segmentation import reliability
 from tests.pipeline.segmentation.reliability import (
     Countdown,
@@ -553,15 +554,15 @@ def test_masks_that_cannot_be_listed_just_now_are_not_undone(
     stub_job(where, out)
     expected, before = masks(out), versions(out)
     seen = inferred()
-    objects = paging.objects
+    page = Memory.page
 
-    def refuse(scheme, client, bucket, prefix):
+    def refuse(self, bucket, prefix, *arguments):
         if prefix == "out/masks/":
             raise PermissionError("not now")
-        return objects(scheme, client, bucket, prefix)
+        return page(self, bucket, prefix, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(paging, "objects", refuse)
+        patch.setattr(Memory, "page", refuse)
         with pytest.raises(JobError, match="permission"):
             stub_job(where, out)
     assert (masks(out), versions(out), len(seen)) == (expected, before, 0)

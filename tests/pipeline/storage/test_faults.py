@@ -11,13 +11,19 @@ from pipeline.storage.faults import (
     Unavailable,
     affects_all_files,
     as_job_error,
+    as_os_error,
     describe_error,
     is_name_error,
-    of_client,
     on_temporary_disk,
     remedy,
     temporary_folder,
 )
+from pipeline.storage.stores.table import store_of
+
+
+def raised(error, path):
+    """What storage raises where the client of a path's store raises an error."""
+    return as_os_error(error, path, store_of(path))
 
 
 def of_amazon(code, status, message="said why"):
@@ -158,7 +164,7 @@ def test_what_is_no_fault_of_a_disk_passes_as_it_is():
     ],
 )
 def test_what_amazons_client_raises(code, status, kind):
-    error = of_client(of_amazon(code, status), "s3://b/a.png")
+    error = raised(of_amazon(code, status), "s3://b/a.png")
     assert type(error) is kind
     assert "s3://b/a.png: " in describe_error(error)
     assert affects_all_files(error) == (kind in (Unauthenticated, Unavailable))
@@ -181,7 +187,7 @@ def test_what_amazons_client_raises(code, status, kind):
     ],
 )
 def test_what_googles_client_raises(status, kind):
-    error = of_client(of_google(status), "gs://b/a.png")
+    error = raised(of_google(status), "gs://b/a.png")
     assert type(error) is kind
     assert "gs://b/a.png: " in describe_error(error)
     assert not is_name_error(error)
@@ -200,7 +206,7 @@ def test_what_googles_client_raises(status, kind):
 )
 def test_what_azures_client_raises(status, kind):
     pytest.importorskip("azure.core", reason="the extra azure is not installed")
-    error = of_client(of_azure(status), "az://c/a.png")
+    error = raised(of_azure(status), "az://c/a.png")
     assert type(error) is kind
     assert "az://c/a.png: " in describe_error(error)
 
@@ -217,12 +223,18 @@ def credentials_errors():
     yield google.auth.exceptions.DefaultCredentialsError("none")
 
 
+def path_for(error):
+    """A file of the store whose client raises an error of this library."""
+    return "gs://b/a.png" if type(error).__module__.startswith("google.") else "s3://b/a.png"
+
+
 @pytest.mark.parametrize("error", credentials_errors(), ids=lambda error: type(error).__name__)
 def test_credentials_that_are_missing_or_expired(error):
-    for raised in (error, caused_by(RuntimeError("wrapped"), error)):
-        found = of_client(raised, "s3://b/a.png")
+    path = path_for(error)
+    for one in (error, caused_by(RuntimeError("wrapped"), error)):
+        found = raised(one, path)
         assert type(found) is Unauthenticated
-        assert describe_error(found).startswith("s3://b/a.png: the credentials were not accepted (")
+        assert describe_error(found).startswith(f"{path}: the credentials were not accepted (")
 
 
 def caused_by(error, cause):
@@ -243,29 +255,40 @@ def connection_errors():
 
 @pytest.mark.parametrize("error", connection_errors(), ids=lambda error: type(error).__name__)
 def test_a_store_that_does_not_answer(error):
-    found = of_client(error, "s3://b/a.png")
+    found = raised(error, path_for(error))
     assert type(found) is Unavailable
-    assert describe_error(found).startswith("s3://b/a.png: the store does not answer (")
+    assert describe_error(found).startswith(f"{path_for(error)}: the store does not answer (")
 
 
 def test_an_error_of_no_store_passes_as_it_is():
     for error in (IsADirectoryError("/b/x"), NotADirectoryError("/b/x"), BadName("b")):
-        assert of_client(error, "memory://b/x") is error
+        assert raised(error, "memory://b/x") is error
 
 
 def test_anything_else_is_told_with_its_class():
-    found = of_client(KeyError("generation"), "gs://b/a.png")
+    found = raised(KeyError("generation"), "gs://b/a.png")
     assert (type(found), str(found)) == (OSError, "gs://b/a.png: KeyError: 'generation'")
 
 
 def test_a_name_that_says_forbidden_is_no_lack_of_permission():
-    found = of_client(ValueError("gs://b/Forbidden City.jpg: is odd"), "gs://b/Forbidden City.jpg")
+    found = raised(ValueError("gs://b/Forbidden City.jpg: is odd"), "gs://b/Forbidden City.jpg")
     assert type(found) is OSError
 
 
-@pytest.mark.parametrize("error", connection_errors(), ids=lambda error: type(error).__name__)
+def web_errors():
+    import aiohttp
+
+    yield aiohttp.ServerDisconnectedError()
+    yield aiohttp.ServerTimeoutError("read")
+    yield aiohttp.ClientPayloadError("cut off")
+    yield aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer")
+    yield ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    yield TimeoutError()
+
+
+@pytest.mark.parametrize("error", web_errors(), ids=lambda error: type(error).__name__)
 def test_a_web_server_that_does_not_answer_is_the_fault_of_its_files(error):
-    found = of_client(error, "https://dead.example/a.jpg")
+    found = raised(error, "https://dead.example/a.jpg")
     assert not affects_all_files(found)
     assert describe_error(found).startswith("https://dead.example/a.jpg: the server refused it (")
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage import File, Files, paging
+from pipeline.storage import File, Files
+from pipeline.storage.stores import object_store
 from tests.waiting import DEADLINE
 
 FILES = Files()
@@ -209,7 +210,7 @@ def test_many_files_are_read_at_once_and_each_fails_by_itself(folder):
 def test_what_is_read_ahead_is_bounded_in_bytes(tmp_path, monkeypatch):
     from pipeline.storage import files
 
-    monkeypatch.setattr(files, "AHEAD", 100)
+    monkeypatch.setattr(files, "MAX_BYTES_AHEAD", 100)
     started = []
 
     class Counting(Files):
@@ -245,7 +246,7 @@ def test_a_folder_is_copied_here(folder, tmp_path):
 
 @pytest.mark.parametrize("count", [7, 8, 16])
 def test_a_listing_goes_on_over_its_pages(bucket, monkeypatch, count):
-    monkeypatch.setattr(paging, "PAGE", 7)
+    monkeypatch.setattr(object_store, "PAGE_SIZE", 7)
     FILES.run_each([lambda i=i: FILES.write(f"{bucket}/p/{i:05}", b"") for i in range(count)])
     names = [file.path.rpartition("/")[2] for file in FILES.list(f"{bucket}/p")]
     assert names == [f"{index:05}" for index in range(count)]

@@ -211,7 +211,7 @@ def test_no_more_memory_is_taken_than_there_is_to_read(tmp_path, start):
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 @pytest.mark.parametrize("limit", [20, 1 << 20])
 def test_a_file_that_does_not_tell_its_size_is_read(monkeypatch, limit):
-    monkeypatch.setattr(local, "_MORE", 7)
+    monkeypatch.setattr(local, "_BLOCK", 7)
     assert local.read("/proc/version", limit) == Path("/proc/version").read_bytes()[:limit]
 
 
@@ -225,7 +225,7 @@ def test_a_file_can_be_read_again_and_again_where_it_is(tmp_path, touch, memory)
     touch(tmp_path, "list.txt")
     FILES.write("memory://b/list.txt", b"")
     for path in (f"{tmp_path}/list.txt", "memory://b/list.txt", f"{tmp_path}/nowhere"):
-        assert FILES.kept(path) == path
+        assert FILES.rereadable(path) == path
 
 
 def feed(path, data):
@@ -240,7 +240,7 @@ def test_a_pipe_is_kept_as_a_file_while_the_process_lives(tmp_path):
     feed(tmp_path / "pipe", data)
     code = (
         "import sys; from pipeline.storage import Files; files = Files()\n"
-        "kept = files.kept(sys.argv[1]); print(kept, files.read(kept), files.read(kept))"
+        "kept = files.rereadable(sys.argv[1]); print(kept, files.read(kept), files.read(kept))"
     )
     command = [sys.executable, "-c", code, f"{tmp_path}/pipe"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}

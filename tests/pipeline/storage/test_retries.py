@@ -6,7 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipeline.storage import Files, retries
-from pipeline.storage.retries import is_transient, status_of, with_retries
+from pipeline.storage.retries import is_transient, with_retries
+from pipeline.storage.stores import table
+from pipeline.storage.stores.memory import Memory
+from pipeline.storage.stores.s3 import Amazon
+
+MEMORY = Memory({})
 
 
 class Answered(Exception):
@@ -32,7 +37,7 @@ def test_what_a_store_cannot_do_now_is_tried_again(code):
             raise Answered(code)
         return "done"
 
-    assert with_retries(operation) == "done"
+    assert with_retries(operation, MEMORY) == "done"
     assert len(attempts) == 4
 
 
@@ -49,7 +54,7 @@ def test_what_is_permanent_is_not(error):
         raise error
 
     with pytest.raises(type(error)):
-        with_retries(operation)
+        with_retries(operation, MEMORY)
     assert len(attempts) == 1
 
 
@@ -58,6 +63,7 @@ def test_the_deadline_ends_it(monkeypatch):
     clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
     monkeypatch.setattr(retries, "time", clock)
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(retries, "DEADLINE", 10)
     monkeypatch.setattr(retries.random, "uniform", lambda low, high: high)
     attempts = []
 
@@ -66,7 +72,7 @@ def test_the_deadline_ends_it(monkeypatch):
         raise ConnectionResetError("reset")
 
     with pytest.raises(ConnectionResetError):
-        with_retries(operation, deadline=10)
+        with_retries(operation, MEMORY)
     assert attempts == [0, 0.5, 1.5, 3.5, 7.5]
 
 
@@ -80,7 +86,7 @@ def test_pauses_grow_and_are_drawn_at_random(monkeypatch):
         with contextlib.suppress(StopIteration):
             raise next(outcomes)
 
-    with_retries(operation)
+    with_retries(operation, MEMORY)
     assert longest == [0.001 * 2**n for n in range(7)]
     assert len(slept) == 7
 
@@ -88,17 +94,18 @@ def test_pauses_grow_and_are_drawn_at_random(monkeypatch):
 def test_the_cause_counts():
     error = OSError("wrapped")
     error.__cause__ = Answered(503)
-    assert is_transient(error)
+    assert is_transient(error, MEMORY)
     error.__cause__ = Answered(403)
-    assert not is_transient(error)
+    assert not is_transient(error, MEMORY)
 
 
 def test_the_status_of_a_botocore_error():
     error = Exception()
     error.response = {"ResponseMetadata": {"HTTPStatusCode": 503}}
-    assert status_of(error) == 503
-    assert status_of(Exception()) is None
-    assert status_of(OSError(28, "full")) is None
+    store = Amazon({})
+    assert store.status_of(error) == 503
+    assert store.status_of(Exception()) is None
+    assert store.status_of(OSError(28, "full")) is None
 
 
 @pytest.fixture
@@ -153,13 +160,11 @@ def flaky(moto_address):
 
 @pytest.mark.slow
 def test_nothing_is_lost_to_a_server_that_fails_each_request_once(s3, flaky, monkeypatch):
-    from pipeline.storage import stores
-
     address, seen = flaky
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     # Checksums in trailers of chunks are more than this small server understands.
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    stores._client.cache_clear()
+    table._open.cache_clear()
     files = Files()
     for index in range(5):
         files.write(f"{s3}/{index}", str(index).encode())

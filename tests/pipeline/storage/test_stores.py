@@ -9,6 +9,8 @@ import pytest
 
 from model_build.common.errors import UserError
 from pipeline.storage import Files, parse_options, secrets
+from pipeline.storage.stores import object_store, table
+from pipeline.storage.stores.gs import Google
 
 
 def test_an_unknown_scheme_is_told_with_a_guess():
@@ -24,6 +26,7 @@ def test_an_unknown_scheme_is_told_with_a_guess():
 )
 def test_a_missing_extra_is_named(uri, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
+    table._open.cache_clear()
     message = (
         rf"{uri[:5]} needs {module}, which is not installed; pip install 'fcn-beam\[{extra}\]'"
     )
@@ -56,10 +59,8 @@ def test_no_credentials_is_one_line_and_status_2_in_under_ten_seconds(uri, remed
 
 
 def test_a_search_for_credentials_that_hangs_is_given_up(monkeypatch):
-    from pipeline.storage import stores
-
-    monkeypatch.setattr(stores, "CREDENTIALS_DEADLINE", 0.05)
-    monkeypatch.setitem(stores._FINDERS, "gs", (lambda options: time.sleep(5) or "", "log in"))
+    monkeypatch.setattr(object_store, "CREDENTIALS_DEADLINE", 0.05)
+    monkeypatch.setattr(Google, "missing_credentials", lambda store: time.sleep(5) or "")
     with pytest.raises(UserError, match=r"no credentials for gs:// \(no answer within 0.05 s\)"):
         Files().check("gs://bucket/x")
 
@@ -85,8 +86,6 @@ def forbidding(monkeypatch):
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-    from pipeline.storage import stores
-
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,10 +107,10 @@ def forbidding(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-    stores._client.cache_clear()
+    table._open.cache_clear()
     yield asked
     server.shutdown()
-    stores._client.cache_clear()
+    table._open.cache_clear()
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
@@ -138,11 +137,9 @@ def test_options_are_parsed_by_scheme():
 
 
 def test_options_reach_the_client(s3, moto_address, monkeypatch):
-    from pipeline.storage import stores
-
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    stores._client.cache_clear()
+    table._open.cache_clear()
     options = {"s3.endpoint_url": moto_address, "s3.key": "k", "s3.secret": "s"}
     files = Files(parse_options(options))
     files.write(f"{s3}/a", b"1")
@@ -167,8 +164,8 @@ def test_a_bucket_is_not_asked_what_kind_it_is_even_where_others_have_imported_g
     """gcsfs decides that when it is imported; the question goes to Google, past any emulator."""
     code = """
 import gcsfs
-from pipeline.storage.stores import client
-client = client("gs", {"token": "anon"})
+from pipeline.storage.stores.table import store_of
+client = store_of("gs://b/x", (("gs", "token", "anon"),)).client
 print(type(client) is gcsfs.GCSFileSystem, type(client).__module__)
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GCSFS")}

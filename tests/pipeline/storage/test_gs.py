@@ -1,8 +1,8 @@
-"""Pages of a store's listing."""
+"""What is special to Google Cloud Storage."""
 
 import pytest
 
-from pipeline.storage.paging import seconds
+from pipeline.storage.stores.gs import seconds
 
 
 @pytest.mark.parametrize(
