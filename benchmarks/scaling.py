@@ -55,7 +55,7 @@ def pages(images: int) -> int:
 
 def journals(images: int) -> int:
     """Files of the journal, where bundles are large."""
-    return -(-images // journal.ROWS)
+    return -(-images // journal.ROWS_PER_FILE)
 
 
 def shuffled(images: int) -> tuple[float, float]:

@@ -7,7 +7,6 @@ and ``rejected-RUN-00000-of-00003.jsonl`` those of its images that got none.
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ import apache_beam as beam
 
 from model_build.common.errors import JobError
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder, utf8
-from pipeline.outputs.lock import check_claim
+from pipeline.outputs.run_json import check_claim
 from pipeline.outputs.summary import Tally, sum_tallies, tally_kept, tally_reject, tally_row
 from pipeline.records import Reject, Row
 from pipeline.storage import as_job_error
@@ -26,7 +25,6 @@ IMAGES = 10_000  # about as many a shard: its rows are put in order in memory
 PACKED = 1000  # records that are packed together, at most
 # What a shard has, see WriteShards.
 KINDS = LISTED, ROWS, KEPT, REJECTS, UNLISTED = "listed", "rows", "kept", "rejects", "unlisted"
-SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
 NAMED = 3  # images that a message names
 
 
@@ -85,12 +83,6 @@ def unpack(data: bytes) -> list[str]:
     return zlib.decompress(data).decode("ascii").split("\n")
 
 
-def run_of(shard: str) -> str | None:
-    """The run that wrote a shard of this name; ``""`` of earlier versions, None if it is none."""
-    found = SHARD.fullmatch(shard)
-    return None if found is None else found[1] or ""
-
-
 def mismatch(listed: Iterable[str], outcomes: Iterable[str]) -> str:
     """Why images and what became of them do not fit, with names; nothing where each has just one.
 
@@ -124,19 +116,18 @@ class Shard(NamedTuple):
 
 
 def write_shard(
-    number: int, packed: Iterable[tuple[str, bytes]], images: int, out: OutputFolder, lock: int
+    number: int, packed: Iterable[tuple[str, bytes]], images: int, out: OutputFolder
 ) -> Shard:
     """Writes a share of the archive: its rows and its rejects, lines in order.
 
     Args:
         packed: its parts, see :func:`share`.
         images: number of all images.
-        lock: number of the run's lock.
 
     Raises:
         JobError: an image has no outcome, or several; or another run has taken OUT over.
     """
-    check_claim(out, lock)
+    check_claim(out)
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for kind, data in packed:
         lines[kind] += unpack(data)
@@ -166,14 +157,11 @@ class WriteShards(beam.PTransform):
     the images ``listed``; ``rows`` of masks, apart from those that were ``kept`` of an earlier run;
     ``rejects`` of images, and of what was ``unlisted``, which is no image. They are packed one by
     one, where they are made, and flattened only then. There is at least one shard, if empty.
-
-    Args:
-        lock: number of the run's lock.
     """
 
-    def __init__(self, out: OutputFolder, lock: int):
+    def __init__(self, out: OutputFolder):
         super().__init__()
-        self.out, self.lock = out, lock
+        self.out = out
 
     def expand(self, found):
         (listed,) = found[LISTED]
@@ -204,6 +192,5 @@ class WriteShards(beam.PTransform):
                 ),
                 images,
                 out=self.out,
-                lock=self.lock,
             )
         )

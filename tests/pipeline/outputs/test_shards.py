@@ -16,7 +16,6 @@ from pipeline.outputs.shards import (
     line_of,
     mismatch,
     pack,
-    run_of,
     shard_count,
     shard_of,
     share,
@@ -60,7 +59,7 @@ def parted(kind, records):
     return [records[0::2], [], records[1::2]]
 
 
-def written(found, out, lock=1):
+def written(found, out):
     """Runs the transform; the lines of every file that stands in OUT afterwards, by its name."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         collections = {
@@ -70,7 +69,7 @@ def written(found, out, lock=1):
             )
             for kind, values in found.items()
         }
-        names = collections | WriteShards(out, lock) | beam.FlatMap(lambda shard: shard.names)
+        names = collections | WriteShards(out) | beam.FlatMap(lambda shard: shard.names)
         count = shard_count(len(found["listed"]))
         expected = [
             f"{prefix}-r1-{number:05}-of-{count:05}.jsonl"
@@ -147,7 +146,7 @@ def test_a_shard_tells_the_tally_of_what_it_has(out):
     rows, kept = [row("a.jpg")], [row("b.jpg"), row("c.jpg")._replace(recipe=None)]
     found = complete(rows, [reject("d.jpg")], [reject("e", "list")], kept)
     packed = [pack(some, kind) for kind, some in found.items()]
-    tally = write_shard(0, packed, 4, out, lock=1).tally
+    tally = write_shard(0, packed, 4, out).tally
     assert tally == Counter(
         {
             ("pixels", "sky"): 6,
@@ -204,19 +203,20 @@ def test_a_run_whose_images_do_not_add_up_ends_with_their_names(out):
 
 
 def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
-    FILES.write(f"{out.path}/lock/2", b"{}")
+    out.write_json("run.json", {"run": "r2"})
     with pytest.raises(
         JobError, match=f"{out.path}: another job has taken over this output folder"
     ):
-        write_shard(0, [], 0, out, lock=1)
-    assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/lock/2"]
-    assert len(write_shard(0, [], 0, out, lock=2).names) == 2
+        write_shard(0, [], 0, out)
+    assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/run.json"]
+    out.write_json("run.json", {"run": "r1"})
+    assert len(write_shard(0, [], 0, out).names) == 2
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_remedy(tmp_path):
     out = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
     with pytest.raises(JobError, match="gone: has been removed; restore it"):
-        write_shard(0, [], 0, out, lock=1)
+        write_shard(0, [], 0, out)
 
 
 @pytest.mark.parametrize(
@@ -265,20 +265,3 @@ def test_a_line_is_one_line_whatever_the_name(image):
         assert line.isascii()
         assert "\n" not in line
         assert json.loads(line)["image"] == image
-
-
-@pytest.mark.parametrize("prefix", [HISTOGRAMS, REJECTED])
-@pytest.mark.parametrize("run", ["20260101T000000Z-0a1b2c", "r1", ""])
-def test_a_shard_tells_whose_it_is(prefix, run):
-    name = f"{prefix}-{run}{'-' if run else ''}00000-of-00012.jsonl"
-    assert run_of(name) == run
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["masks/a.png", "histograms.jsonl", "notes.jsonl", "summary.json", "histograms-2024.jsonl"]
-    + ["histograms-mine-of-may.jsonl", "rejected-00000-of-00003.jsonl.bak"]
-    + ["my-histograms-00000-of-00003.jsonl", "x/histograms-0-of-1.jsonl"],
-)
-def test_a_strangers_file_is_no_shard(name):
-    assert run_of(name) is None
