@@ -13,7 +13,7 @@ import click
 from apache_beam.coders import FastPrimitivesCoder
 
 from pipeline.outputs import journal
-from pipeline.outputs.shards import LISTED, PACKED, ROWS, pack, shard_count, share
+from pipeline.outputs.shards import LISTED, RECORDS_PER_BATCH, ROWS, pack, shard_count
 from pipeline.records import ImageRef, MaskRef, Row, Stamp, hash_of
 
 PAGE = 1000  # objects that a store lists a request
@@ -35,12 +35,12 @@ def main(core_ms: float, counts: tuple[int, ...], workers: int) -> None:
         "objects read": lambda n: f"{n:,}",
         "objects written": lambda n: f"{n + journals(n) + 2 * shard_count(n):,}",
         "objects deleted": lambda n: f"{journals(n):,}",
-        "shuffled": lambda n: size(n * shuffled(n)[0]),
+        "shuffled": lambda n: size(n * shuffled()[0]),
         "histogram shards": lambda n: f"{shard_count(n):,}",
         "rows a shard": lambda n: f"{n // shard_count(n):,}",
         "second run: list requests": lambda n: f"{2 * pages(n):,}",
         "second run: objects read": lambda n: f"{shard_count(n):,}",
-        "second run: shuffled": lambda n: size(n * shuffled(n)[1]),
+        "second run: shuffled": lambda n: size(n * shuffled()[1]),
     }
     click.echo("| images | " + " | ".join(f"{n:,}" for n in counts) + " |")
     click.echo("|---|" + "---|" * len(counts))
@@ -55,19 +55,18 @@ def pages(images: int) -> int:
 
 def journals(images: int) -> int:
     """Files of the journal, where bundles are large."""
-    return -(-images // journal.ROWS)
+    return -(-images // journal.ROWS_PER_FILE)
 
 
-def shuffled(images: int) -> tuple[float, float]:
+def shuffled() -> tuple[float, float]:
     """Bytes an image that are shuffled in a first run, and in one that finds its mask done."""
-    rows = [row_of(number) for number in range(PACKED)]
+    rows = [row_of(number) for number in range(RECORDS_PER_BATCH)]
     paths = [row.image for row in rows]
-    packed = pack(rows, ROWS), pack(paths, LISTED)
-    by_shard = [part for some in packed for part in share(some, images)]
+    packs = [*pack(rows, ROWS), *pack(paths, LISTED)]
     grouped = [(row.mask, ImageRef(row.image, row.mask, row.source)) for row in rows]
     found = [(row.mask, part) for row in rows for part in (MaskRef(row.mask, row.written), row)]
-    first, again = encoded([*grouped, *by_shard]), encoded([*grouped, *found, *by_shard])
-    return first / PACKED, again / PACKED
+    first, again = encoded([*grouped, *packs]), encoded([*grouped, *found, *packs])
+    return first / len(rows), again / len(rows)
 
 
 def row_of(number: int) -> Row:

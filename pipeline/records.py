@@ -185,7 +185,7 @@ class Row(NamedTuple):
 
     @classmethod
     def from_json(cls, value: Any) -> Row:
-        """The way back from :meth:`to_json`.
+        """The way back from :meth:`to_json`; unknown fields are ignored.
 
         Raises:
             ValueError: the value is of another form.
@@ -247,6 +247,22 @@ class Reject(NamedTuple):
         value = self._asdict()
         del value["row"]
         return value if self.row is None else value | {"row": self.row.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Reject:
+        """The way back from :meth:`to_json`; unknown fields are ignored.
+
+        Raises:
+            ValueError: the value is of another form.
+        """
+        try:
+            texts = [value[name] for name in ("image", "stage", "error", "detail")]
+            row = Row.from_json(value["row"]) if "row" in value else None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no reject: {error!r}") from None
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"no reject: {texts}")
+        return cls(texts[0], texts[1], texts[2], texts[3], row)
 
 
 _logged_causes: set[tuple[str, str]] = set()

@@ -76,17 +76,23 @@ def test_a_jobs_rows_are_as_their_schema_says(out, name, lines):
         jsonschema.validate(row, schema(name))
 
 
-def test_fields_may_be_added_to_a_summary_and_none_to_run_json(out):
+def test_fields_may_be_added_but_to_the_recipe_of_run_json(out):
     found = {name: json.loads((out / f"{name}.json").read_text()) for name in ("run", "summary")}
-    jsonschema.validate(found["summary"] | {"surprise": 1}, schema("summary"))
+    for name, content in found.items():
+        jsonschema.validate(content | {"surprise": 1}, schema(name))
+        content["recipe"]["surprise"] = 1
+    jsonschema.validate(found["summary"], schema("summary"))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(found["run"] | {"surprise": 1}, schema("run"))
+        jsonschema.validate(found["run"], schema("run"))
 
 
 @pytest.mark.parametrize("name", ["histograms", "rejected"])
 def test_fields_may_be_added_to_rows_and_none_may_be_missing(out, name):
     line = next(line for path in out.glob(f"{name}-*.jsonl") for line in path.open())
-    jsonschema.validate(json.loads(line) | {"surprise": 1}, schema(name))
+    found = json.loads(line) | {"surprise": 1}
+    for versions in found.get("versions", {}).values():
+        versions["surprise"] = 1
+    jsonschema.validate(found, schema(name))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"surprise": 1}, schema(name))
 

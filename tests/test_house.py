@@ -41,7 +41,7 @@ OPENED = {
     "network/models.py": {".write_bytes"},  # a remote model's local copy
     "network/precision.py": {".read_text"},  # the flags of the CPU
     "network/threads.py": {".read_text"},  # the limits of the container
-    "outputs/processes.py": {".read_text"},  # this machine's boot and processes
+    "outputs/runs.py": {".read_text"},  # this machine's boot and processes
 }
 PATH_CALLS = frozenset(
     (".read_text", ".read_bytes", ".write_text", ".write_bytes", ".unlink", ".rename")

@@ -1,1 +1,1 @@
-"""The folder OUT: its layout, what stands in it, rows in shards, the summary."""
+"""The output folder: its layout, its lock, ``run.json``, rows in shards, the summary."""

@@ -11,7 +11,7 @@
     OUT/journal/*.jsonl               rows of a run that has not ended yet
     OUT/lock/N                        the run that writes here
     OUT/staged/                       a local model and local lists, for workers elsewhere
-    OUT/.unfinished/RUN/              that it lives; on local disk, what is being written
+    OUT/.unfinished/RUN/              on local disk, what is being written
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_build.common.errors import UserError
-from pipeline.outputs import gate
+from pipeline.outputs import runs
 from pipeline.records import MaskRef, Source, Stamp
 from pipeline.storage import (
     File,
@@ -45,7 +45,7 @@ HISTOGRAMS, REJECTED = "histograms", "rejected"
 MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
 JOURNAL, LOCK, STAGED = "journal", "lock", "staged"
 _FOLDERS = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK, STAGED)  # what a run puts files into
-_LINKED: set[str] = set()  # of those, what this process has found to be links to another disk
+_on_other_disks: set[str] = set()  # those that this process has found to be links to other disks
 LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
 
 
@@ -77,8 +77,8 @@ class OutputFolder:
         """
         folder = f"{self.path}/{name.partition('/')[0]}"
         inside = f"{folder}/{UNFINISHED}/{self.run}".rstrip("/")
-        scratch = inside if folder in _LINKED else self.scratch
-        with gate.passing(self.run):
+        scratch = inside if folder in _on_other_disks else self.scratch
+        with runs.writing(self.run):
             try:
                 written = self._write(name, data, scratch)
             except OSError as error:
@@ -86,7 +86,7 @@ class OutputFolder:
                     raise
                 # OUT/masks, say, is a link to another disk: further files are begun there.
                 written = self._write(name, data, inside)
-                _LINKED.add(folder)
+                _on_other_disks.add(folder)
         return Stamp(written.size, written.version)
 
     def _write(self, name: str, data: bytes, scratch: str) -> File:
@@ -95,7 +95,7 @@ class OutputFolder:
 
     @property
     def scratch(self) -> str:
-        """The folder of the run's unfinished files; in a store there is none but its mark."""
+        """The folder of the run's unfinished files; unused in a store."""
         return f"{self.path}/{UNFINISHED}/{self.run}".rstrip("/")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -111,7 +111,7 @@ class OutputFolder:
 
     def delete(self, name: str) -> None:
         """Deletes just that file below OUT, if it is there; raises as :meth:`write` does."""
-        with gate.passing(self.run):
+        with runs.writing(self.run):
             self.files.delete(f"{self.path}/{name}")
 
     def masks(self) -> Iterator[MaskRef]:
@@ -175,10 +175,10 @@ class OutputFolder:
         if found.regular and found.path.startswith(where):
             yield printable(found.path[len(where) :])
 
-    def clean_up(self, runs: Collection[str]) -> None:
+    def clean_up(self, names: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
         for folder in self._unfinished():
-            for run in runs:
+            for run in names:
                 self.files.delete_all(f"{folder}/{run}")
             self.files.prune(folder)
         for name in (JOURNAL, LOCK):

@@ -1,7 +1,7 @@
-"""Rows on their way: put into ``OUT/journal/`` as a run goes, so that the next one knows of them.
+"""Rows written to ``OUT/journal/`` during a run, so that the next run knows of them.
 
-The journal serves going on, and telling how far a run is. The shards come from the graph's own
-rows.
+The journal serves to continue, and to show how far a run has come. Shards are made of the graph's
+own rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pipeline.outputs.folder import JOURNAL, OutputFolder, parse_json, utf8
 from pipeline.records import Reject, Row
 from pipeline.storage import as_job_error
 
-ROWS = 1000  # a file, about
-SECONDS = 30.0  # that a row waits, about
+ROWS_PER_FILE = 1000
+MAX_WAIT_SECONDS = 30.0  # of a row, before it is written with others
 _FILE = re.compile(rf"{JOURNAL}/[\w-]+\.\w+\.jsonl")
 
 
 class Journal:
-    """What one worker has done since it last put a file; not thread-safe.
+    """Rows and rejects of one worker, on their way to the journal's files; not thread-safe.
 
-    Files are put whole, under names that no other worker and no other run uses. An OUT that no run
-    has claimed gets none.
+    Files are written whole, under names that no other worker or run uses. Nothing is written to an
+    OUT that no run has claimed.
     """
 
     def __init__(self, out: OutputFolder):
@@ -35,16 +35,25 @@ class Journal:
         self._since = 0.0
 
     def add(self, records: Iterable[Row | Reject]) -> None:
-        """Takes rows of masks that stand and rejects; puts a file where it is time."""
+        """Adds rows of finished masks and rejects; writes a file if there are enough, or old ones.
+
+        Raises:
+            JobError: the file cannot be written.
+        """
         for record in records if self._out.run else ():
             if not self._lines:
                 self._since = time.monotonic()
             self._lines.append(json.dumps(record.to_json()))
-        if len(self._lines) >= ROWS or (self._lines and time.monotonic() > self._since + SECONDS):
+        full = len(self._lines) >= ROWS_PER_FILE
+        if full or (self._lines and time.monotonic() > self._since + MAX_WAIT_SECONDS):
             self.flush()
 
     def flush(self) -> None:
-        """Puts what has been taken; raises JobError where it cannot be put."""
+        """Writes what has been added.
+
+        Raises:
+            JobError: it cannot be written.
+        """
         if self._lines:
             name = f"{JOURNAL}/{self._out.run}.{uuid.uuid4().hex}.jsonl"
             with as_job_error():
@@ -53,17 +62,17 @@ class Journal:
 
 
 def journals(out: OutputFolder) -> Iterator[str]:
-    """Names below OUT of the journal's files."""
+    """Yields names below OUT of the journal's files."""
     for file in out.files.starting_with(f"{out.path}/{JOURNAL}/"):
         name = file.path[len(out.path) + 1 :]
-        if _FILE.fullmatch(name):  # others are somebody else's, and need not even be UTF-8
+        if _FILE.fullmatch(name):  # others are another program's, and may not even be UTF-8
             yield name
 
 
-class Journalled:
-    """How many images a run has journalled; each file is read once.
+class JournalCounter:
+    """Counts the images that a run has journalled; each file is read once.
 
-    An image that two workers have journalled, as one of them was lost, is one.
+    An image that two workers have journalled, as one of them was lost, counts once.
     """
 
     def __init__(self, out: OutputFolder):
@@ -72,7 +81,7 @@ class Journalled:
         self._done: tuple[set[int], set[int]] = set(), set()  # hashes, as names would be many MB
 
     def __call__(self) -> tuple[int, int]:
-        """Numbers of images with a mask, and of those with a reject.
+        """Returns the numbers of images with a mask, and of those with a reject.
 
         Raises:
             OSError: the journal cannot be read.
@@ -85,7 +94,7 @@ class Journalled:
             except FileNotFoundError:  # the run has just ended
                 continue
             for line in lines:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # none of ours
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line
                     record = parse_json(line)
                     self._done["mask" not in record].add(hash(record["image"]))
             self._seen.add(name)
@@ -94,15 +103,14 @@ class Journalled:
 
 
 def run_of(name: str) -> str:
-    """The run that a journal's file is of."""
+    """Returns the run that wrote a file of the journal."""
     return name.removeprefix(f"{JOURNAL}/").partition(".")[0]
 
 
 def read_rows(data: bytes) -> Iterator[Row]:
-    """The rows of masks in a journal's file or a shard, those that rejects keep among them.
+    """Yields the rows of masks in a journal file or a shard, including those that rejects keep.
 
-    Other rejects are passed over, and so are lines of another form: a mask without a row is looked
-    at.
+    Other rejects are skipped, and so are damaged lines: the mask itself is read if it has no row.
     """
     for line in data.splitlines():
         try:

@@ -1,13 +1,12 @@
-"""Rows and rejects as shards of JSON lines, held against what was listed.
+"""Rows and rejects as sharded JSON lines, checked against the listed images.
 
-A shard is a share of the archive: ``histograms-RUN-00000-of-00003.jsonl`` has the rows of its masks
-and ``rejected-RUN-00000-of-00003.jsonl`` those of its images that got none.
+A shard covers a part of the archive: ``histograms-RUN-00000-of-00003.jsonl`` has the rows of its
+masks, and ``rejected-RUN-00000-of-00003.jsonl`` those of its images without one.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,85 +16,73 @@ import apache_beam as beam
 
 from model_build.common.errors import JobError
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder, utf8
-from pipeline.outputs.lock import check_claim
+from pipeline.outputs.run_json import check_claim
 from pipeline.outputs.summary import Tally, sum_tallies, tally_kept, tally_reject, tally_row
 from pipeline.records import Reject, Row
 from pipeline.storage import as_job_error
 
-IMAGES = 10_000  # about as many a shard: its rows are put in order in memory
-PACKED = 1000  # records that are packed together, at most
-# What a shard has, see WriteShards.
+IMAGES_PER_SHARD = 10_000  # about: its rows are sorted in memory
+BUCKETS = 1024  # of images by their paths; a shard is a range of buckets
+RECORDS_PER_BATCH = 4000  # that are packed at once, at most
+NAMES_SHOWN = 3  # in a message
+
+# See WriteShards.
 KINDS = LISTED, ROWS, KEPT, REJECTS, UNLISTED = "listed", "rows", "kept", "rejects", "unlisted"
-SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
-NAMED = 3  # images that a message names
+
+Pack = tuple[str, bytes]  # a kind, and compressed lines of that kind
 
 
 def shard_count(images: int) -> int:
-    """How many shards so many images make; one where there are none."""
-    return max(1, -(-images // IMAGES))
+    """Returns the number of shards for a number of images; at least 1, at most a bucket each."""
+    return min(max(1, -(-images // IMAGES_PER_SHARD)), BUCKETS)
 
 
-def shard_of(image: str, images: int) -> int:
-    """The number of an image's shard."""
-    return zlib.crc32(image.encode("utf-8", "surrogateescape")) % shard_count(images)
+def bucket_of(image: str) -> int:
+    """Returns the bucket of an image, which only its path decides."""
+    return zlib.crc32(image.encode("utf-8", "surrogateescape")) % BUCKETS
 
 
-def line_of(record: Row | Reject) -> str:
-    """A record's line, less its end."""
-    return json.dumps(record.to_json())
-
-
-def pack(records: Iterable[Row | Reject | str], kind: str) -> tuple[str, bytes]:
-    """Records → their kind, and their lines, compressed together.
-
-    That is what crosses shuffles, a fifth or so of the lines: a local run holds all of them at its
-    end, and more than once.
-
-    Args:
-        records: of images that were listed, their paths.
-        kind: one of :data:`KINDS`.
-    """
-    lines = (
-        json.dumps({"image": record}) if isinstance(record, str) else line_of(record)
-        for record in records
-    )
-    return kind, _compressed(lines)
-
-
-def share(packed: tuple[str, bytes], images: int) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """One of :func:`pack`'s → for each of its shards, by number, the part that belongs there.
+def shard_of(bucket: int, images: int) -> int:
+    """Returns the number of a bucket's shard.
 
     Args:
         images: number of all images.
     """
-    kind, data = packed
+    return bucket * shard_count(images) // BUCKETS
+
+
+def line_of(record: Row | Reject) -> str:
+    """Returns a record's line, without its line end."""
+    return json.dumps(record.to_json())
+
+
+def pack(records: Iterable[Row | Reject | str], kind: str) -> Iterator[tuple[int, Pack]]:
+    """Packs the lines of records by bucket: this crosses shuffles, a third or so of the lines.
+
+    Args:
+        records: paths of images if they were ``listed``.
+        kind: one of :data:`KINDS`.
+    """
     lines = defaultdict(list)
-    for line in unpack(data):
-        lines[shard_of(json.loads(line)["image"], images)].append(line)
-    for number, of_shard in lines.items():
-        yield number, (kind, _compressed(of_shard))
-
-
-def _compressed(lines: Iterable[str]) -> bytes:
-    return zlib.compress("\n".join(lines).encode("ascii"))
+    for record in records:
+        if isinstance(record, str):
+            lines[bucket_of(record)].append(json.dumps({"image": record}))
+        else:
+            lines[bucket_of(record.image)].append(line_of(record))
+    for bucket, of_bucket in lines.items():
+        yield bucket, (kind, zlib.compress("\n".join(of_bucket).encode("ascii")))
 
 
 def unpack(data: bytes) -> list[str]:
-    """The lines that :func:`pack` has compressed."""
+    """Returns the lines that :func:`pack` has compressed."""
     return zlib.decompress(data).decode("ascii").split("\n")
 
 
-def run_of(shard: str) -> str | None:
-    """The run that wrote a shard of this name; ``""`` of earlier versions, None if it is none."""
-    found = SHARD.fullmatch(shard)
-    return None if found is None else found[1] or ""
-
-
 def mismatch(listed: Iterable[str], outcomes: Iterable[str]) -> str:
-    """Why images and what became of them do not fit, with names; nothing where each has just one.
+    """Describes images that do not have exactly one outcome; ``""`` if all do.
 
     Args:
-        listed: paths of images; one that is there twice is one.
+        listed: paths of images; a repeated one is one image.
         outcomes: the image of each row and each reject.
     """
     images, counts = set(listed), Counter(outcomes)
@@ -105,17 +92,18 @@ def mismatch(listed: Iterable[str], outcomes: Iterable[str]) -> str:
         ("have one but were not listed", sorted(counts.keys() - images)),
     )
     return "; ".join(
-        f"{len(names)} images {what}: {', '.join(names[:NAMED])}{', …' * (len(names) > NAMED)}"
-        for what, names in complaints
+        f"{len(names)} images {complaint}: {', '.join(names[:NAMES_SHOWN])}"
+        f"{', …' * (len(names) > NAMES_SHOWN)}"
+        for complaint, names in complaints
         if names
     )
 
 
 class Shard(NamedTuple):
-    """A share of the archive that was written.
+    """A shard that was written.
 
     Attributes:
-        names: of its files, below OUT.
+        names: of its two files, below OUT.
         tally: of its rows and rejects.
     """
 
@@ -123,27 +111,25 @@ class Shard(NamedTuple):
     tally: Tally
 
 
-def write_shard(
-    number: int, packed: Iterable[tuple[str, bytes]], images: int, out: OutputFolder, lock: int
-) -> Shard:
-    """Writes a share of the archive: its rows and its rejects, lines in order.
+def write_shard(number: int, packs: Iterable[Pack], images: int, out: OutputFolder) -> Shard:
+    """Writes a shard: its rows and its rejects as sorted lines.
 
     Args:
-        packed: its parts, see :func:`share`.
         images: number of all images.
-        lock: number of the run's lock.
 
     Raises:
         JobError: an image has no outcome, or several; or another run has taken OUT over.
     """
-    check_claim(out, lock)
+    check_claim(out)
     lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    for kind, data in packed:
+    for kind, data in packs:
         lines[kind] += unpack(data)
-    values = {kind: [json.loads(line) for line in lines[kind]] for kind in KINDS}
-    outcomes = (*values[ROWS], *values[KEPT], *values[REJECTS])
-    listed = (value["image"] for value in values[LISTED])
-    if why := mismatch(listed, (value["image"] for value in outcomes)):
+    listed = [json.loads(line)["image"] for line in lines[LISTED]]
+    outcomes: list[str] = []
+    tally = sum_tallies(
+        tally for kind in KINDS[1:] for tally in _tallies(kind, lines[kind], outcomes)
+    )
+    if why := mismatch(listed, outcomes):
         raise JobError(f"{why}; please report this bug")
     of = f"{out.run}-{number:05}-of-{shard_count(images):05}.jsonl"
     names = f"{HISTOGRAMS}-{of}", f"{REJECTED}-{of}"
@@ -151,29 +137,37 @@ def write_shard(
         in_order = sorted(line for kind in kinds for line in lines[kind])
         with as_job_error():
             out.write(name, utf8("".join(f"{line}\n" for line in in_order)))
-    kept = [Row.from_json(value) for value in values[KEPT]]
-    rows = (*kept, *map(Row.from_json, values[ROWS]))
-    rejected = (value for kind in (REJECTS, UNLISTED) for value in values[kind])
-    rejects = (Reject(**value | {"row": None}) for value in rejected)  # no row is tallied of them
-    tallies = (*map(tally_row, rows), *map(tally_kept, kept), *map(tally_reject, rejects))
-    return Shard(names, sum_tallies(tallies))
+    return Shard(names, tally)
+
+
+def _tallies(kind: str, lines: Iterable[str], outcomes: list[str]) -> Iterator[Tally]:
+    """Tallies lines of one kind, and adds their images to the outcomes."""
+    for line in lines:
+        value = json.loads(line)
+        if kind != UNLISTED:
+            outcomes.append(value["image"])
+        if kind in (REJECTS, UNLISTED):
+            yield tally_reject(Reject.from_json(value))
+            continue
+        row = Row.from_json(value)
+        yield tally_row(row)
+        if kind == KEPT:
+            yield tally_kept(row)
 
 
 class WriteShards(beam.PTransform):
-    """Rows, rejects and what was listed → :class:`Shard`.
+    """Rows, rejects and listed images → :class:`Shard`.
 
-    The input is a dict of :data:`KINDS`, each of as many PCollections as there are of it: paths of
-    the images ``listed``; ``rows`` of masks, apart from those that were ``kept`` of an earlier run;
-    ``rejects`` of images, and of what was ``unlisted``, which is no image. They are packed one by
-    one, where they are made, and flattened only then. There is at least one shard, if empty.
-
-    Args:
-        lock: number of the run's lock.
+    The input is a dict of :data:`KINDS`, each a tuple of PCollections: paths of the images
+    ``listed``; ``rows`` of masks that this run made, and of those ``kept`` of earlier runs;
+    ``rejects`` of images, and of ``unlisted`` folders, which are no images. They are packed in the
+    step that makes them, and flattened only then. There is at least one shard, perhaps an empty
+    one.
     """
 
-    def __init__(self, out: OutputFolder, lock: int):
+    def __init__(self, out: OutputFolder):
         super().__init__()
-        self.out, self.lock = out, lock
+        self.out = out
 
     def expand(self, found):
         (listed,) = found[LISTED]
@@ -181,29 +175,33 @@ class WriteShards(beam.PTransform):
         numbers = (
             listed.pipeline
             | "Once" >> beam.Create([None])
-            | "Numbers" >> beam.FlatMap(lambda _, images: range(shard_count(images)), images)
-            | "KeyNumbers" >> beam.Map(lambda number: (number, None))
+            | "Numbers"
+            >> beam.FlatMap(
+                lambda _, images: dict.fromkeys(range(shard_count(images))).items(), images
+            )
         )
-        packed = (
+        packs = (
             records
             | f"Batch{kind.title()}{number}"
-            >> beam.BatchElements(min_batch_size=PACKED, max_batch_size=PACKED)
-            | f"Pack{kind.title()}{number}" >> beam.Map(pack, kind)
+            >> beam.BatchElements(RECORDS_PER_BATCH, RECORDS_PER_BATCH)
+            | f"Pack{kind.title()}{number}" >> beam.FlatMap(pack, kind)
             for kind, collections in found.items()
             for number, records in enumerate(collections)
         )
-        shares = tuple(packed) | "Packed" >> beam.Flatten() | "Share" >> beam.FlatMap(share, images)
+        numbered = (
+            tuple(packs)
+            | "Packs" >> beam.Flatten()
+            | "NumberShards"
+            >> beam.Map(lambda packed, images: (shard_of(packed[0], images), packed[1]), images)
+        )
         return (
-            (numbers, shares)
-            | "Shares" >> beam.Flatten()
+            (numbers, numbered)
+            | "Shards" >> beam.Flatten()
             | "ByShard" >> beam.GroupByKey()
             | "WriteShard"
             >> beam.Map(
-                lambda shard, images, **written: write_shard(
-                    shard[0], filter(None, shard[1]), images, **written
-                ),
+                lambda shard, *others: write_shard(shard[0], filter(None, shard[1]), *others),
                 images,
-                out=self.out,
-                lock=self.lock,
+                self.out,
             )
         )

@@ -1,33 +1,42 @@
-"""Totals of a run: tallied in the graph, written as ``summary.json``, told to people."""
+"""The end of a run: its totals, ``summary.json``, and the removal of superseded files."""
 
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from model_build.common.console import visible
 from pipeline.inputs import skipped
+from pipeline.outputs import journal
+from pipeline.outputs.folder import HISTOGRAMS, REJECTED, SUMMARY, OutputFolder
+from pipeline.outputs.lock import later_runs
+from pipeline.outputs.run_json import check_claim, shard_names
+from pipeline.outputs.runs import is_run
 from pipeline.records import PassedOver, Reject, Row
+from pipeline.storage import as_job_error
 
 NEVER_PHOTOS = "in folders of caches and systems"
+
+_SHARD = re.compile(rf"(?:{HISTOGRAMS}|{REJECTED})-(?:(.+)-)?\d+-of-\d+\.jsonl")
 
 Tally = Counter[tuple[str, ...]]
 
 
 def tally_row(row: Row) -> Tally:
-    """Counts of one histogram row."""
+    """Tallies one histogram row."""
     tally: Tally = Counter({("pixels", label): count for label, count in row.pixels.items()})
     tally[("masks",)] = 1
     return tally
 
 
 def tally_kept(row: Row) -> Tally:
-    """Counts of a mask that an earlier run has written; its row is tallied as well."""
+    """Tallies a mask that an earlier run wrote, beside its row's :func:`tally_row`."""
     tally: Tally = Counter({("kept",): 1})
     if row.recipe is None:
         tally[("edited",)] = 1
@@ -37,17 +46,17 @@ def tally_kept(row: Row) -> Tally:
 
 
 def tally_outside(mask: Any) -> Tally:
-    """Counts of one mask that no image of this run has."""
+    """Tallies one mask that belongs to no image of this run."""
     return Counter({("outside",): 1})
 
 
 def tally_reject(reject: Reject) -> Tally:
-    """Counts of one reject."""
+    """Tallies one reject."""
     return Counter({("rejected",): 1, ("cause", reject.stage, reject.error): 1})
 
 
 def tally_passed_over(file: PassedOver) -> Tally:
-    """Counts of one file that is no image."""
+    """Tallies one file that is no image."""
     tally: Tally = Counter({("skipped",): 1})
     if file.never_photo:
         tally[("never_photos",)] = 1
@@ -57,7 +66,7 @@ def tally_passed_over(file: PassedOver) -> Tally:
 
 
 def sum_tallies(tallies: Iterable[Tally]) -> Tally:
-    """The sum, in which the rarest extensions count as one if they are many; a Beam combiner."""
+    """Sums tallies, the rarest of many extensions as one; also a Beam combiner."""
     total: Tally = Counter()
     for tally in tallies:
         total.update(tally)
@@ -76,13 +85,13 @@ def _extensions(total: Tally, number: int) -> dict[str, int]:
 def summarise(
     total: Tally, *, labels: Iterable[str], recipe: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of ``summary.json``.
+    """Returns the content of ``summary.json``.
 
     Args:
-        total: over all rows, rejects and files passed over.
+        total: of all rows, rejects and files passed over.
         labels: names of all labels.
-        recipe: that its masks are made by, as ``run.json`` has it.
-        options: of the run; ``started`` tells its begin in seconds since 1970.
+        recipe: of the masks, in its form in ``run.json``.
+        options: of the run; ``started`` is its start in seconds since 1970.
     """
     images = total[("masks",)] + total[("rejected",)]
     seconds = max(time.time() - options["started"], 1e-3)
@@ -112,7 +121,7 @@ def summarise(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
+    """Returns the versions of Python and the libraries that decide the result."""
     found = {"python": platform.python_version()}
     for package in ("fcn-beam", "apache-beam", "tensorflow", "keras", "pillow", "numpy"):
         try:
@@ -122,37 +131,87 @@ def versions() -> dict[str, str]:
     return found
 
 
+def finish(content: dict[str, Any], out: OutputFolder, shards: Iterable[str]) -> dict[str, Any]:
+    """Writes ``summary.json``, which names the run's shards, then removes superseded files.
+
+    These are files of this run and of all that have ended: those without a lock, and those whose
+    locks are older. Files of a run that has taken OUT over are left alone.
+
+    Args:
+        content: of ``summary.json``.
+        shards: names below OUT of the run's shards.
+
+    Raises:
+        JobError: another run has taken OUT over, or it cannot be written.
+    """
+    check_claim(out)
+    content = content | {"run": out.run, "shards": sorted(shards)}
+    with as_job_error():
+        out.write_json(SUMMARY, content)
+        left = dict(leftovers(out))
+        runs = {*left.values(), *out.unfinished()}
+        # Read after the files: a run has a lock before it has files.
+        ended = {out.run, *filter(is_run, runs - later_runs(out))}
+        # A run that has taken OUT over may have finished.
+        named = {*content["shards"], *(shard_names(out.read_json(SUMMARY)) or ())}
+        for name, run in left.items():
+            if (run in ended or not run) and name not in named:
+                out.delete(name)
+        out.clean_up(ended)
+    return content
+
+
+def leftovers(out: OutputFolder) -> Iterator[tuple[str, str]]:
+    """Yields names below OUT of all shards and journal files, each with its run.
+
+    The run is ``""`` for shards of early versions, whose names do not contain it.
+    """
+    for prefix in (HISTOGRAMS, REJECTED):
+        for file in out.files.starting_with(f"{out.path}/{prefix}-"):
+            name = file.path[len(out.path) + 1 :]
+            if (run := run_of_shard(name)) is not None:
+                yield name, run
+    for name in journal.journals(out):
+        yield name, journal.run_of(name)
+
+
+def run_of_shard(name: str) -> str | None:
+    """Returns the run that wrote a shard; ``""`` for early versions, None if it is no shard."""
+    found = _SHARD.fullmatch(name)
+    return None if found is None else found[1] or ""
+
+
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         output: the output folder.
-        images: number of images listed: ``masks`` and ``rejected`` add up to it.
-        masks: of those, how many have a mask.
-        kept: of the masks, how many an earlier run had made.
-        edited: of those, how many were edited by hand since.
-        unversioned: of those, how many have an image whose store tells no version: whether it has
-            changed nobody knows.
-        outside: masks in the output folder that no image of this run has.
-        rejected: how many got none.
-        skipped: files that were not taken for images.
+        images: number of images listed: the sum of ``masks`` and ``rejected``.
+        masks: number of images with a mask.
+        kept: number of masks that an earlier run made.
+        edited: number of kept masks that were edited by hand since.
+        unversioned: number of kept masks whose image has no version in its store, so that a change
+            cannot be noticed.
+        outside: number of masks in the output folder that belong to no image of this run.
+        rejected: number of images without a mask.
+        skipped: number of files that were not taken for images.
         causes: rejects by stage and cause, as in ``"decode: TooManyPixels"``.
         pixels: pixels by label, over all masks.
-        seconds: how long the run took.
-        images_per_second: images that were worked on, by that.
+        seconds: duration of the run.
+        images_per_second: images worked on, per second.
         model: fingerprint of the model.
-        recipe: that the masks are made by.
+        recipe: of the masks.
         options: of the run.
-        versions: of what decides the result.
+        versions: of Python and the libraries that decide the result.
         run: its name.
         shards: names below the output folder of the files with its rows and rejects.
-        stages: seconds that each stage took, over all workers.
-        never_photos: of the files skipped, how many have a name, or are in a folder of a name, of
+        stages: seconds of each stage, over all workers.
+        never_photos: number of skipped files whose name, or whose folder's name, is in
             :mod:`model_build.data.files`.
-        extensions: files that were skipped for their extension, by it: the most common ones, with
-            ``"none"`` for those without one and ``"other"`` for all further ones.
-        look_like_images: of a sample of those, how many begin like an image.
+        extensions: files skipped for their extension, by it: the most common ones, with ``"none"``
+            for files without one and ``"other"`` for all others.
+        look_like_images: number of files in a sample of those that begin like an image.
     """
 
     output: str
@@ -181,16 +240,16 @@ class Summary:
 
     @classmethod
     def from_json(cls, output: str, content: dict[str, Any], stages: dict[str, float]) -> Summary:
-        """From the content of ``summary.json``, also of an earlier or later version.
+        """Reads the content of ``summary.json``, also of an earlier or later version.
 
-        Fields that are not known are left out, those that are missing are empty.
+        Unknown fields are left out, missing ones are empty.
         """
         known = {field.name for field in fields(cls)} - {"output", "stages"}
         values = {name: value for name, value in content.items() if name in known}
         return cls(output=output, stages=stages, **values)
 
     def table(self) -> str:
-        """The summary for people."""
+        """Returns the summary as text, for people."""
         kept = f" ({self.kept} kept from an earlier run)" if self.kept else ""
         spent = (f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
         rows = [
@@ -217,12 +276,12 @@ class Summary:
 
 
 def _if_any(name: str, count: int | str) -> list[tuple[str, str]]:
-    """A row of the table, where there is anything to count."""
+    """A row of the table, unless there is nothing to count."""
     return [(name, f"{count}")] if count else []
 
 
 def allowed_rejects(limit: str | None, images: int) -> float:
-    """How many rejects ``--max-rejected`` allows.
+    """Returns how many rejects ``--max-rejected`` allows.
 
     Args:
         limit: ``"20"``, ``"1.5%"`` of the images, or None for any number.

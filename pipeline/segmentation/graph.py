@@ -17,8 +17,8 @@ import apache_beam as beam
 from pipeline.inputs import skipped
 from pipeline.inputs.listing import ListImages
 from pipeline.outputs import summary
-from pipeline.outputs.ending import finish
 from pipeline.outputs.shards import KEPT, LISTED, REJECTS, ROWS, UNLISTED, WriteShards
+from pipeline.outputs.summary import finish
 from pipeline.segmentation.plan import Plan
 from pipeline.segmentation.tasks import KeepMasks, PlanTasks, identify
 from pipeline.segmentation.windows import SegmentWindows, Windowed
@@ -40,9 +40,8 @@ class SegmentArchive(beam.PTransform):
     def expand(self, sources):
         plan, out = self.plan, self.plan.out
         images, passed_over, unlisted = sources | "List" >> ListImages(plan.listing, out.files)
-        since = plan.claimed and plan.claimed.since
         planned = images | "Plan" >> PlanTasks(
-            out, plan.noted.rows(out), since, plan.listing.spread
+            out, plan.noted.rows(out), plan.since, plan.listing.spread
         )
         kept = (
             planned.tasks
@@ -93,8 +92,7 @@ class Report(beam.PTransform):
 
     def __init__(self, plan: Plan):
         super().__init__()
-        assert plan.claimed is not None
-        self.plan, self.claimed = plan, plan.claimed
+        self.plan = plan
 
     def expand(self, found):
         shards = {
@@ -103,7 +101,7 @@ class Report(beam.PTransform):
             KEPT: (found.kept,),
             REJECTS: found.rejects,
             UNLISTED: (found.unlisted,),
-        } | "Shards" >> WriteShards(self.plan.out, self.claimed.lock)
+        } | "Shards" >> WriteShards(self.plan.out)
         names = shards | "Names" >> beam.FlatMap(lambda shard: shard.names)
         tallies = (
             shards | "TallyShards" >> beam.Map(lambda shard: shard.tally),
@@ -123,7 +121,7 @@ class Report(beam.PTransform):
                 recipe=self.plan.recipe.to_json(),
                 options=self.plan.recorded,
             )
-            | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(names), self.claimed)
+            | "Finish" >> beam.Map(finish, self.plan.out, beam.pvalue.AsList(names))
         )
 
 

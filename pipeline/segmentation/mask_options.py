@@ -11,7 +11,7 @@ from model_build.common.errors import UserError
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.network import AUTO, ENGINES, precision
 from pipeline.network.handler import EngineOptions
-from pipeline.outputs.recipe import Recipe
+from pipeline.outputs.run_json import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

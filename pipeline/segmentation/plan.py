@@ -19,11 +19,8 @@ from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.network import AUTO, models, threads
 from pipeline.network import precision as precisions
 from pipeline.network.handler import EngineOptions
-from pipeline.outputs import claims
-from pipeline.outputs.claims import Noted
-from pipeline.outputs.ending import Claimed
 from pipeline.outputs.folder import OutputFolder, parse_output
-from pipeline.outputs.recipe import Recipe
+from pipeline.outputs.run_json import EarlierRuns, Recipe, check_recipe, read_earlier_runs
 from pipeline.records import Source
 from pipeline.runners import local, remote
 from pipeline.runners.remote_job import RemoteJob
@@ -58,10 +55,10 @@ class Plan:
 
     Attributes:
         recipe: what the masks will be made by; nothing in it is "auto".
-        noted: what earlier runs have noted in OUT.
-        claimed: what the run has claimed; None before it has.
+        noted: what earlier runs have recorded in OUT.
         started: when the run began, in seconds since 1970.
         local: the job runs in this process.
+        since: when OUT was taken, by the clock of its disk or store; None for a local run.
         job: what a cluster will know it by, once it has claimed; None if none can be asked for it.
         overwrite, discard_edits, moved, verify, workers, shared_disk: see
             :func:`pipeline.segment`.
@@ -74,7 +71,7 @@ class Plan:
     out: OutputFolder
     model: Description
     recipe: Recipe
-    noted: Noted
+    noted: EarlierRuns
     beam_options: PipelineOptions
     started: float
     local: bool
@@ -84,7 +81,7 @@ class Plan:
     verify: bool
     workers: int | None
     shared_disk: bool
-    claimed: Claimed | None = None
+    since: float | None = None
     job: RemoteJob | None = None
 
     @property
@@ -115,20 +112,15 @@ class Plan:
         """Refuses an OUT whose masks are of another kind.
 
         Raises:
-            UserError: see :func:`pipeline.outputs.claims.check`; or no run has made its masks.
+            UserError: see :func:`pipeline.outputs.run_json.check_recipe`; or no run has made its
+                masks.
             JobError: OUT cannot be looked at.
         """
         if self.noted.recipe is None:
             check_unrecorded(self.out, self.overwrite)
             return
-        claims.check(
-            self.out,
-            self.noted,
-            self.recipe,
-            self.listing.root,
-            overwrite=self.overwrite,
-            moved=self.moved,
-        )
+        root = self.listing.root
+        check_recipe(self.out, self.noted, self.recipe, root, self.overwrite, self.moved)
 
 
 def plan(request: Request) -> Plan:
@@ -160,7 +152,7 @@ def plan(request: Request) -> Plan:
     if not is_local:
         _check_remote(request, sources, out)
     check_input(sources, listing, files)
-    noted = claims.look(out)
+    noted = read_earlier_runs(out)
     if is_local and not request.overwrite and noted.recipe is not None:
         _check_precision(request, noted.recipe)
     decode, engine, recipe = resolve(

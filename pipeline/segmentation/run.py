@@ -16,11 +16,10 @@ from model_build.common.errors import JobError, UserError, first_line
 from model_build.common.quiet_imports import import_tensorflow
 from model_build.data.files import is_never_file
 from pipeline.network import models, threads
-from pipeline.outputs import claims, gate
-from pipeline.outputs.ending import Claimed
+from pipeline.outputs import run_json, runs
 from pipeline.outputs.folder import STAGED, SUMMARY, OutputFolder
-from pipeline.outputs.journal import Journalled
-from pipeline.outputs.lock import Lock, new_run
+from pipeline.outputs.journal import JournalCounter
+from pipeline.outputs.lock import Lock
 from pipeline.outputs.summary import Summary, allowed_rejects, versions
 from pipeline.runners import local, progress, remote
 from pipeline.runners.remote_job import RemoteJob
@@ -107,35 +106,35 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
             runner does not answer.
         JobError: it cannot be written just now.
     """
-    claims.prepare(plan.out.path, plan.out.files)
-    out = replace(plan.out, run=new_run())
+    run_json.make_folder(plan.out.path, plan.out.files)
+    out = replace(plan.out, run=runs.new_run())
     job = None if plan.local else remote.name_job(plan.beam_options, out.run)
     if job is not None:
         job.prepare(plan.beam_options)
     handed_over = False
-    lock = Lock(out, job=None if job is None else job.to_json(), lives=remote.is_running)
+    lock = Lock(out, job=None if job is None else job.to_json(), is_running=remote.is_running)
     try:
-        with claims.writing(out.path):
+        with run_json.explaining_writes(out.path):
             lock.take()
             # A run in this process is never begun again, as one on a cluster may be.
-            since = None if plan.local else lock.taken()
+            since = None if plan.local else lock.taken_at()
         # Another job may have ended here since the plan was made.
-        ours = replace(plan, out=out, noted=claims.look(out), job=job)
+        ours = replace(plan, out=out, noted=run_json.read_earlier_runs(out), job=job, since=since)
         ours.check_output()
-        claims.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
+        run_json.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
         handed_over = True
-        yield replace(ours, claimed=Claimed(lock.number, lock.dead, since))
+        yield ours
     except BaseException:
-        gate.stop(out.run)
+        runs.stop_writes(out.run)
         with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
             if job and handed_over and remote.is_running(job.to_json()) is not False:
-                lock.leave()  # it could not be cancelled
+                lock.hand_over()  # it could not be cancelled
             else:
                 lock.abandon()
         raise
     with contextlib.suppress(OSError):  # the job is done; the next one finds its lock dead
         if leave:
-            lock.leave()
+            lock.hand_over()
         else:
             lock.release()
 
@@ -189,7 +188,7 @@ def run(plan: Plan) -> Summary:
     if plan.local:
         local.run_here(plan.beam_options, plan.workers)
     try:
-        journalled = None if plan.local else Journalled(plan.out)
+        journalled = None if plan.local else JournalCounter(plan.out)
         result = run_pipeline(_graph(plan), job=plan.job, journalled=journalled)
     except JobError as error:
         raise JobError(f"{error}; {_so_far()}") from error

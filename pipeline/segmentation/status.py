@@ -13,7 +13,7 @@ from model_build.common.console import visible
 from model_build.common.errors import JobError, UserError
 from pipeline.outputs import lock
 from pipeline.outputs.folder import RUN, SUMMARY, OutputFolder, parse_output
-from pipeline.outputs.journal import Journalled
+from pipeline.outputs.journal import JournalCounter
 from pipeline.outputs.summary import Summary
 from pipeline.runners import remote
 from pipeline.storage import Files, describe_error, parse_options, remedy
@@ -69,7 +69,7 @@ def status(output: str, storage_options: Mapping[str, str]) -> Status:
             raise UserError(f"{out.path}: no job has written there; check the path")
         out = replace(out, run=run)
         held = lock.holder(out, remote.is_running)
-        masks, rejects = Journalled(out)()
+        masks, rejects = JournalCounter(out)()
         # Last, as a run ends by writing it and removing the journal.
         content = out.read_json(SUMMARY)
     except OSError as error:
@@ -79,7 +79,7 @@ def status(output: str, storage_options: Mapping[str, str]) -> Status:
     summary = None
     if isinstance(content, dict) and content.get("run") == run:
         summary = Summary.from_json(out.path, content, {})
-    holder = "" if held is None else lock.described(held)
+    holder = "" if held is None else lock.describe_holder(held)
     return Status(out.path, summary, holder, masks, rejects, max(time.time() - began(run), 1.0))
 
 

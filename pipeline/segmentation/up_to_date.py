@@ -20,8 +20,8 @@ from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
 from model_build.data.masks import read_mask
 from pipeline.images.masks import find_traces, histogram
-from pipeline.outputs.claims import unrecorded
 from pipeline.outputs.folder import RUN, OutputFolder, mask_file
+from pipeline.outputs.run_json import unrecorded
 from pipeline.records import Reject, Row, Stamp, Task, hash_of, rejected
 from pipeline.storage import affects_all_files, as_job_error
 

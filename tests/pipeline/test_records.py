@@ -129,6 +129,38 @@ def test_a_value_of_another_kind_makes_no_row(change):
         Row.from_json(line | change)
 
 
+@given(rows)
+def test_fields_of_a_row_that_are_not_known_are_ignored(row):
+    line = row.to_json() | {"new": 1}
+    line["versions"] = {name: of | {"new": 1} for name, of in line["versions"].items()} | {"new": 1}
+    assert Row.from_json(line) == row
+
+
+NAMES = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
+
+
+@given(st.builds(Reject, NAMES, st.text(), st.text(), st.text(), st.none() | rows))
+def test_a_reject_comes_back_from_its_line_also_with_fields_that_are_not_known(reject):
+    line = json.loads(json.dumps(reject.to_json()))
+    assert Reject.from_json(line) == Reject.from_json(line | {"new": 1}) == reject
+
+
+@pytest.mark.parametrize("value", [None, [], 1, "reject", {}, {"image": "a"}])
+def test_another_value_is_no_reject(value):
+    with pytest.raises(ValueError, match="no reject"):
+        Reject.from_json(value)
+
+
+@pytest.mark.parametrize(
+    "change", [{name: 1} for name in ("image", "stage", "error", "detail")] + [{"row": {}}]
+)
+def test_a_value_of_another_kind_makes_no_reject(change):
+    line = Reject("a.jpg", "read", "OSError", "gone").to_json()
+    Reject.from_json(line)
+    with pytest.raises(ValueError, match=r"no (reject|row)"):
+        Reject.from_json(line | change)
+
+
 def test_a_reject_is_a_line_of_json():
     assert rejected("a.jpg", "read", OSError("gone")).to_json() == {
         "image": "a.jpg",

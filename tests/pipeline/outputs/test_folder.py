@@ -6,16 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_build.common.errors import JobError, UserError
-from pipeline.outputs import gate
-from pipeline.outputs.folder import (
-    OutputFolder,
-    mask_file,
-    overlay_file,
-    parse_output,
-    unsupported_name,
-    utf8,
-)
+from model_build.common.errors import JobError
+from pipeline.outputs import runs
+from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file, utf8
 from pipeline.records import Stamp
 from pipeline.storage import Files, Unlisted, as_job_error, local
 
@@ -70,10 +63,10 @@ def test_a_folder_that_nobody_has_claimed_is_made(out, tmp_path):
 def test_a_run_that_has_been_stopped_writes_and_deletes_nothing(any_out):
     any_out.write("masks/a.png", b"old")
     ours = OutputFolder(any_out.path, FILES, run="stopped-here")
-    gate.stop(ours.run)
-    with pytest.raises(gate.Stopped):
+    runs.stop_writes(ours.run)
+    with pytest.raises(runs.Stopped):
         ours.write("masks/a.png", b"new")
-    with pytest.raises(gate.Stopped):
+    with pytest.raises(runs.Stopped):
         ours.delete("masks/a.png")
     assert FILES.read(f"{any_out.path}/masks/a.png") == b"old"
 
@@ -247,6 +240,15 @@ def test_any_file_among_the_masks_counts_as_one(any_out):
     assert not any_out.holds("overlays")
 
 
+def test_a_folder_of_masks_that_cannot_be_listed_is_not_empty():
+    class Locked(Files):
+        def list(self, folder):
+            yield Unlisted(f"{folder}/a", "PermissionError", "Permission denied")
+
+    with pytest.raises(OSError, match=r"/out/masks/a: cannot be listed: Permission denied"):
+        list(OutputFolder("/out", Locked()).masks())
+
+
 # JSON
 
 
@@ -287,119 +289,3 @@ def test_json_may_hold_a_path_that_is_not_utf_8(out):
 @given(st.text())
 def test_any_text_comes_back_from_json(text):
     assert json.loads(utf8(json.dumps(text, ensure_ascii=False))) == text
-
-
-# --output
-
-
-def test_output_is_made_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert parse_output("out/", FILES) == f"{tmp_path}/out"
-    assert parse_output("./x/../out", FILES) == f"{tmp_path}/out"
-    assert parse_output(str(tmp_path), FILES) == str(tmp_path)
-    assert parse_output("memory://bucket/out//", FILES) == "memory://bucket/out"
-    assert parse_output("memory://bucket", FILES) == "memory://bucket"
-    assert tree(tmp_path) == {}
-
-
-def test_output_must_not_be_a_file(tmp_path, touch):
-    touch(tmp_path, "a.txt")
-    with pytest.raises(UserError, match=r"a\.txt: is a file; --output must be a folder"):
-        parse_output(f"{tmp_path}/a.txt", FILES)
-
-
-@pytest.mark.parametrize("text", ["out*", "out?", "out[1]", "memory://b/out[1]", "memory://b/*/o?"])
-def test_wildcards_of_an_output_are_literal(tmp_path, monkeypatch, memory, text):
-    monkeypatch.chdir(tmp_path)
-    path = parse_output(text, FILES)
-    assert path in (f"{tmp_path}/{text}", text)
-    near = OutputFolder(path.translate(str.maketrans("*?[", "xxx")), FILES)
-    out = OutputFolder(path, FILES)
-    for folder in (near, out):
-        folder.write("masks/a.png", b"data")
-    out.delete("masks/a.png")
-    assert (list(out.masks()), [mask.name for mask in near.masks()]) == ([], ["a.png"])
-
-
-@pytest.mark.parametrize(("name", "told"), [(b"out\xff", r"/out\\udcff"), (b"out\0", "/out\0")])
-def test_an_output_whose_name_no_folder_can_have_is_the_users_error(tmp_path, name, told):
-    with pytest.raises(UserError, match=f"{told}: its name is not UTF-8 or contains a NUL; choose"):
-        parse_output(f"{tmp_path}/{os.fsdecode(name)}", FILES)
-
-
-def test_an_empty_output_is_not_the_current_folder():
-    with pytest.raises(UserError, match="--output is empty"):
-        parse_output("", FILES)
-
-
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
-        ("nosuch://b/out", "nosuch://b/out: unknown scheme"),
-        ("https://host/out", "cannot write to a web server"),
-        ("memory:///out", "no bucket given"),
-    ],
-)
-def test_an_output_that_nobody_can_write_to_is_the_users_error(text, cause):
-    with pytest.raises(UserError, match=cause):
-        parse_output(text, FILES)
-
-
-# Names that OUT cannot hold
-
-characters = st.characters(exclude_categories=["Cs"], exclude_characters="/\0")
-parts = st.text(characters, min_size=1, max_size=260).filter(lambda part: part not in (".", ".."))
-mask_names = st.lists(parts, min_size=1, max_size=3).map(lambda found: "/".join(found) + ".png")
-
-
-@given(mask_names)
-def test_a_disk_holds_every_name_that_is_said_to_be_holdable(tmp_path_factory, name):
-    out = OutputFolder(str(tmp_path_factory.mktemp("out")), FILES)
-    short = all(len(part.encode()) <= 255 for part in name.split("/"))
-    assert (unsupported_name(name, out.path) is None) == short
-    if short:
-        out.write(mask_file(name), b"data")
-        assert [mask.name for mask in out.masks()] == [name]
-    else:
-        with pytest.raises(OSError, match="too long"):
-            out.write(mask_file(name), b"data")
-
-
-@pytest.mark.parametrize(("letter", "count"), [("a", 251), ("ü", 125), ("漢", 83)])
-def test_the_longest_part_of_a_name_is_counted_in_bytes(letter, count):
-    assert unsupported_name(f"x/{letter * count}.png", "/out") is None
-    assert "over 255 bytes; shorten" in unsupported_name(f"x/{letter * (count + 1)}.png", "/out")
-    assert "over 255 bytes" in unsupported_name(f"{letter * (count + 5)}/a.png", "/out")
-
-
-def test_a_disk_holds_no_nul():
-    assert "contains a NUL; rename it" in unsupported_name("a\0b.png", "/out")
-
-
-@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\0", "\x7f", "\x85"])
-def test_a_store_holds_no_control_characters(character):
-    assert "control character" in unsupported_name(f"a{character}b.png", "memory://b/out")
-    assert (unsupported_name(f"a{character}b.png", "/out") is None) == (character != "\0")
-
-
-@pytest.mark.parametrize(
-    ("out", "before"), [("memory://b/o/u", "o/u/masks/"), ("memory://b", "masks/")]
-)
-def test_a_store_holds_keys_up_to_1024_bytes(out, before):
-    longest = "ü" * ((1024 - len(before) - 4) // 2) + "a" * (len(before) % 2) + ".png"
-    assert len(f"{before}{longest}".encode()) == 1024
-    assert unsupported_name(longest, out) is None
-    assert "over 1024 bytes; shorten" in unsupported_name(f"a{longest}", out)
-
-
-def test_a_part_in_a_store_may_be_longer_than_on_a_disk():
-    assert unsupported_name("a" * 300 + ".png", "memory://b/out") is None
-
-
-def test_a_folder_of_masks_that_cannot_be_listed_is_not_empty():
-    class Locked(Files):
-        def list(self, folder):
-            yield Unlisted(f"{folder}/a", "PermissionError", "Permission denied")
-
-    with pytest.raises(OSError, match=r"/out/masks/a: cannot be listed: Permission denied"):
-        list(OutputFolder("/out", Locked()).masks())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model_build.common.errors import JobError
 from pipeline.outputs import journal as module
 from pipeline.outputs.folder import OutputFolder
-from pipeline.outputs.journal import Journal, Journalled, journals, read_rows, run_of
+from pipeline.outputs.journal import Journal, JournalCounter, journals, read_rows, run_of
 from pipeline.outputs.shards import line_of
 from pipeline.records import Reject, Row, Stamp
 from pipeline.storage import Files
@@ -62,7 +62,7 @@ def put(out):
 def test_nothing_is_put_before_it_is_time(out, clock):
     journal = Journal(out)
     journal.add([row(1), row(2)])
-    clock.now += module.SECONDS
+    clock.now += module.MAX_WAIT_SECONDS
     journal.add([row(3)])
     assert put(out) == []
     journal.flush()
@@ -195,7 +195,7 @@ def test_an_image_that_two_workers_have_journalled_is_one(tmp_path):
     other = Journal(OutputFolder(str(tmp_path), Files(), run="r2"))
     other.add([row(9)])
     other.flush()
-    first, second, journalled = Journal(out), Journal(out), Journalled(out)
+    first, second, journalled = Journal(out), Journal(out), JournalCounter(out)
     assert journalled() == (0, 0)
     first.add([row(1), row(2), REJECT])
     first.flush()
@@ -207,7 +207,7 @@ def test_an_image_that_two_workers_have_journalled_is_one(tmp_path):
 
 def test_a_file_of_the_journal_is_read_once(tmp_path, monkeypatch):
     out = OutputFolder(str(tmp_path), Files(), run="r1")
-    journal, journalled = Journal(out), Journalled(out)
+    journal, journalled = Journal(out), JournalCounter(out)
     journal.add([row(1)])
     journal.flush()
     assert journalled() == (1, 0)

@@ -1,12 +1,14 @@
 import dataclasses
+import hashlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.outputs.recipe import Recipe
+from pipeline.outputs.run_json import Recipe
 
+MODEL = "f00d" * 16
 RECIPE = Recipe("f00d" * 8, 512, "graph", "float32", 1)
 CHANGES = {
     "model": "ba5e" * 8,
@@ -54,9 +56,34 @@ def test_each_field_changes_the_id(name):
     assert len(changed.id) == 32
 
 
-def test_an_id_stays_the_same_from_version_to_version():
-    """Else whole archives would be done again; whoever changes pixels raises PIXELS."""
-    assert Recipe("m", 64, "graph", "float32", 1, 1).id == "67b3236e6f87872cbad44b6557ac03ef"
+@pytest.mark.parametrize(
+    ("recipe", "frozen"),
+    [
+        (Recipe("m", 64, "graph", "float32", 1, 1), "67b3236e6f87872cbad44b6557ac03ef"),
+        (Recipe("m", 64, "graph", "float32", 1, 1, 1024), "556c2d7ea8938f9968a4c183fd721bee"),
+        (Recipe(MODEL, 512, "graph", "bfloat16", 1, 6), "ca65d4b67fa3707952151097ddff159f"),
+        (Recipe(MODEL, None, "xla", "float32", 8, 6), "463069fbba4586654d7f5bb3db7c257d"),
+        (Recipe(MODEL, None, "graph", "float32", 1, 6, 1024), "3a38e43f4e7907c26d3a20ed3af89250"),
+        (Recipe(MODEL, 512, "xla-head", "float32", 1, 5), "a5c1e97db4e70ea1b8e5c47e38dbb50c"),
+    ],
+)
+def test_an_id_stays_the_same_from_version_to_version(recipe, frozen):
+    """Otherwise whole archives would be redone."""
+    assert recipe.id == frozen
+
+
+def test_a_field_at_its_default_is_left_out_of_the_id_unless_its_default_may_change():
+    @dataclasses.dataclass(frozen=True)
+    class Newer(Recipe):
+        smoothing: int | None = None
+        blur: int = 0
+
+    values = dataclasses.asdict(RECIPE)
+    assert Newer(**values).id == RECIPE.id
+    assert Newer(**values | {"tile": 1024}).id == dataclasses.replace(RECIPE, tile=1024).id
+    assert len({Newer(**values, **more).id for more in ({}, {"blur": 1}, {"smoothing": 0})}) == 3
+    text = json.dumps({k: v for k, v in values.items() if k != "tile"}, sort_keys=True)
+    assert RECIPE.id == hashlib.sha256(text.encode()).hexdigest()[:32]  # PIXELS is in it
 
 
 @pytest.mark.parametrize(

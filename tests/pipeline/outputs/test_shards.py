@@ -12,14 +12,14 @@ from model_build.common.errors import JobError
 from pipeline.outputs import shards
 from pipeline.outputs.folder import HISTOGRAMS, REJECTED, OutputFolder
 from pipeline.outputs.shards import (
+    BUCKETS,
     WriteShards,
+    bucket_of,
     line_of,
     mismatch,
     pack,
-    run_of,
     shard_count,
     shard_of,
-    share,
     unpack,
     write_shard,
 )
@@ -60,7 +60,7 @@ def parted(kind, records):
     return [records[0::2], [], records[1::2]]
 
 
-def written(found, out, lock=1):
+def written(found, out):
     """Runs the transform; the lines of every file that stands in OUT afterwards, by its name."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         collections = {
@@ -70,7 +70,7 @@ def written(found, out, lock=1):
             )
             for kind, values in found.items()
         }
-        names = collections | WriteShards(out, lock) | beam.FlatMap(lambda shard: shard.names)
+        names = collections | WriteShards(out) | beam.FlatMap(lambda shard: shard.names)
         count = shard_count(len(found["listed"]))
         expected = [
             f"{prefix}-r1-{number:05}-of-{count:05}.jsonl"
@@ -108,8 +108,8 @@ def test_no_images_make_one_empty_shard_of_each_kind(out):
 
 
 def test_many_images_are_shared_out(out, monkeypatch):
-    monkeypatch.setattr(shards, "IMAGES", 4)
-    monkeypatch.setattr(shards, "PACKED", 2)
+    monkeypatch.setattr(shards, "IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr(shards, "RECORDS_PER_BATCH", 2)
     rows = [row(f"{number}.jpg") for number in range(12)]
     rejects = [reject(f"bad{number}.jpg") for number in range(6)]
     unlisted = [reject(f"dir{number}", "list") for number in range(3)]
@@ -129,7 +129,7 @@ def test_an_image_that_was_listed_twice_is_one_image(out):
 
 @pytest.mark.slow
 def test_shards_do_not_depend_on_the_order_of_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "IMAGES", 4)
+    monkeypatch.setattr(shards, "IMAGES_PER_SHARD", 4)
     rows = [row(f"{number}.jpg") for number in range(10)]
     outs = [OutputFolder(f"{tmp_path}/{number}", FILES, run="r1") for number in (1, 2)]
     for out in outs:
@@ -146,8 +146,8 @@ def test_rows_of_masks_that_were_kept_are_among_the_rows(out):
 def test_a_shard_tells_the_tally_of_what_it_has(out):
     rows, kept = [row("a.jpg")], [row("b.jpg"), row("c.jpg")._replace(recipe=None)]
     found = complete(rows, [reject("d.jpg")], [reject("e", "list")], kept)
-    packed = [pack(some, kind) for kind, some in found.items()]
-    tally = write_shard(0, packed, 4, out, lock=1).tally
+    packs = [part for kind, some in found.items() for _, part in pack(some, kind)]
+    tally = write_shard(0, packs, 4, out).tally
     assert tally == Counter(
         {
             ("pixels", "sky"): 6,
@@ -164,33 +164,38 @@ def test_a_shard_tells_the_tally_of_what_it_has(out):
 # Packing
 
 
-@given(st.lists(NAMES.map(row) | NAMES.map(reject) | NAMES, min_size=1), st.integers(1, 40_000))
-def test_what_is_packed_comes_out_as_it_was_in_its_shard(records, images):
-    shares = list(share(pack(records, "rows"), images))
-    assert {kind for _, (kind, _) in shares} == {"rows"}
-    found = {number: unpack(data) for number, (_, data) in shares}
-    assert len(found) == len(shares)  # one a shard
+@given(st.lists(NAMES.map(row) | NAMES.map(reject) | NAMES, min_size=1))
+def test_what_is_packed_comes_out_as_it_was_in_its_bucket(records):
+    packs = list(pack(records, "rows"))
+    assert {kind for _, (kind, _) in packs} == {"rows"}
+    found = {bucket: unpack(data) for bucket, (_, data) in packs}
+    assert len(found) == len(packs)  # one a bucket
     names = [record if isinstance(record, str) else record.image for record in records]
     assert {
-        number: [json.loads(line)["image"] for line in lines] for number, lines in found.items()
+        bucket: [json.loads(line)["image"] for line in lines] for bucket, lines in found.items()
     } == {
-        number: [name for name in names if shard_of(name, images) == number]
-        for number in {shard_of(name, images) for name in names}
+        bucket: [name for name in names if bucket_of(name) == bucket]
+        for bucket in set(map(bucket_of, names))
     }
     lines = {line for lines in found.values() for line in lines}
     assert {line_of(one) for one in records if not isinstance(one, str)} <= lines
 
 
-def test_lines_are_compressed_together():
-    rows = [
-        row(f"photos/{number:05}.jpg")._replace(hash=f"{number:064x}") for number in range(1000)
-    ]
+def test_lines_of_a_bucket_are_compressed_together():
+    rows = [row(f"photos/{n:06}.jpg")._replace(hash=f"{n:064x}") for n in range(40_000)]
+    rows = [one for one in rows if bucket_of(one.image) == 7]
     lines = [line_of(one) for one in rows]
-    kind, packed = pack(rows, "rows")
-    ((number, (same, shared)),) = share((kind, packed), images=1000)
-    assert (number, kind, same) == (0, "rows", "rows")
-    assert unpack(packed) == unpack(shared) == lines
-    assert 5 * max(len(packed), len(shared)) < sum(map(len, lines))
+    ((bucket, (kind, packed)),) = pack(rows, "rows")
+    assert (bucket, kind, unpack(packed)) == (7, "rows", lines)
+    assert 5 * len(packed) < sum(map(len, lines))
+
+
+def test_a_row_is_serialised_once_on_its_way_to_a_shard(out, monkeypatch):
+    serialised = []
+    to_json = Row.to_json
+    monkeypatch.setattr(Row, "to_json", lambda one: serialised.append(one) or to_json(one))
+    written(complete([row("a.jpg"), row("b.jpg")], kept=[row("c.jpg")]), out)
+    assert sorted(one.image for one in serialised) == ["a.jpg", "b.jpg", "c.jpg"]
 
 
 # What would not add up
@@ -204,19 +209,20 @@ def test_a_run_whose_images_do_not_add_up_ends_with_their_names(out):
 
 
 def test_a_run_that_another_has_taken_over_from_writes_no_shard(out):
-    FILES.write(f"{out.path}/lock/2", b"{}")
+    out.write_json("run.json", {"run": "r2"})
     with pytest.raises(
         JobError, match=f"{out.path}: another job has taken over this output folder"
     ):
-        write_shard(0, [], 0, out, lock=1)
-    assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/lock/2"]
-    assert len(write_shard(0, [], 0, out, lock=2).names) == 2
+        write_shard(0, [], 0, out)
+    assert [file.path for file in FILES.list(out.path)] == [f"{out.path}/run.json"]
+    out.write_json("run.json", {"run": "r1"})
+    assert len(write_shard(0, [], 0, out).names) == 2
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_remedy(tmp_path):
     out = OutputFolder(f"{tmp_path}/gone", FILES, run="r1")
     with pytest.raises(JobError, match="gone: has been removed; restore it"):
-        write_shard(0, [], 0, out, lock=1)
+        write_shard(0, [], 0, out)
 
 
 @pytest.mark.parametrize(
@@ -245,17 +251,24 @@ def test_there_is_no_mismatch_just_where_each_image_has_one_outcome(listed, outc
 
 
 @pytest.mark.parametrize(
-    ("images", "count"), [(0, 1), (1, 1), (10_000, 1), (10_001, 2), (1_000_000, 100)]
+    ("images", "count"), [(0, 1), (1, 1), (10_000, 1), (10_001, 2), (1_000_000, 100), (10**9, 1024)]
 )
 def test_how_many_shards_so_many_images_make(images, count):
     assert shard_count(images) == count
 
 
-@given(NAMES, st.integers(1))
-def test_every_image_has_a_shard(image, images):
-    images = images % 10_000_000 + 1
-    assert 0 <= shard_of(image, images) < shard_count(images)
-    assert shard_of(image, images) == shard_of(image, images)
+@given(NAMES)
+def test_the_bucket_of_an_image_follows_from_its_path(image):
+    assert 0 <= bucket_of(image) == bucket_of(image) < BUCKETS
+
+
+@pytest.mark.parametrize("images", [0, 1, 10_000, 10_001, 70_000, 10_230_000, 10**9])
+def test_every_shard_is_a_range_of_about_as_many_buckets(images):
+    shards = [shard_of(bucket, images) for bucket in range(BUCKETS)]
+    assert shards == sorted(shards)
+    sizes = Counter(shards)
+    assert set(sizes) == set(range(shard_count(images)))
+    assert max(sizes.values()) - min(sizes.values()) <= 1
 
 
 @given(st.text())
@@ -265,20 +278,3 @@ def test_a_line_is_one_line_whatever_the_name(image):
         assert line.isascii()
         assert "\n" not in line
         assert json.loads(line)["image"] == image
-
-
-@pytest.mark.parametrize("prefix", [HISTOGRAMS, REJECTED])
-@pytest.mark.parametrize("run", ["20260101T000000Z-0a1b2c", "r1", ""])
-def test_a_shard_tells_whose_it_is(prefix, run):
-    name = f"{prefix}-{run}{'-' if run else ''}00000-of-00012.jsonl"
-    assert run_of(name) == run
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["masks/a.png", "histograms.jsonl", "notes.jsonl", "summary.json", "histograms-2024.jsonl"]
-    + ["histograms-mine-of-may.jsonl", "rejected-00000-of-00003.jsonl.bak"]
-    + ["my-histograms-00000-of-00003.jsonl", "x/histograms-0-of-1.jsonl"],
-)
-def test_a_strangers_file_is_no_shard(name):
-    assert run_of(name) is None

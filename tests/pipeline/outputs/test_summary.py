@@ -226,6 +226,12 @@ def test_a_summary_has_every_field_of_its_file():
     assert {name: getattr(found, name) for name in content} == content
 
 
+def test_a_summary_of_a_later_version_is_read():
+    content = summary()
+    found = Summary.from_json("/out", content | {"new": 1, "output": "/else", "stages": 1}, {})
+    assert found == Summary.from_json("/out", content, {})
+
+
 # Too many rejects
 
 

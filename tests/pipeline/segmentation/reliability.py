@@ -31,7 +31,7 @@ import pipeline.segmentation.run
 from model_build import artifact
 from model_build.data.labels import VOC
 from pipeline.network import models, threads
-from pipeline.outputs import gate, journal
+from pipeline.outputs import journal, runs
 from pipeline.outputs.folder import SUMMARY, OutputFolder
 from pipeline.records import hash_of
 from pipeline.segmentation import windows
@@ -368,7 +368,7 @@ def interpose_bytes(before: Callable[..., None], patch=setattr) -> None:
 
 def hold_masks(after: int) -> None:
     """Lets a job of this process write so many masks, and wait then until its run is stopped."""
-    write, stop = OutputFolder.write, gate.stop
+    write, stop = OutputFolder.write, runs.stop_writes
     begun, stopped = itertools.count(1), threading.Event()
 
     def hold(self, name: str, data: bytes):
@@ -380,13 +380,13 @@ def hold_masks(after: int) -> None:
         stop(*arguments)
         stopped.set()
 
-    OutputFolder.write, gate.stop = hold, stop_and_release
+    OutputFolder.write, runs.stop_writes = hold, stop_and_release
 
 
 def small_steps(patch=setattr) -> None:
     """Small windows and small files of the journal, so that a small job has many of them."""
     patch(windows, "PHOTOS_PER_WINDOW", 4)
-    patch(journal, "ROWS", 4)
+    patch(journal, "ROWS_PER_FILE", 4)
 
 
 def die() -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.outputs import shards
-from pipeline.outputs.ending import finish
-from pipeline.outputs.journal import Journalled, journals
+from pipeline.outputs.journal import JournalCounter, journals
 from pipeline.outputs.shards import write_shard
+from pipeline.outputs.summary import finish
 from pipeline.segmentation import graph, windows
 from pipeline.segmentation.windows import ReadWindows, WriteWindow
 from tests.pipeline.segmentation import reliability
@@ -49,7 +49,7 @@ def losing_shards(*arguments, **options):
 
 def losing_finish(content, out, *arguments):
     lines = b"".join(out.files.read(f"{out.path}/{name}") for name in journals(out)).splitlines()
-    JOURNALLED.append((len(lines), Journalled(out)()))
+    JOURNALLED.append((len(lines), JournalCounter(out)()))
     found = finish(content, out, *arguments)
     lose("the run has ended")
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from model_build.common.errors import UserError
-from pipeline.outputs import claims, folder
+from pipeline.outputs import folder, run_json
 from pipeline.outputs.journal import Journal
 from pipeline.records import Row, Stamp
 from pipeline.segmentation import dry_run as module
@@ -54,7 +54,7 @@ def earlier_run(ask):
         planned = plan(ask(**options))
         out = replace(planned.out, run="r1")
         FILES.make_folder(out.path)
-        claims.claim(out, planned.recipe, planned.listing.root, (), {})
+        run_json.claim(out, planned.recipe, planned.listing.root, (), {})
         journal = Journal(out)
         for name, mask in masks.items():
             path = f"{planned.listing.root}/{name}"
@@ -246,7 +246,7 @@ def test_masks_in_a_store_are_known_as_well(ask, earlier_run, memory):
     request = replace(ask(), **places)
     planned = plan(request)
     out = replace(planned.out, run="r1")
-    claims.claim(out, planned.recipe, planned.listing.root, (), {})
+    run_json.claim(out, planned.recipe, planned.listing.root, (), {})
     out.write("masks/a.png", b"a mask")
     lines = []
     module.dry_run(plan(request), lines.append)

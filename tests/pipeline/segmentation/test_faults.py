@@ -317,7 +317,7 @@ def fail_in_our_code(where, name):
         ("pipeline.segmentation.tasks", "assign_mask_names", "2"),
         ("pipeline.segmentation.windows", "encode_mask", "1"),
         ("pipeline.segmentation.windows", "encode_mask", "2"),
-        ("pipeline.outputs.ending", "leftovers", "2"),
+        ("pipeline.outputs.summary", "leftovers", "2"),
     ],
 )
 def test_an_exception_of_our_own_ends_the_job_and_rejects_no_image(

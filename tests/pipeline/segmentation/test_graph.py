@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from dataclasses import replace
 
 import apache_beam as beam
 import pytest
@@ -11,8 +10,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import SegmentImages
 from pipeline.inputs.names import group_key
-from pipeline.outputs.ending import Claimed
-from pipeline.outputs.recipe import Recipe
+from pipeline.outputs.run_json import Recipe
 from pipeline.records import Reject, Row, Stamp
 from pipeline.segmentation.graph import SegmentArchive
 from pipeline.segmentation.plan import Request, plan
@@ -82,7 +80,7 @@ def test_photos_of_one_folder_are_work_for_many_workers(stub_model, photos, tmp_
     elsewhere = {"beam_options": ["--runner", "PrismRunner"], "shared_disk": True}
     planned = plan(Request([str(photos)], f"{tmp_path}/out", model=stub_model(), **elsewhere))
     pipeline = beam.Pipeline(options=planned.beam_options)
-    archive = SegmentArchive(replace(planned, claimed=Claimed(0, ())))
+    archive = SegmentArchive(planned)
     _ = pipeline | beam.Create(planned.sources) | "SegmentArchive" >> archive
     _, stages = FnApiRunner().create_stages(pipeline.to_runner_api())
 

@@ -8,7 +8,7 @@ from model_build.common.errors import UserError
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.network import models, precision
 from pipeline.network.handler import EngineOptions
-from pipeline.outputs.recipe import Recipe
+from pipeline.outputs.run_json import Recipe
 from pipeline.segmentation.mask_options import MaskOptions, network_side, resolve, tile_side
 from pipeline.storage import Files
 

@@ -11,9 +11,8 @@ from model_build.common.errors import JobError, UserError
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.network import models, precision, threads
 from pipeline.network.handler import EngineOptions
-from pipeline.outputs import claims
-from pipeline.outputs.claims import Noted
-from pipeline.outputs.recipe import Recipe
+from pipeline.outputs import run_json
+from pipeline.outputs.run_json import EarlierRuns, Recipe
 from pipeline.records import Source
 from pipeline.segmentation.plan import Request, as_text, plan
 from pipeline.segmentation.up_to_date import KeepOptions
@@ -54,7 +53,7 @@ def claim(ask):
         out = replace(planned.out, run="r1")
         FILES.make_folder(out.path)
         made_by = replace(planned.recipe, **recipe)
-        claims.claim(out, made_by, planned.listing.root, (), {})
+        run_json.claim(out, made_by, planned.listing.root, (), {})
         return made_by
 
     return make
@@ -105,7 +104,7 @@ def test_a_plan_gives_each_room_its_own(ask, tiny_model, tmp_path):
     assert planned.recipe == Recipe(model.fingerprint, 64, "xla", planned.engine.precision, 4)
     assert planned.keep == KeepOptions(planned.recipe.id, model.labels, False, False)
     assert planned.write == WriteOptions(model.labels, planned.recipe.id, planned.out)
-    assert (planned.local, planned.workers, planned.claimed) == (True, 2, None)
+    assert (planned.local, planned.workers, planned.since) == (True, 2, None)
 
 
 def test_several_inputs_may_overlap(ask, tmp_path):
@@ -125,7 +124,7 @@ def test_what_is_not_asked_for_has_the_requests_default(ask, tiny_model):
     assert planned.decode == DecodeOptions(model.long_side, MAX_PIXELS)
     assert not planned.overwrite
     assert not planned.moved
-    assert planned.noted == Noted()
+    assert planned.noted == EarlierRuns()
 
 
 def test_what_summary_json_keeps_of_a_plan_can_be_written_as_json(ask, tmp_path):

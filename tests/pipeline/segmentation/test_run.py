@@ -618,14 +618,14 @@ def test_the_steps_one_by_one(ask, go, tmp_path):
     planned = plan(ask())
     load(planned)
     assert not (tmp_path / "out").exists()
-    assert planned.claimed is None
+    assert planned.since is None
 
     with claimed(planned) as ours:
         assert {path.name for path in (tmp_path / "out").iterdir()} >= {"lock", "run.json"}
         noted = json.loads((tmp_path / "out/run.json").read_text())
         assert (noted["run"], noted["recipe"]) == (ours.out.run, planned.recipe.to_json())
         assert noted["root"] == planned.listing.root
-        assert (ours.claimed.dead, ours.noted.shards) == ((), ())
+        assert (ours.since, ours.noted.shards) == (None, ())
 
         ready = stage(ours)
         assert ready == ours  # a local run copies nothing

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from model_build.common.errors import UserError
 from pipeline.cli.status import status as command
 from pipeline.outputs.folder import OutputFolder
-from pipeline.outputs.lock import new_run
+from pipeline.outputs.runs import new_run
 from pipeline.segmentation.status import began, status
 from tests.pipeline.segmentation.reliability import (
     Job,

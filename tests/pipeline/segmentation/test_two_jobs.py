@@ -191,8 +191,8 @@ def test_a_lock_of_a_machine_that_is_gone_is_dead_once_it_has_not_changed_for_a_
 ):
     killed(waiting)
     elsewhere(out, started=started)  # by a clock that is off by more than an hour
-    monkeypatch.setattr(lock, "DEAD_AFTER", 0.5)
-    monkeypatch.setattr(lock, "LOOK", 0.1)
+    monkeypatch.setattr(lock, "DEAD_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.1)
     stub_job(archive, out)
     assert_complete(out, expected)
 
@@ -205,7 +205,7 @@ def test_a_lock_of_another_machine_that_changes_is_respected(
     elsewhere(out)
     left = contents(out)
     beats = iter(range(1, 100))
-    monkeypatch.setattr(lock, "LOOK", 0.1)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.1)
     sleep = time.sleep
 
     def beat(seconds):
@@ -226,28 +226,31 @@ def test_a_lock_of_another_machine_that_changes_is_respected(
     }
 
 
-# What a run removes
+# A run that lives without its lock
 
 
 @pytest.mark.parametrize("out", ["local", "s3"], indirect=True)
-def test_nothing_that_a_run_removes_is_another_living_runs(
-    waiting, stub_job, archive, out, expected
+def test_a_run_whose_lock_was_removed_ends_once_another_one_has_begun_and_leaves_its_result_alone(
+    waiting, start, stub_job, archive, out, expected
 ):
     first, gate = waiting
     (name,) = locks(out)
     run = locks(out)[name]["run"]
     FILES.delete(f"{out}/lock/{name}")
-    # What the first one is working on, and what one has left that has no lock either.
-    gone = "20200101T000000Z-abcdef"
-    for owner in (run, gone):
+    # Files that the first one is working on, and those of a run that was killed.
+    for owner in (run, "20200101T000000Z-abcdef"):
         FILES.write(f"{out}/.unfinished/{owner}/half", b"half a mask")
         FILES.write(f"{out}/journal/{owner}.x.jsonl", b"")
         FILES.write(f"{out}/histograms-{owner}-00000-of-00001.jsonl", b"")
-    theirs = {name: data for name, data in contents(out).items() if run in name}
     stub_job(archive, out)
-    left = contents(out)
-    assert {name: left.get(name) for name in theirs} == theirs
-    assert not [name for name in left if gone in name]
+    assert_complete(out, expected)
+    summary = contents(out)["summary.json"]
     gate.touch()
-    assert first.wait() in (0, 1), first.errors
+    assert first.wait() == 1
+    assert "another job has taken over this output folder" in first.errors
     assert masks(out) == expected
+    assert contents(out)["summary.json"] == summary
+    third = start()
+    assert third.wait() == 0, third.errors
+    assert f"{COUNT} kept from an earlier run" in third.output
+    assert_complete(out, expected)
