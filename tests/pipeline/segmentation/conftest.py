@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.segmentation import plan
+from pipeline.segmentation import run as segmentation
 from tests.networks import use_tensorflow
 from tests.pipeline.segmentation import reliability
 
@@ -30,6 +31,6 @@ def stub_job(monkeypatch, stub_model):
 
     def run(where, out, **options):
         request = {"inputs": [str(where)], "output": str(out), "model": model, "workers": 1}
-        return run.segment(plan.Request(**request | options))
+        return segmentation.segment(plan.Request(**request | options))
 
     return run

@@ -386,7 +386,7 @@ def hold_masks(after: int) -> None:
 
 def small_steps(patch=setattr) -> None:
     """Small windows and small files of the journal, so that a small job has many of them."""
-    patch(windows, "PHOTOS", 4)
+    patch(windows, "PHOTOS_PER_WINDOW", 4)
     patch(journal, "ROWS", 4)
 
 
