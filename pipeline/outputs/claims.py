@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from model_build.common.errors import JobError, UserError
+from pipeline.outputs import products
 from pipeline.outputs.folder import (
     HISTOGRAMS,
-    MASKS,
-    OVERLAYS,
     RUN,
     SUMMARY,
     OutputFolder,
@@ -166,13 +165,13 @@ def check(
 
 
 def unrecorded(out: OutputFolder) -> str | None:
-    """The first folder in OUT that holds masks or overlays, of which no ``run.json`` tells.
+    """The first folder in OUT that holds masks or other products that no ``run.json`` records.
 
     Raises:
         JobError: OUT cannot be looked at.
     """
     try:
-        return next(filter(out.holds, (MASKS, OVERLAYS)), None)
+        return next(filter(out.holds, (product.name for product in products.PRODUCTS)), None)
     except OSError as error:
         raise JobError(
             f"{describe_error(error)}: cannot read the output folder; {remedy(error)}"

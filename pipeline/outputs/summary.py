@@ -41,6 +41,11 @@ def tally_outside(mask: Any) -> Tally:
     return Counter({("outside",): 1})
 
 
+def tally_added(product: str) -> Tally:
+    """Counts one product that was added to an existing mask."""
+    return Counter({("added", product): 1})
+
+
 def tally_reject(reject: Reject) -> Tally:
     """Counts of one reject."""
     return Counter({("rejected",): 1, ("cause", reject.stage, reject.error): 1})
@@ -98,6 +103,7 @@ def summarise(
         "edited": total[("edited",)],
         "unversioned": total[("unversioned",)],
         "outside": total[("outside",)],
+        "added": {key[1]: n for key, n in sorted(total.items()) if key[0] == "added"},
         "causes": {
             f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"
         },
@@ -153,6 +159,7 @@ class Summary:
         extensions: files that were skipped for their extension, by it: the most common ones, with
             ``"none"`` for those without one and ``"other"`` for all further ones.
         look_like_images: of a sample of those, how many begin like an image.
+        added: products that existing masks lacked and got, such as overlays; number by name.
     """
 
     output: str
@@ -178,6 +185,7 @@ class Summary:
     never_photos: int = 0
     extensions: dict[str, int] = field(default_factory=dict)
     look_like_images: int = 0
+    added: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, output: str, content: dict[str, Any], stages: dict[str, float]) -> Summary:
@@ -198,6 +206,7 @@ class Summary:
             ("masks", f"{self.masks}{kept}"),
             *_if_any("  edited by hand", self.edited),
             *_if_any("  kept unchecked", self.unversioned),
+            *((f"  {name} added", f"{count}") for name, count in self.added.items()),
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
             ("skipped files", f"{self.skipped}"),

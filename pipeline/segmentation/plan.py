@@ -19,10 +19,11 @@ from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.network import ENGINES, models, threads
 from pipeline.network import precision as precisions
 from pipeline.network.handler import EngineOptions, resolve
-from pipeline.outputs import claims
+from pipeline.outputs import claims, products
 from pipeline.outputs.claims import Noted
 from pipeline.outputs.ending import Claimed
 from pipeline.outputs.folder import OutputFolder, parse_output
+from pipeline.outputs.products import MASKS, chosen
 from pipeline.outputs.recipe import Recipe
 from pipeline.records import Source
 from pipeline.runners import local, remote
@@ -112,7 +113,7 @@ class Plan:
             "model": printable(self.engine.model),
             "max_pixels": self.decode.max_pixels,
             "started": self.started,
-            "overlays": self.out.overlays,
+            **{one.name: one in self.out.products for one in products.PRODUCTS if one is not MASKS},
             "all_files": self.listing.all_files,
             "limit": self.listing.limit,
         }
@@ -159,7 +160,9 @@ def plan(request: Request) -> Plan:
         raise UserError("no INPUT; name a folder, a glob, an image or @LIST")
     model = models.describe(request.model, files)
     sources = tuple(parse_source(text, files) for text in request.inputs)
-    out = OutputFolder(parse_output(request.output, files), files, request.overlays)
+    out = OutputFolder(
+        parse_output(request.output, files), files, chosen(overlays=request.overlays)
+    )
     listing = ListOptions(
         root=common_folder(source.folder for source in sources),
         all_files=request.all_files,

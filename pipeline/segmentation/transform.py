@@ -13,6 +13,7 @@ from pipeline.inputs.listing import misnamed, name_below
 from pipeline.network import models, threads
 from pipeline.network.handler import resolve
 from pipeline.outputs.folder import OutputFolder, parse_output
+from pipeline.outputs.products import chosen
 from pipeline.records import ImageRef, Reject
 from pipeline.segmentation.plan import as_text, check_counts, network_side, recipe_of, tile_side
 from pipeline.segmentation.tasks import PlanTasks, identify
@@ -72,7 +73,8 @@ class SegmentImages(beam.PTransform):
             long_side=self.decode.long_side,
         )
         recipe = recipe_of(description, self.decode, self.engine)
-        out = OutputFolder(parse_output(as_text("output", output), files), files, overlays)
+        path = parse_output(as_text("output", output), files)
+        out = OutputFolder(path, files, chosen(overlays=overlays))
         self.write = WriteOptions(description.labels, recipe.id, out)
 
     def expand(self, uris):

@@ -15,6 +15,7 @@ from pipeline.outputs import lock as module
 from pipeline.outputs import processes
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.lock import Lock, check_claim, new_run, numbers
+from pipeline.outputs.products import MASKS
 from pipeline.storage import Files, local
 from tests.waiting import DEADLINE, wait_until
 
@@ -613,6 +614,6 @@ def test_what_a_job_on_a_cluster_needs_is_left_alone_by_others(out):
 def test_when_a_lock_was_taken_its_disk_or_store_tells(out):
     lock = Lock(out).take()
     out.write("masks/a.png", b"1")
-    (mask,) = out.masks()
+    (mask,) = out.existing(MASKS)
     assert lock.taken() <= mask.written
     lock.release()

@@ -16,9 +16,10 @@ from PIL import Image, PngImagePlugin
 from model_build.common.errors import JobError
 from model_build.data.labels import VOC
 from pipeline.images.masks import Origin, encode_mask, find_traces, histogram
-from pipeline.outputs.folder import OutputFolder, mask_file
+from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import read_rows
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task, hash_of
+from pipeline.outputs.products import MASKS
+from pipeline.records import ImageRef, ProductFile, Reject, Row, Stamp, Task, hash_of
 from pipeline.segmentation.tasks import plan_group
 from pipeline.segmentation.up_to_date import (
     KeepOptions,
@@ -27,8 +28,9 @@ from pipeline.segmentation.up_to_date import (
     count_edits,
     is_same,
     keep_masks,
+    outdated_products,
     row_of_mask,
-    state,
+    state_of,
 )
 from pipeline.storage import Files
 from pipeline.storage.faults import Unavailable
@@ -68,8 +70,8 @@ def row_of(**changes):
     return Row(**fields | changes)
 
 
-def task_of(*, source=SOURCE, mask=MASK, row=None, overlaid=False, earlier=()):
-    return Task(ImageRef("/in/a.jpg", "a.jpg", source), "a.png", mask, row, overlaid, earlier)
+def task_of(*, source=SOURCE, mask=MASK, row=None, products=frozenset(), earlier=()):
+    return Task(ImageRef("/in/a.jpg", "a.jpg", source), "a.png", mask, row, products, earlier)
 
 
 # What rows and listings tell
@@ -107,7 +109,7 @@ def task_of(*, source=SOURCE, mask=MASK, row=None, overlaid=False, earlier=()):
     ],
 )
 def test_what_a_task_comes_to_before_anything_is_read(task, expected):
-    assert state(task, OPTIONS, overlays=False) is expected
+    assert state_of(task, OPTIONS) is expected
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_what_a_task_comes_to_before_anything_is_read(task, expected):
     ids=["of this recipe", "of another", "edited by hand", "without a row"],
 )
 def test_discarding_edits_does_again_what_was_edited(row, expected):
-    assert state(task_of(row=row), DISCARD, overlays=False) is expected
+    assert state_of(task_of(row=row), DISCARD) is expected
 
 
 @pytest.mark.parametrize(
@@ -133,17 +135,12 @@ def test_discarding_edits_does_again_what_was_edited(row, expected):
     ],
 )
 def test_verifying_checks_whatever_would_be_done(row, expected):
-    assert state(task_of(row=row), VERIFY, overlays=False) is expected
+    assert state_of(task_of(row=row), VERIFY) is expected
 
 
-def test_a_mask_without_its_overlay_is_to_do_where_overlays_are_wanted():
-    ours = task_of(row=row_of())
-    assert state(ours, OPTIONS, overlays=True) is State.TO_DO
-    assert state(ours._replace(overlaid=True), OPTIONS, overlays=True) is State.DONE
-    assert state(ours, VERIFY, overlays=True) is State.TO_DO
-    # One edited by hand has no overlay of ours to be made again: the edit would be lost.
-    by_hand = task_of(row=row_of(recipe=None))
-    assert state(by_hand, OPTIONS, overlays=True) is State.DONE
+def test_a_mask_is_up_to_date_without_its_overlay():
+    assert state_of(task_of(row=row_of()), OPTIONS) is State.DONE
+    assert state_of(task_of(row=row_of(recipe=None)), OPTIONS) is State.DONE
 
 
 @pytest.mark.parametrize(
@@ -239,7 +236,6 @@ def checked(task, mask=None, image=None, options=OPTIONS, out=NOWHERE):
     return check(task, mask, image, options, out)
 
 
-OVERLAYS = replace(NOWHERE, overlays=True)
 BEFORE = row_of(written=Stamp(99, "mask 1"))  # of what a run has written in a mask's place
 ROWLESS = task_of(source=NEW_SOURCE, mask=NEW_MASK)
 KNOWN = ROWLESS._replace(earlier=(BEFORE,))
@@ -338,10 +334,10 @@ def test_an_edited_mask_whose_image_has_changed_is_a_reject_that_the_next_run_re
     (row,) = read_rows(json.dumps(reject.to_json()).encode())
     assert (row.written, row.hash, row.recipe) == (NEW_MASK, hash_of(PHOTO), None)
     next_time = ROWLESS._replace(row=row)
-    assert state(next_time, OPTIONS, overlays=False) is State.CHECK
+    assert state_of(next_time, OPTIONS) is State.CHECK
     assert checked(next_time, image=OTHER_PHOTO) == reject
     assert checked(next_time, image=PHOTO) == row._replace(source=NEW_SOURCE)
-    assert state(next_time, DISCARD, overlays=False) is State.TO_DO
+    assert state_of(next_time, DISCARD) is State.TO_DO
     assert checked(KNOWN, mask, OTHER_PHOTO, DISCARD)._replace(row=None) == KNOWN
 
 
@@ -356,11 +352,25 @@ def test_an_edited_mask_whose_image_cannot_be_read_is_a_reject_that_keeps_its_ro
         checked(noted, image=Unavailable("/in/a.jpg: the store does not answer"))
 
 
-def test_an_edited_mask_is_kept_without_its_overlay_and_one_of_ours_is_not():
-    assert checked(KNOWN, EDITS["RGB"], PHOTO, out=OVERLAYS).recipe is None
-    assert checked(ROWLESS, mask_bytes(), PHOTO, out=OVERLAYS) == ROWLESS
-    overlaid = ROWLESS._replace(overlaid=True)
-    assert checked(overlaid, mask_bytes(), PHOTO, out=OVERLAYS) == KEPT
+def test_products_from_before_an_edit_are_outdated_until_a_row_records_it():
+    overlaid = KNOWN._replace(products=frozenset({"overlays"}))
+    row = checked(overlaid, EDITS["RGB"], PHOTO)
+    assert outdated_products(overlaid, row) == {"overlays"}
+    assert outdated_products(overlaid._replace(earlier=()), row) == {"overlays"}
+    for noted in ({"row": row}, {"earlier": (BEFORE, row)}):
+        assert outdated_products(overlaid._replace(**noted), row) == frozenset()
+
+
+def test_products_of_a_mask_that_a_run_made_are_not_outdated():
+    overlaid = KNOWN._replace(products=frozenset({"overlays"}))
+    assert outdated_products(overlaid, checked(overlaid, mask_bytes(), PHOTO)) == frozenset()
+    assert outdated_products(overlaid, None) == frozenset()
+
+
+def test_products_of_an_edited_mask_whose_image_has_changed_are_outdated():
+    overlaid = KNOWN._replace(products=frozenset({"overlays"}))
+    reject = checked(overlaid, EDITS["RGB"], OTHER_PHOTO)
+    assert outdated_products(overlaid, reject.row) == {"overlays"}
 
 
 @st.composite
@@ -522,11 +532,11 @@ def standing(out, tmp_path):
         pixels = histogram(class_map(class_id), VOC)
         origin = Origin(f"{name}.jpg", hash_of(photo_bytes), RECIPE, pixels)
         data = encode_mask(class_map(class_id), VOC, origin) if mask is None else mask
-        written = out.write(mask_file(f"{name}.png"), data)
+        written = out.write(MASKS.file(f"{name}.png"), data)
         stamp = Stamp(source.size, source.version)
         row = Row(
             path,
-            mask_file(f"{name}.png"),
+            MASKS.file(f"{name}.png"),
             *(6, 4),
             pixels,
             source=stamp,
@@ -628,7 +638,7 @@ def test_a_mask_of_no_permission_ends_the_job(tmp_path, standing, out):
 
 # All of it together: whatever happens to a photo, its mask and its rows between runs
 
-PHOTOS_PER_WINDOW = (photo("red"), photo("blue"))
+PHOTOS = (photo("red"), photo("blue"))
 RUNS = {
     "run": OPTIONS,
     "discard edits": DISCARD,
@@ -653,7 +663,7 @@ EVENTS = (
 
 def made(photo, recipe):
     """The mask that a run makes of a photo, and its pixels."""
-    class_id = 1 + PHOTOS_PER_WINDOW.index(photo) + 2 * (recipe == RECIPE)
+    class_id = 1 + PHOTOS.index(photo) + 2 * (recipe == RECIPE)
     pixels = histogram(class_map(class_id), VOC)
     origin = Origin("a.jpg", hash_of(photo), recipe, pixels)
     return encode_mask(class_map(class_id), VOC, origin), pixels
@@ -670,7 +680,7 @@ class World:
         self.rotten = False  # bytes have changed, and the store's version has not
         self.by_hand = False  # a person's work is in the mask's place
         self.mask = self.written = None
-        self.set_photo(PHOTOS_PER_WINDOW[0])
+        self.set_photo(PHOTOS[0])
         self.run(OPTIONS)
 
     def stamp(self, data):
@@ -688,7 +698,7 @@ class World:
     def happen(self, event):
         has_mask = self.mask is not None
         if event.startswith("photo"):
-            self.set_photo(PHOTOS_PER_WINDOW[int(event[-1])])
+            self.set_photo(PHOTOS[int(event[-1])])
         elif event == "touch photo":
             self.set_photo(self.photo)
         elif event == "lose rows":
@@ -724,9 +734,8 @@ class World:
         image = ImageRef("memory://world/in/a.jpg", "a.jpg", self.source)
         found = {
             "images": [image],
-            "masks": [] if self.written is None else [MaskRef("a.png", self.written)],
+            "products": [ProductFile("masks", "a.png", self.written)] if self.written else [],
             "rows": self.rows,
-            "overlays": [],
         }
         (task,) = plan_group(found, self.out)
         (found,) = keep_masks([task], options, self.out)
@@ -818,5 +827,5 @@ def test_what_a_run_has_decided_the_next_one_finds_without_reading(events, optio
     task, first = world.look(options)
     if isinstance(first, Reject):
         return
-    assert state(task, options, overlays=False) is State.DONE
+    assert state_of(task, options) is State.DONE
     assert first == task.row
