@@ -123,12 +123,11 @@ class OutputFolder:
         Raises:
             OSError: it is a folder that cannot be listed, so its files may well exist.
         """
-        for product in products.PRODUCTS:
-            for name in self._named(product.name, found):
-                mask_name = product.mask_name(f"{product.name}/{name}")
-                if mask_name is not None and isinstance(found, File):
-                    stamp = Stamp(found.size, found.version)
-                    yield ProductFile(product.name, mask_name, stamp, found.written)
+        if file := _regular_file(found):
+            name, stamp = file.path.removeprefix(f"{self.path}/"), Stamp(file.size, file.version)
+            for product in products.PRODUCTS:
+                if mask_name := product.mask_name(printable(name)):
+                    yield ProductFile(product.name, mask_name, stamp, file.written)
 
     def delete_products(self, mask_name: str, names: Collection[str] | None = None) -> None:
         """Deletes an image's products, its mask among them, if they exist.
@@ -154,9 +153,8 @@ class OutputFolder:
         return [Source("folder", folder, folder) for folder in folders]
 
     def holds(self, folder: str) -> bool:
-        """Whether any file stands in a folder below OUT."""
-        named = (self._named(folder, found) for found in self._list(folder))
-        return next(itertools.chain.from_iterable(named), None) is not None
+        """Whether a folder in OUT contains any file."""
+        return any(map(_regular_file, self._list(folder)))
 
     def obstacles(self) -> Iterator[str]:
         """What stands on local disk where a run needs a folder, and is none."""
@@ -176,14 +174,6 @@ class OutputFolder:
 
     def _list(self, folder: str) -> Iterator[File | Unlisted]:
         return self.files.list(f"{self.path}/{folder}")
-
-    def _named(self, folder: str, found: File | Unlisted) -> Iterator[str]:
-        """The name of a file below a folder of OUT, if it lies there."""
-        if isinstance(found, Unlisted):
-            raise OSError(f"{printable(found.path)}: cannot be listed: {found.detail}")
-        where = f"{self.path}/{folder}/"
-        if found.regular and found.path.startswith(where):
-            yield printable(found.path[len(where) :])
 
     def clean_up(self, runs: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
@@ -231,6 +221,13 @@ def parse_output(text: str, files: Files) -> str:
     if os.path.exists(path) and not os.path.isdir(path):
         raise UserError(f"{text}: is a file; --output must be a folder")
     return path
+
+
+def _regular_file(found: File | Unlisted) -> File | None:
+    """Returns what was listed if it is a regular file; raises OSError for an unlisted folder."""
+    if isinstance(found, Unlisted):
+        raise OSError(f"{printable(found.path)}: cannot be listed: {found.detail}")
+    return found if found.regular else None
 
 
 def _folders() -> tuple[str, ...]:

@@ -8,12 +8,22 @@ import apache_beam as beam
 
 from pipeline.images.decode import DecodeOptions
 from pipeline.outputs.folder import OutputFolder
-from pipeline.outputs.journal import Journal
-from pipeline.outputs.products import MASKS, Product
+from pipeline.outputs.products import MASKS
 from pipeline.records import Photo, Reject, Row, Task, hash_of, rejected
 from pipeline.runners.progress import count, stage_timer
-from pipeline.segmentation.up_to_date import ForeignMask, class_ids, read_masks
-from pipeline.segmentation.windows import Encoded, WriteOptions, read_windows, write_all
+from pipeline.segmentation.up_to_date import (
+    ForeignMask,
+    class_ids,
+    missing_products,
+    read_masks,
+)
+from pipeline.segmentation.windows import (
+    Encoded,
+    JournallingDoFn,
+    WriteOptions,
+    read_windows,
+    write_all,
+)
 from pipeline.storage import as_job_error
 
 
@@ -21,14 +31,9 @@ class ChangedMask(ValueError):
     """A mask whose bytes are not those that its row records, though its stamp is."""
 
 
-def missing_products(task: Task, out: OutputFolder) -> list[Product]:
-    """Returns the products that a run writes and that an image does not have yet."""
-    return [product for product in out.products if product.name not in task.products]
-
-
 def add_products(
-    tasks: Sequence[Task], decode: DecodeOptions, options: WriteOptions, journal: Journal
-) -> list[Row | Reject]:
+    tasks: Sequence[Task], decode: DecodeOptions, options: WriteOptions
+) -> Iterator[tuple[Task, Row | Reject]]:
     """Makes and writes the products that existing masks lack.
 
     Masks, their rows and their other products stay as they are, even if this fails.
@@ -36,28 +41,20 @@ def add_products(
     Args:
         tasks: with up-to-date masks, each with the mask's row.
 
-    Returns:
-        For each task the row, or a reject, in another order.
+    Yields:
+        Each task with its row, or a reject, in any order.
 
     Raises:
         JobError: a file cannot be read or written, for a cause that affects all files.
     """
-    outcomes: list[Row | Reject] = []
     for some, photos in _with_photos(tasks, decode, options.out):
         with stage_timer("write"):
             masks = read_masks(((task.mask_name, task.mask) for task in some), options.out)
-            encoded = [
-                _encode(task, photo, next(masks), options)
-                for task, photo in zip(some, photos, strict=True)
-            ]
-            written = write_all(encoded, options.out)
-        # The next run must know a mask that is left alone.
-        outcomes += [
-            one._replace(row=task.row) if isinstance(one, Reject) else one
-            for task, one in zip(some, written, strict=True)
-        ]
-    journal.add(outcome for outcome in outcomes if isinstance(outcome, Reject))
-    return outcomes
+            found = zip(some, photos, masks, strict=True)
+            outcomes = write_all([encode_missing(*one, options) for one in found], options.out)
+        for task, outcome in zip(some, outcomes, strict=True):
+            # The next run must know a mask that is left alone.
+            yield task, outcome._replace(row=task.row) if isinstance(outcome, Reject) else outcome
 
 
 def _with_photos(
@@ -72,59 +69,56 @@ def _with_photos(
         yield window.tasks, window.photos
 
 
-def _encode(
+def encode_missing(
     task: Task, photo: Photo | Reject | None, mask: bytes | Exception, options: WriteOptions
 ) -> Encoded | Reject:
-    """Encodes the missing products of an image from its mask."""
+    """Encodes the missing products of an image from its mask; returns the reject of a photo.
+
+    Args:
+        photo: None if no missing product needs it.
+        mask: the content of the mask's file, or the error of reading it.
+    """
     if isinstance(photo, Reject):
         return photo
     if isinstance(mask, Exception):
         with as_job_error():
             raise mask
     assert task.row is not None
-    missing, path = missing_products(task, options.out), task.image.path
-    where = f"{options.out.path}/{MASKS.file(task.mask_name)}"
-    if hash_of(mask) != task.row.mask_hash:
-        changed = ChangedMask(f"{where}: is not as its row says; add --verify to check it again")
-        return rejected(path, "write", changed)
+    missing = missing_products(task, options.out)
     try:
+        if hash_of(mask) != task.row.mask_hash:
+            raise ChangedMask("is not as its row says (--verify checks it)")
         ids = class_ids(task, mask, options.labels)
         materials = {"class_map": ids, "size": ids.shape, "labels": options.labels}
         if photo is not None:
             materials["pixels"] = photo.pixels
         files = {product.file(task.mask_name): product.make(materials) for product in missing}
-    except ForeignMask as error:
+    except (ChangedMask, ForeignMask, MemoryError) as error:
+        where = f"{options.out.path}/{MASKS.file(task.mask_name)}"
         names = ", ".join(product.name for product in missing)
-        cause = ForeignMask(f"{where}: {error}, so its {names} cannot be made")
-        return rejected(path, "write", cause)
-    except MemoryError as error:
-        return rejected(path, "write", error)
+        cause = type(error)(f"{where}: {error}, so its {names} cannot be made")
+        return rejected(task.image.path, "write", cause)
     return Encoded(task, task.row, files)
 
 
-class AddProducts(beam.DoFn):
+class AddProducts(JournallingDoFn):
     """Lists of tasks → rows, and rejects apart, see :func:`add_products`.
 
     The name of each product that was written is tagged ``added``.
     """
 
     def __init__(self, decode: DecodeOptions, options: WriteOptions):
+        super().__init__(options.out)
         self.decode, self.options = decode, options
 
-    def start_bundle(self):
-        self.journal = Journal(self.options.out)
-
     def process(self, tasks):
-        outcomes = add_products(tasks, self.decode, self.options, self.journal)
-        rejected_images = {one.image for one in outcomes if isinstance(one, Reject)}
-        count(rejects=len(rejected_images), kept=len(outcomes) - len(rejected_images))
-        for outcome in outcomes:
-            is_reject = isinstance(outcome, Reject)
-            yield beam.pvalue.TaggedOutput("rejected", outcome) if is_reject else outcome
-        for task in tasks:
-            if task.image.path not in rejected_images:
-                for product in missing_products(task, self.options.out):
+        for task, outcome in add_products(tasks, self.decode, self.options):
+            if isinstance(outcome, Reject):
+                count(rejects=1)
+                self.journal.add([outcome])
+                yield beam.pvalue.TaggedOutput("rejected", outcome)
+            else:
+                count(kept=1)
+                yield outcome
+                for product in missing_products(task, self.out):
                     yield beam.pvalue.TaggedOutput("added", product.name)
-
-    def finish_bundle(self):
-        self.journal.flush()

@@ -14,9 +14,8 @@ from pipeline.outputs import products
 from pipeline.outputs.products import MASKS
 from pipeline.outputs.summary import NEVER_PHOTOS
 from pipeline.records import ImageRef, PassedOver, ProductFile, Reject, Task
-from pipeline.segmentation.additions import missing_products
 from pipeline.segmentation.tasks import identify, keyed_products, keyed_rows, plan_group
-from pipeline.segmentation.up_to_date import State, count_edits, state_of
+from pipeline.segmentation.up_to_date import State, count_edits, missing_products, state_of
 
 if TYPE_CHECKING:
     from pipeline.segmentation.plan import Plan

@@ -9,18 +9,20 @@ import apache_beam as beam
 
 from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import assign_mask_names, group_key, mask_key
-from pipeline.inputs.parallel_listing import Found, ListFiles
+from pipeline.inputs.parallel_listing import ListFiles
 from pipeline.outputs.folder import OutputFolder, unsupported_name
-from pipeline.outputs.journal import Journal, read_rows
+from pipeline.outputs.journal import read_rows
 from pipeline.outputs.products import MASKS
 from pipeline.records import ImageRef, ProductFile, Reject, Row, Stamp, Task
 from pipeline.runners.progress import count
 from pipeline.segmentation.up_to_date import (
     KeepOptions,
     keep_masks,
+    missing_products,
     outdated_products,
     row_of_mask,
 )
+from pipeline.segmentation.windows import JournallingDoFn
 from pipeline.storage import File, Files, as_job_error
 
 
@@ -82,36 +84,18 @@ def plan_group(
     for row in found["rows"]:
         rows.setdefault(MASKS.mask_name(row.mask), []).append(row)
     for name, mask_name in assign_mask_names(images).items():
-        of_image = products.pop(mask_name, {})
+        image, of_image = images[name], products.pop(mask_name, {})
         if reason := unsupported_name(mask_name, out.path):
-            yield Reject(images[name].path, "list", "BadName", reason)
+            yield Reject(image.path, "list", "BadName", reason)
             continue
         mask = of_image.pop(MASKS.name, None)
-        yield _task(images[name], mask_name, mask, of_image, rows.get(mask_name, ()), since)
+        of_mask = rows.get(mask_name, ()) if mask else ()
+        stamp = mask and mask.stamp
+        row = row_of_mask(of_mask, image.path, stamp, image.stamp)
+        earlier = () if row else tuple(of_mask)
+        made = bool(since and mask and mask.written and mask.written >= since)
+        yield Task(image, mask_name, stamp, row, frozenset(of_image), earlier, made)
     yield from (of_mask[MASKS.name] for of_mask in products.values() if MASKS.name in of_mask)
-
-
-def _task(
-    image: ImageRef,
-    mask_name: str,
-    mask: ProductFile | None,
-    products: Iterable[str],
-    rows: Sequence[Row],
-    since: float | None,
-) -> Task:
-    """Returns the task of an image, given its existing files and the rows of its mask's name."""
-    if mask is None:
-        return Task(image, mask_name, products=frozenset(products))
-    row = row_of_mask(rows, image.path, mask.stamp, image.stamp)
-    return Task(
-        image,
-        mask_name,
-        mask.stamp,
-        row,
-        frozenset(products),
-        earlier=() if row else tuple(rows),
-        made_by_this_run=bool(since and mask.written and mask.written >= since),
-    )
 
 
 class Planned(NamedTuple):
@@ -159,7 +143,9 @@ class PlanTasks(beam.PTransform):
         planned = (
             {
                 "images": images | "KeyImages" >> beam.Map(keyed_image),
-                "products": listed | "KeyProducts" >> beam.FlatMap(_keyed_products_of, out),
+                "products": listed
+                | "KeyProducts"
+                >> beam.FlatMap(lambda found: keyed_products(out.product_file(found.file))),
                 "rows": rows | "KeyRows" >> beam.FlatMap(keyed_rows, out),
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
@@ -169,10 +155,6 @@ class PlanTasks(beam.PTransform):
             )
         )
         return Planned(planned.tasks, planned.rejected, planned.outside)
-
-
-def _keyed_products_of(found: Found, out: OutputFolder) -> Iterator[tuple[str, ProductFile]]:
-    return keyed_products(out.product_file(found.file))
 
 
 class _PlanGroup(beam.DoFn):
@@ -206,7 +188,7 @@ def identify(tasks: Sequence[Task], files: Files) -> list[Task]:
     return identified
 
 
-class KeepMasks(beam.DoFn):
+class KeepMasks(JournallingDoFn):
     """Lists of tasks → lists of those whose masks must be made; rows of the others, and rejects.
 
     Rows of masks that this run made are tagged ``made_by_this_run``. Tasks whose masks are up to
@@ -215,10 +197,8 @@ class KeepMasks(beam.DoFn):
     """
 
     def __init__(self, options: KeepOptions, out: OutputFolder):
-        self.options, self.out = options, out
-
-    def start_bundle(self):
-        self.journal = Journal(self.out)
+        super().__init__(out)
+        self.options = options
 
     def process(self, tasks):
         to_do, incomplete = [], []
@@ -226,33 +206,25 @@ class KeepMasks(beam.DoFn):
             if isinstance(found, Task):
                 to_do.append(found)
                 continue
-            task = self._without_outdated(task, found)
+            outdated = outdated_products(task, found if isinstance(found, Row) else found.row)
+            with as_job_error():  # before the journal has the edit, after which they are up to date
+                self.out.delete_products(task.mask_name, outdated)
+            task = task._replace(products=task.products - outdated)
             if isinstance(found, Reject):
                 count(rejects=1)
                 yield beam.pvalue.TaggedOutput("rejected", found)
                 continue
             if found != task.row:
                 self.journal.add([found])
-            if any(product.name not in task.products for product in self.out.products):
+            if missing_products(task, self.out):
                 incomplete.append(task._replace(row=found))
+            elif task.made_by_this_run:
+                count(masks=1)
+                yield beam.pvalue.TaggedOutput("made_by_this_run", found)
             else:
-                made = task.made_by_this_run
-                count(**{"masks" if made else "kept": 1})
-                yield beam.pvalue.TaggedOutput("made_by_this_run" if made else "rows", found)
+                count(kept=1)
+                yield beam.pvalue.TaggedOutput("rows", found)
         if incomplete:
             yield beam.pvalue.TaggedOutput("incomplete", incomplete)
         if to_do:
             yield to_do
-
-    def _without_outdated(self, task: Task, found: Row | Reject) -> Task:
-        """Deletes products that were made from a mask before it was edited by hand.
-
-        The edit is journalled afterwards: a run that finds it there finds no outdated products.
-        """
-        outdated = outdated_products(task, found if isinstance(found, Row) else found.row)
-        with as_job_error():
-            self.out.delete_products(task.mask_name, outdated)
-        return task._replace(products=task.products - outdated)
-
-    def finish_bundle(self):
-        self.journal.flush()

@@ -23,7 +23,7 @@ from model_build.data.masks import read_mask
 from pipeline.images.masks import find_traces, histogram
 from pipeline.outputs.claims import unrecorded
 from pipeline.outputs.folder import RUN, OutputFolder
-from pipeline.outputs.products import MASKS
+from pipeline.outputs.products import MASKS, Product
 from pipeline.records import Reject, Row, Stamp, Task, hash_of, rejected
 from pipeline.storage import affects_all_files, as_job_error
 
@@ -262,6 +262,11 @@ def check(
             return rejected(path, "write", changed)._replace(row=as_found)
         row = row._replace(hash=hash_of(image))
     return row._replace(image=path, source=task.image.stamp or Stamp(), written=task.mask)
+
+
+def missing_products(task: Task, out: OutputFolder) -> list[Product]:
+    """Returns the products that a run writes and that an image does not have yet."""
+    return [product for product in out.products if product.name not in task.products]
 
 
 def outdated_products(task: Task, row: Row | None) -> frozenset[str]:

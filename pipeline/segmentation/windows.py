@@ -135,19 +135,17 @@ def write_window(window: Window, options: WriteOptions, journal: Journal) -> lis
     Raises:
         JobError: a file cannot be written or deleted, for a cause that affects all files.
     """
+    out = options.out
     encoded = [encode(*of_image, options) for of_image in zip(*window, strict=True)]
-    outcomes = write_all(encoded, options.out)
+    outcomes = write_all(encoded, out)
     journal.add(outcomes)
-    stale = [
-        task
-        for task, one, outcome in zip(window.tasks, encoded, outcomes, strict=True)
-        if is_stale(task, one, outcome, options.out)
-    ]
+    of_images = zip(window.tasks, encoded, outcomes, strict=True)
+    stale = [task for task, one, outcome in of_images if is_stale(task, one, outcome, out)]
     if stale:
         journal.flush()
     with as_job_error():
         for task in stale:
-            options.out.delete_products(task.mask_name)
+            out.delete_products(task.mask_name)
     return outcomes
 
 
@@ -200,25 +198,26 @@ def write_all(encoded: Sequence[Encoded | Reject], out: OutputFolder) -> list[Ro
         JobError: a file cannot be written because of the disk or store.
         Exception: a bug.
     """
-    to_write = [one for one in encoded if isinstance(one, Encoded)]
-    results = iter(out.files.run_each([functools.partial(_write, one, out) for one in to_write]))
-    return [_outcome(one, next(results)) if isinstance(one, Encoded) else one for one in encoded]
-
-
-def _write(encoded: Encoded, out: OutputFolder) -> Row:
-    out.delete_products(encoded.task.mask_name, encoded.outdated)
-    stamps = {name: out.write(name, data) for name, data in encoded.files.items()}
-    row = encoded.row
-    return row._replace(written=stamps.get(row.mask, row.written))
-
-
-def _outcome(encoded: Encoded, result: Row | Exception) -> Row | Reject:
-    if isinstance(result, Row):
-        return result
-    if is_name_error(result):
-        return rejected(encoded.task.image.path, "write", result)
+    written = out.files.run_each([functools.partial(_write, one, out) for one in encoded])
     with as_job_error():
-        raise result
+        for outcome in written:
+            if isinstance(outcome, Exception):
+                raise outcome
+    return written
+
+
+def _write(encoded: Encoded | Reject, out: OutputFolder) -> Row | Reject:
+    if isinstance(encoded, Reject):
+        return encoded
+    task, row = encoded.task, encoded.row
+    try:
+        out.delete_products(task.mask_name, encoded.outdated)
+        stamps = {name: out.write(name, data) for name, data in encoded.files.items()}
+    except (OSError, ValueError) as error:
+        if not is_name_error(error):
+            raise
+        return rejected(task.image.path, "write", error)
+    return row._replace(written=stamps.get(row.mask, row.written))
 
 
 def is_stale(
@@ -276,14 +275,25 @@ def infer(options: EngineOptions, files: Files) -> beam.PTransform:
     return RunInference(SegmentationHandler(options, files)).with_output_types(Window)
 
 
-class WriteWindow(beam.DoFn):
+class JournallingDoFn(beam.DoFn):
+    """A step with a journal, which is flushed at the end of each bundle."""
+
+    def __init__(self, out: OutputFolder):
+        self.out = out
+
+    def start_bundle(self):
+        self.journal = Journal(self.out)
+
+    def finish_bundle(self):
+        self.journal.flush()
+
+
+class WriteWindow(JournallingDoFn):
     """:class:`Window` → rows, and rejects apart, see :func:`write_window`."""
 
     def __init__(self, options: WriteOptions):
+        super().__init__(options.out)
         self.options = options
-
-    def start_bundle(self):
-        self.journal = Journal(self.options.out)
 
     def process(self, window):
         with stage_timer("write"):
@@ -295,9 +305,6 @@ class WriteWindow(beam.DoFn):
             else:
                 count(masks=1)
                 yield outcome
-
-    def finish_bundle(self):
-        self.journal.flush()
 
 
 class Segmented(NamedTuple):

@@ -14,11 +14,11 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.images.sizes import enlarge
 from pipeline.outputs import products
 from pipeline.outputs.folder import OutputFolder
-from pipeline.outputs.journal import Journal
 from pipeline.outputs.products import MASKS, OVERLAYS, Product
 from pipeline.records import ImageRef, Reject, Row, Stamp, Task, hash_of
 from pipeline.segmentation import dry_run, plan
-from pipeline.segmentation.additions import add_products, missing_products
+from pipeline.segmentation.additions import add_products
+from pipeline.segmentation.up_to_date import missing_products
 from pipeline.segmentation.windows import WriteOptions, encode, read_windows, write_all
 from pipeline.storage import Files
 from tests.pipeline.segmentation.reliability import StubSegmenter, contents, pictures, rows
@@ -171,7 +171,7 @@ def done(out):
 
 
 def add(tasks, out):
-    return add_products(tasks, DECODE, WriteOptions(VOC, "r", out), Journal(out))
+    return [outcome for _, outcome in add_products(tasks, DECODE, WriteOptions(VOC, "r", out))]
 
 
 def test_a_product_added_later_is_the_one_made_with_the_mask(out, done):
@@ -223,7 +223,8 @@ def test_a_mask_that_is_not_as_its_row_says_gets_no_products(out, done):
     (reject,) = add([task], out)
     assert (reject.stage, reject.error) == ("write", "ChangedMask")
     assert reject.detail == (
-        f"{out.path}/masks/a.png: is not as its row says; add --verify to check it again"
+        f"{out.path}/masks/a.png: is not as its row says (--verify checks it), so its overlays "
+        "cannot be made"
     )
     assert left_alone(task, out, reject) == hash_of(b"changed behind its stamp")
     assert "overlays/a.jpg" not in contents(out.path)
