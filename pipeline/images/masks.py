@@ -147,11 +147,12 @@ def _counts(classes: np.ndarray, least: int) -> np.ndarray:
 
 
 def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) -> bytes:
-    """Photo and mask blended half and half, as JPEG; black labels leave the photo as it is.
+    """Blends photo and mask half and half, as JPEG; black labels leave the photo as it is.
 
     Args:
         pixels: uint8 RGB ``[h, w, 3]``.
-        class_map: uint8, of the same or another size; it is scaled to the photo's.
+        class_map: uint8, scaled to the photo's size. A mask gives the same overlay as the class map
+            that it was enlarged from.
     """
     class_map = enlarge(class_map, pixels.shape[:2])
     picture = Image.new("RGB", pixels.shape[1::-1])
