@@ -157,16 +157,16 @@ class OutputFolder:
         return any(map(_regular_file, self._list(folder)))
 
     def obstacles(self) -> Iterator[str]:
-        """What stands on local disk where a run needs a folder, and is none."""
+        """Yields what is no folder on local disk, but has the name of one that a run needs."""
         for folder in (f"{self.path}/{name}" for name in _folders()):
             if not is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
                 yield folder
 
     def written(self) -> tuple[str, ...]:
-        """What runs write, which is not to be taken for their input.
+        """Returns what runs write, which must not be taken for their input.
 
         Returns:
-            Globs, of which only the last part is a pattern: ``**`` stands for all that is below.
+            Globs, of which only the last part is a pattern: ``**`` matches everything below.
         """
         names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl")
         written = (*(f"{folder}/**" for folder in _folders()), *names)

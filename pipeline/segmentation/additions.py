@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 
 from pipeline.images.decode import DecodeOptions
-from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.products import MASKS
 from pipeline.records import Photo, Reject, Row, Task, hash_of, rejected
 from pipeline.runners.progress import count, stage_timer
@@ -47,7 +46,13 @@ def add_products(
     Raises:
         JobError: a file cannot be read or written, for a cause that affects all files.
     """
-    for some, photos in _with_photos(tasks, decode, options.out):
+    files = options.out.files
+    batches: Iterable[tuple[Sequence[Task], Sequence[Photo | Reject | None]]]
+    if any("pixels" in product.needs for product in options.out.products):
+        batches = ((one.tasks, one.photos) for one in read_windows(tasks, decode, files))
+    else:
+        batches = [(tasks, [None] * len(tasks))]
+    for some, photos in batches:
         with stage_timer("write"):
             masks = read_masks(((task.mask_name, task.mask) for task in some), options.out)
             found = zip(some, photos, masks, strict=True)
@@ -57,25 +62,13 @@ def add_products(
             yield task, outcome._replace(row=task.row) if isinstance(outcome, Reject) else outcome
 
 
-def _with_photos(
-    tasks: Sequence[Task], decode: DecodeOptions, out: OutputFolder
-) -> Iterator[tuple[Sequence[Task], Sequence[Photo | Reject | None]]]:
-    """Yields some tasks at a time with their photos, or None if no missing product needs them."""
-    needs: dict[bool, list[Task]] = {False: [], True: []}
-    for task in tasks:
-        needs[any("pixels" in one.needs for one in missing_products(task, out))].append(task)
-    yield needs[False], [None] * len(needs[False])
-    for window in read_windows(needs[True], decode, out.files):
-        yield window.tasks, window.photos
-
-
 def encode_missing(
     task: Task, photo: Photo | Reject | None, mask: bytes | Exception, options: WriteOptions
 ) -> Encoded | Reject:
     """Encodes the missing products of an image from its mask; returns the reject of a photo.
 
     Args:
-        photo: None if no missing product needs it.
+        photo: None if no product of the run needs it.
         mask: the content of the mask's file, or the error of reading it.
     """
     if isinstance(photo, Reject):

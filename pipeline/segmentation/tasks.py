@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -150,25 +150,22 @@ class PlanTasks(beam.PTransform):
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
             | "PlanGroup"
-            >> beam.ParDo(_PlanGroup(out, self.since)).with_outputs(
+            >> beam.FlatMap(_tagged, out, self.since).with_outputs(
                 "rejected", "outside", main="tasks"
             )
         )
         return Planned(planned.tasks, planned.rejected, planned.outside)
 
 
-class _PlanGroup(beam.DoFn):
-    def __init__(self, out: OutputFolder, since: float | None):
-        self.out, self.since = out, since
-
-    def process(self, group):
-        _, found = group
-        for planned in plan_group(found, self.out, self.since):
-            if isinstance(planned, Task):
-                yield planned
-            else:
-                tag = "rejected" if isinstance(planned, Reject) else "outside"
-                yield beam.pvalue.TaggedOutput(tag, planned)
+def _tagged(
+    keyed: tuple[str, Mapping[str, Iterable]], out: OutputFolder, since: float | None
+) -> Iterator[Any]:
+    for planned in plan_group(keyed[1], out, since):
+        if isinstance(planned, Task):
+            yield planned
+        else:
+            tag = "rejected" if isinstance(planned, Reject) else "outside"
+            yield beam.pvalue.TaggedOutput(tag, planned)
 
 
 def identify(tasks: Sequence[Task], files: Files) -> list[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import apache_beam as beam
 
@@ -26,14 +27,14 @@ class SegmentImages(beam.PTransform):
 
     The output has two PCollections of dicts: ``rows``, as in ``histograms-*.jsonl``, and
     ``rejected``, as in ``rejected-*.jsonl``. Every distinct image is in just one of them. There is
-    no lock, no resume and no summary: a mask that stands is replaced.
+    no lock, no resume and no summary: existing masks are replaced.
 
     Args:
         output: the folder, local or remote; masks go to ``OUTPUT/masks``.
         model: a saved-model folder; it and the output must be in reach of the workers.
         root: names of masks are the paths below this folder; by default they are whole paths.
         engine, batch_size: by default as this machine's devices have it, not the workers'.
-        precision: ``"float32"`` by default, as nobody knows the CPUs of the workers.
+        precision: ``"float32"`` by default, as the CPUs of the workers are unknown.
         overlays, long_side, tile, max_pixels, storage_options: see :func:`pipeline.segment`.
 
     Raises:
@@ -78,7 +79,7 @@ class SegmentImages(beam.PTransform):
         self.write = WriteOptions(description.labels, recipe.id, out)
 
     def expand(self, uris):
-        found = uris | "Name" >> beam.ParDo(_Name(self.root)).with_outputs(
+        found = uris | "Name" >> beam.Map(_tagged, self.root).with_outputs(
             "rejected", main="images"
         )
         planned = found.images | "Plan" >> PlanTasks(self.write.out)
@@ -102,11 +103,6 @@ def named(uri: str, root: str) -> ImageRef | Reject:
     return misnamed(path, name) or ImageRef(path, name)
 
 
-class _Name(beam.DoFn):
-    def __init__(self, root: str):
-        self.root = root
-
-    def process(self, uri):
-        found = named(uri, self.root)
-        is_reject = isinstance(found, Reject)
-        yield beam.pvalue.TaggedOutput("rejected", found) if is_reject else found
+def _tagged(uri: str, root: str) -> Any:
+    found = named(uri, root)
+    return beam.pvalue.TaggedOutput("rejected", found) if isinstance(found, Reject) else found

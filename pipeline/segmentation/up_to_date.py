@@ -220,7 +220,7 @@ def check(
 
     Args:
         mask: the mask's bytes, or the error; None if they are not needed.
-        image: likewise, the source's.
+        image: the same of the source.
 
     Returns:
         The mask's row, renewed if the source or the mask was written again; or the task, if the
