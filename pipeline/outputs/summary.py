@@ -91,6 +91,8 @@ def summarise(
     """
     images = total[("masks",)] + total[("rejected",)]
     seconds = max(time.time() - options["started"], 1e-3)
+    added = {key[1]: n for key, n in sorted(total.items()) if key[0] == "added"}
+    worked_on = images - total[("kept",)] + max(added.values(), default=0)
     return {
         "images": images,
         "masks": total[("masks",)],
@@ -103,13 +105,13 @@ def summarise(
         "edited": total[("edited",)],
         "unversioned": total[("unversioned",)],
         "outside": total[("outside",)],
-        "added": {key[1]: n for key, n in sorted(total.items()) if key[0] == "added"},
+        "added": added,
         "causes": {
             f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"
         },
         "pixels": {label: total[("pixels", label)] for label in labels},
         "seconds": round(seconds, 2),
-        "images_per_second": round((images - total[("kept",)]) / seconds, 2),
+        "images_per_second": round(worked_on / seconds, 2),
         "model": recipe["model"],
         "recipe": recipe,
         "options": options,
@@ -159,7 +161,7 @@ class Summary:
         extensions: files that were skipped for their extension, by it: the most common ones, with
             ``"none"`` for those without one and ``"other"`` for all further ones.
         look_like_images: of a sample of those, how many begin like an image.
-        added: products that existing masks lacked and got, such as overlays; number by name.
+        added: products that existing masks lacked and got; number by name.
     """
 
     output: str

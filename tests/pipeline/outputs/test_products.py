@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.outputs import products
 from pipeline.outputs.products import MASKS, OVERLAYS, PRODUCTS, Product, chosen
 
 NAMES = st.lists(st.sampled_from(["a", ".jpg", ".png", "_", "/"]), min_size=1, max_size=8).map(
@@ -16,6 +19,18 @@ def test_a_run_writes_the_products_that_it_is_asked_for():
 
 def test_each_product_has_a_folder_of_its_own():
     assert len({product.name for product in PRODUCTS}) == len(PRODUCTS)
+
+
+def test_only_the_option_and_the_encoder_know_a_product_by_name():
+    package = Path(products.__file__).parent.parent
+    knowing = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "overlay" in path.read_text(encoding="utf-8")
+    }
+    options = {"api.py", "cli/segment.py", "segmentation/plan.py", "segmentation/transform.py"}
+    encoder = {"images/__init__.py", "images/masks.py"}
+    assert knowing == {"outputs/products.py"} | options | encoder
 
 
 @given(NAMES, st.sampled_from([*PRODUCTS, Product("grey", ".png", (), bytes)]))
