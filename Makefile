@@ -59,7 +59,7 @@ $(BIN)/prism: | $(DEV_INSTALLED)
 	GOBIN="$(abspath $(BIN))" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
 LIGHT = tests/test_house.py tests/pipeline/images tests/pipeline/inputs/test_names.py \
-	tests/pipeline/outputs/test_run_json.py tests/pipeline/outputs/test_summary.py \
+	tests/pipeline/outputs/test_recipe.py tests/pipeline/outputs/test_summary.py \
 	tests/pipeline/storage/test_names.py tests/pipeline/storage/test_local.py \
 	tests/model_build/data --ignore tests/model_build/data/test_crops.py
 check: lint ## Check style and types and run the tests of the light rooms, in under a minute

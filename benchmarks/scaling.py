@@ -14,7 +14,7 @@ from apache_beam.coders import FastPrimitivesCoder
 
 from pipeline.outputs import journal
 from pipeline.outputs.shards import LISTED, RECORDS_PER_BATCH, ROWS, pack, shard_count
-from pipeline.records import ImageRef, MaskRef, Row, Stamp, hash_of
+from pipeline.records import ImageRef, ProductFile, Row, Stamp, hash_of
 
 PAGE = 1000  # objects that a store lists a request
 NAME = "2026/11/25/camera-07/IMG_20261125_{:06}.jpg"
@@ -64,9 +64,13 @@ def shuffled() -> tuple[float, float]:
     paths = [row.image for row in rows]
     packs = [*pack(rows, ROWS), *pack(paths, LISTED)]
     grouped = [(row.mask, ImageRef(row.image, row.mask, row.source)) for row in rows]
-    found = [(row.mask, part) for row in rows for part in (MaskRef(row.mask, row.written), row)]
+    found = [(row.mask, part) for row in rows for part in (_mask_of(row), row)]
     first, again = encoded([*grouped, *packs]), encoded([*grouped, *found, *packs])
     return first / len(rows), again / len(rows)
+
+
+def _mask_of(row: Row) -> ProductFile:
+    return ProductFile("masks", row.mask.removeprefix("masks/"), row.written)
 
 
 def row_of(number: int) -> Row:

@@ -59,16 +59,18 @@ class ImageRef(NamedTuple):
     stamp: Stamp | None = None
 
 
-class MaskRef(NamedTuple):
-    """A mask that stands in the output folder.
+class ProductFile(NamedTuple):
+    """A file in the output folder: a mask, or another product of an image.
 
     Attributes:
-        name: its path below ``OUT/masks``.
-        stamp: as the listing has it.
+        product: name of the product.
+        mask_name: path of the image's mask below ``OUT/masks``.
+        stamp: as listed.
         written: when, by the clock of its disk or store, in seconds since 1970.
     """
 
-    name: str
+    product: str
+    mask_name: str
     stamp: Stamp
     written: float | None = None
 
@@ -93,21 +95,20 @@ class Task(NamedTuple):
     Attributes:
         image: the image.
         mask_name: path of its mask below ``OUT/masks``.
-        mask: the mask of that name that stands, None if none does.
-        row: the row that an earlier run has left of it, if there is one.
-        overlaid: an overlay of that name stands.
-        earlier: where there is no such row of a mask that stands, the rows of what runs have
-            written in its place.
-        ours: the mask has been written since the run began, by a worker that was lost.
+        mask: the existing mask of that name, None if there is none.
+        row: the row that an earlier run wrote for that mask, if there is one.
+        products: names of its other products in OUT.
+        earlier: if an existing mask has no such row, the rows of the masks that runs wrote there.
+        made_by_this_run: the mask was written after this run began, by a worker that was lost.
     """
 
     image: ImageRef
     mask_name: str
     mask: Stamp | None = None
     row: Row | None = None
-    overlaid: bool = False
+    products: frozenset[str] = frozenset()
     earlier: tuple[Row, ...] = ()
-    ours: bool = False
+    made_by_this_run: bool = False
 
 
 class Photo(NamedTuple):

@@ -21,7 +21,7 @@ _HEAD = KEYWORD.encode() + b"\0"  # of its content
 
 
 class Origin(NamedTuple):
-    """What a mask's text tells of where it comes from: true wherever the mask lies.
+    """Where a mask comes from, as its text records it: true wherever the mask is.
 
     Attributes:
         image: name of the source below the root.
@@ -57,8 +57,7 @@ def encode_mask(
     idat = compressed(class_map, size)
     text = b""
     if origin is not None:
-        told = origin._replace(idat=hash_of(idat))._asdict()
-        text = _HEAD + json.dumps(told).encode()
+        text = _HEAD + json.dumps(origin._replace(idat=hash_of(idat))._asdict()).encode()
     return palette_png(idat, size, labels.palette, text)
 
 
@@ -127,7 +126,7 @@ def histogram(
         bands = (class_map[start : start + BAND] for start in range(0, len(class_map), BAND))
         counts = np.sum([_counts(band.ravel(), VOID + 1) for band in bands], axis=0)
     else:
-        # How often each row and each column stands in the enlarged map.
+        # How often each row and each column occurs in the enlarged map.
         rows, columns = (
             np.bincount(nearest(*lengths), minlength=lengths[0])
             for lengths in zip(class_map.shape, size, strict=True)
@@ -141,17 +140,18 @@ def histogram(
 
 
 def _counts(classes: np.ndarray, least: int) -> np.ndarray:
-    """How often each class stands in a row of them, by its runs: classes seldom change."""
+    """Counts each class in a row of them, run by run: classes seldom change."""
     ends = np.append(np.flatnonzero(classes[1:] != classes[:-1]), len(classes) - 1)
     return np.bincount(classes[ends], np.diff(ends, prepend=-1), minlength=least)
 
 
 def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) -> bytes:
-    """Photo and mask blended half and half, as JPEG; black labels leave the photo as it is.
+    """Blends photo and mask half and half, as JPEG; black labels leave the photo as it is.
 
     Args:
         pixels: uint8 RGB ``[h, w, 3]``.
-        class_map: uint8, of the same or another size; it is scaled to the photo's.
+        class_map: uint8, scaled to the photo's size. A mask gives the same overlay as the class map
+            that it was enlarged from.
     """
     class_map = enlarge(class_map, pixels.shape[:2])
     picture = Image.new("RGB", pixels.shape[1::-1])

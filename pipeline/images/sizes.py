@@ -48,6 +48,8 @@ def crop(class_map: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def enlarge(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scales a class map to (height, width).
 
+    Scaled back to its former size, an enlarged class map is exactly what it was.
+
     Returns:
         uint8 of shape ``size``; each pixel takes the nearest class, so no new one appears.
     """

@@ -82,7 +82,7 @@ def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Rej
         if written or not (tried and file.regular):
             return PassedOver(printable(path), written)
         if printable(path) != path:
-            return Reject(printable(path), "list", "NameError", "its name is not UTF-8; rename it")
+            return Reject(printable(path), "list", "BadName", "its name is not UTF-8; rename it")
         if reject := misnamed(path, name):
             return reject
         # Nobody has asked yet for what a list names.
@@ -200,7 +200,7 @@ def misnamed(path: str, name: str) -> Reject | None:
     """The reject of an image that no mask can be named after, as its name leads elsewhere."""
     if {"", ".", ".."}.isdisjoint(name.split("/")):
         return None
-    return Reject(path, "list", "NameError", "its name is not a path below a folder; rename it")
+    return Reject(path, "list", "BadName", "its name is not a path below a folder; rename it")
 
 
 def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:

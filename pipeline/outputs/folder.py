@@ -4,7 +4,7 @@
 
     OUT/run.json                      the recipe of its masks, and the root of their names
     OUT/masks/NAME.png                palette PNGs, written whole or not at all
-    OUT/overlays/NAME.jpg             on request
+    OUT/PRODUCT/NAME.*                on request, see :mod:`pipeline.outputs.products`
     OUT/histograms-*-of-*.jsonl       a row per mask
     OUT/rejected-*-of-*.jsonl         a row per image without one
     OUT/summary.json                  totals, and the names of the shards; written last
@@ -26,26 +26,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_build.common.errors import UserError
-from pipeline.outputs import runs
-from pipeline.records import MaskRef, Source, Stamp
+from pipeline.outputs import products, runs
+from pipeline.outputs.products import MASKS, Product
+from pipeline.records import ProductFile, Source, Stamp
 from pipeline.storage import (
     File,
     Files,
     Unlisted,
     absolute,
-    escape_folders,
+    is_name_error,
     is_read_only,
     is_remote,
     printable,
-    unescape_folders,
 )
 
 RUN, SUMMARY = "run.json", "summary.json"
 HISTOGRAMS, REJECTED = "histograms", "rejected"
-MASKS, OVERLAYS, UNFINISHED = "masks", "overlays", ".unfinished"
-JOURNAL, LOCK, STAGED = "journal", "lock", "staged"
-_FOLDERS = (MASKS, OVERLAYS, UNFINISHED, JOURNAL, LOCK, STAGED)  # what a run puts files into
-_on_other_disks: set[str] = set()  # those that this process has found to be links to other disks
+UNFINISHED, JOURNAL, LOCK, STAGED = ".unfinished", "journal", "lock", "staged"
+_on_other_disks: set[str] = set()  # folders in OUT that this process found to be links to others
 LONGEST_PART, LONGEST_KEY = 255, 1024  # bytes: of a file's name on disk, of an object's in a store
 
 
@@ -56,13 +54,13 @@ class OutputFolder:
     Attributes:
         path: absolute path or URI, without a slash at its end.
         files: reads and writes it.
-        overlays: write overlays too.
+        products: that a run writes beside the masks.
         run: the run that has claimed it; ``""`` where none has, and OUT need not be there yet.
     """
 
     path: str
     files: Files
-    overlays: bool = False
+    products: tuple[Product, ...] = ()
     run: str = ""
 
     def write(self, name: str, data: bytes) -> Stamp:
@@ -114,66 +112,68 @@ class OutputFolder:
         with runs.writing(self.run):
             self.files.delete(f"{self.path}/{name}")
 
-    def masks(self) -> Iterator[MaskRef]:
-        """The masks that stand in OUT; a name that is not UTF-8, as no image's is, is escaped."""
-        return itertools.chain.from_iterable(map(self.mask, self._list(MASKS)))
+    def existing(self, *some: Product) -> Iterator[ProductFile]:
+        """Lists the files of products; a name that is not UTF-8, as no image has, is escaped."""
+        listed = itertools.chain.from_iterable(self._list(product.name) for product in some)
+        return itertools.chain.from_iterable(map(self.product_file, listed))
 
-    def mask(self, found: File | Unlisted) -> Iterator[MaskRef]:
-        """The mask that a file below OUT is, if it is one.
+    def product_file(self, found: File | Unlisted) -> Iterator[ProductFile]:
+        """Yields what a listed file is, if it is a product.
 
         Raises:
-            OSError: it is a folder that cannot be listed: what is in there is not thereby gone.
+            OSError: it is a folder that cannot be listed, so its files may well exist.
         """
-        for name in self._named(MASKS, found):
-            if isinstance(found, File) and name.endswith(".png"):
-                yield MaskRef(name, Stamp(found.size, found.version), found.written)
+        if file := _regular_file(found):
+            name, stamp = file.path.removeprefix(f"{self.path}/"), Stamp(file.size, file.version)
+            for product in products.PRODUCTS:
+                if mask_name := product.mask_name(printable(name)):
+                    yield ProductFile(product.name, mask_name, stamp, file.written)
 
-    def overlaid(self) -> Iterator[str]:
-        """Names of the masks that have an overlay."""
-        return itertools.chain.from_iterable(map(self.overlay, self._list(OVERLAYS)))
+    def delete_products(self, mask_name: str, names: Collection[str] | None = None) -> None:
+        """Deletes an image's products, its mask among them, if they exist.
 
-    def overlay(self, found: File | Unlisted) -> Iterator[str]:
-        """The mask whose overlay a file below OUT is, if it is one; see :meth:`mask`."""
-        for name in self._named(OVERLAYS, found):
-            if name.endswith(".jpg"):
-                yield f"{unescape_folders(name.removesuffix('.jpg'), '.jpg')}.png"
+        Args:
+            mask_name: path of its mask below ``OUT/masks``.
+            names: of the products to delete; None: all.
 
-    def standing(self) -> list[Source]:
-        """The folders of masks and of overlays, to be listed by many workers."""
-        folders = [f"{self.path}/{name}" for name in (MASKS, OVERLAYS)]
+        Raises:
+            OSError, Stopped: as :meth:`write` does.
+        """
+        for product in products.PRODUCTS:
+            if names is None or product.name in names:
+                try:
+                    self.delete(product.file(mask_name))
+                except OSError as error:
+                    if not is_name_error(error):  # no file can have that name
+                        raise
+
+    def product_folders(self) -> list[Source]:
+        """Returns the folders of all products, to be listed by many workers."""
+        folders = [f"{self.path}/{product.name}" for product in products.PRODUCTS]
         return [Source("folder", folder, folder) for folder in folders]
 
     def holds(self, folder: str) -> bool:
-        """Whether any file stands in a folder below OUT."""
-        named = (self._named(folder, found) for found in self._list(folder))
-        return next(itertools.chain.from_iterable(named), None) is not None
+        """Whether a folder in OUT contains any file."""
+        return any(map(_regular_file, self._list(folder)))
 
     def obstacles(self) -> Iterator[str]:
-        """What stands on local disk where a run needs a folder, and is none."""
-        for folder in (f"{self.path}/{name}" for name in _FOLDERS):
+        """Yields what is no folder on local disk, but has the name of one that a run needs."""
+        for folder in (f"{self.path}/{name}" for name in _folders()):
             if not is_remote(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
                 yield folder
 
     def written(self) -> tuple[str, ...]:
-        """What runs write, which is not to be taken for their input.
+        """Returns what runs write, which must not be taken for their input.
 
         Returns:
-            Globs, of which only the last part is a pattern: ``**`` stands for all that is below.
+            Globs, of which only the last part is a pattern: ``**`` matches everything below.
         """
         names = (RUN, SUMMARY, f"{HISTOGRAMS}-*.jsonl", f"{REJECTED}-*.jsonl")
-        written = (*(f"{folder}/**" for folder in _FOLDERS), *names)
+        written = (*(f"{folder}/**" for folder in _folders()), *names)
         return tuple(f"{self.path}/{name}" for name in written)
 
     def _list(self, folder: str) -> Iterator[File | Unlisted]:
         return self.files.list(f"{self.path}/{folder}")
-
-    def _named(self, folder: str, found: File | Unlisted) -> Iterator[str]:
-        """The name of a file below a folder of OUT, if it lies there."""
-        if isinstance(found, Unlisted):
-            raise OSError(f"{printable(found.path)}: cannot be listed: {found.detail}")
-        where = f"{self.path}/{folder}/"
-        if found.regular and found.path.startswith(where):
-            yield printable(found.path[len(where) :])
 
     def clean_up(self, names: Collection[str]) -> None:
         """Removes what runs have left unfinished, and folders that are empty then."""
@@ -196,7 +196,7 @@ class OutputFolder:
         """Folders where runs may have unfinished files: see :meth:`write`."""
         yield f"{self.path}/{UNFINISHED}"
         if not is_remote(self.path):
-            for name in (MASKS, OVERLAYS, JOURNAL):
+            for name in (*(product.name for product in products.PRODUCTS), JOURNAL):
                 yield f"{self.path}/{name}/{UNFINISHED}"
 
 
@@ -223,14 +223,16 @@ def parse_output(text: str, files: Files) -> str:
     return path
 
 
-def mask_file(mask_name: str) -> str:
-    """Path of a mask below OUT."""
-    return f"{MASKS}/{mask_name}"
+def _regular_file(found: File | Unlisted) -> File | None:
+    """Returns what was listed if it is a regular file; raises OSError for an unlisted folder."""
+    if isinstance(found, Unlisted):
+        raise OSError(f"{printable(found.path)}: cannot be listed: {found.detail}")
+    return found if found.regular else None
 
 
-def overlay_file(mask_name: str) -> str:
-    """Path of a mask's overlay below OUT; a folder called like an overlay gets another name."""
-    return f"{OVERLAYS}/{escape_folders(mask_name.removesuffix('.png'), '.jpg')}.jpg"
+def _folders() -> tuple[str, ...]:
+    """Returns the folders in OUT that a run puts files into."""
+    return (*(product.name for product in products.PRODUCTS), UNFINISHED, JOURNAL, LOCK, STAGED)
 
 
 def unsupported_name(mask_name: str, out: str) -> str | None:
@@ -246,7 +248,7 @@ def unsupported_name(mask_name: str, out: str) -> str | None:
         return "its name contains a NUL; rename it" if "\0" in mask_name else None
     if any(unicodedata.category(character) == "Cc" for character in mask_name):
         return "its name contains a control character, which stores do not allow; rename it"
-    key = f"{out.partition('://')[2].partition('/')[2]}/{mask_file(mask_name)}".lstrip("/")
+    key = f"{out.partition('://')[2].partition('/')[2]}/{MASKS.file(mask_name)}".lstrip("/")
     if len(key.encode()) > LONGEST_KEY:
         return (
             f"its mask's path in the bucket would have over {LONGEST_KEY} bytes; shorten its name"

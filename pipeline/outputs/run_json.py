@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from model_build.common.errors import JobError, UserError
+from pipeline.outputs import products
 from pipeline.outputs.folder import (
     HISTOGRAMS,
-    MASKS,
-    OVERLAYS,
     RUN,
     SUMMARY,
     OutputFolder,
@@ -262,13 +261,13 @@ def check_recipe(
 
 
 def unrecorded(out: OutputFolder) -> str | None:
-    """Returns the first folder of masks or overlays in OUT, which has no ``run.json``.
+    """Returns the first folder of a product in OUT, which has no ``run.json``.
 
     Raises:
         JobError: OUT cannot be listed.
     """
     try:
-        return next(filter(out.holds, (MASKS, OVERLAYS)), None)
+        return next(filter(out.holds, (product.name for product in products.PRODUCTS)), None)
     except OSError as error:
         raise _unreadable(error) from error
 

@@ -50,6 +50,11 @@ def tally_outside(mask: Any) -> Tally:
     return Counter({("outside",): 1})
 
 
+def tally_added(product: str) -> Tally:
+    """Counts one product that was added to an existing mask."""
+    return Counter({("added", product): 1})
+
+
 def tally_reject(reject: Reject) -> Tally:
     """Tallies one reject."""
     return Counter({("rejected",): 1, ("cause", reject.stage, reject.error): 1})
@@ -95,6 +100,8 @@ def summarise(
     """
     images = total[("masks",)] + total[("rejected",)]
     seconds = max(time.time() - options["started"], 1e-3)
+    added = {key[1]: n for key, n in sorted(total.items()) if key[0] == "added"}
+    worked_on = images - total[("kept",)] + max(added.values(), default=0)
     return {
         "images": images,
         "masks": total[("masks",)],
@@ -107,12 +114,13 @@ def summarise(
         "edited": total[("edited",)],
         "unversioned": total[("unversioned",)],
         "outside": total[("outside",)],
+        "added": added,
         "causes": {
             f"{key[1]}: {key[2]}": n for key, n in sorted(total.items()) if key[0] == "cause"
         },
         "pixels": {label: total[("pixels", label)] for label in labels},
         "seconds": round(seconds, 2),
-        "images_per_second": round((images - total[("kept",)]) / seconds, 2),
+        "images_per_second": round(worked_on / seconds, 2),
         "model": recipe["model"],
         "recipe": recipe,
         "options": options,
@@ -212,6 +220,7 @@ class Summary:
         extensions: files skipped for their extension, by it: the most common ones, with ``"none"``
             for files without one and ``"other"`` for all others.
         look_like_images: number of files in a sample of those that begin like an image.
+        added: number of products that existing masks lacked and got, by name.
     """
 
     output: str
@@ -237,6 +246,7 @@ class Summary:
     never_photos: int = 0
     extensions: dict[str, int] = field(default_factory=dict)
     look_like_images: int = 0
+    added: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, output: str, content: dict[str, Any], stages: dict[str, float]) -> Summary:
@@ -257,6 +267,7 @@ class Summary:
             ("masks", f"{self.masks}{kept}"),
             *_if_any("  edited by hand", self.edited),
             *_if_any("  kept unchecked", self.unversioned),
+            *((f"  {name} added", f"{count}") for name, count in self.added.items()),
             ("rejected", f"{self.rejected}"),
             *((f"  {cause}", f"{count}") for cause, count in self.causes.items()),
             ("skipped files", f"{self.skipped}"),

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from model_build.common.console import visible
 from pipeline.inputs.first_look import describe_skipped, list_sources
 from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import group_key
-from pipeline.outputs.folder import mask_file
+from pipeline.outputs import products
+from pipeline.outputs.products import MASKS
 from pipeline.outputs.summary import NEVER_PHOTOS
-from pipeline.records import ImageRef, MaskRef, PassedOver, Reject, Task
-from pipeline.segmentation.tasks import (
-    identify,
-    keyed_masks,
-    keyed_overlays,
-    keyed_rows,
-    plan_group,
-)
-from pipeline.segmentation.up_to_date import State, count_edits, state
+from pipeline.records import ImageRef, PassedOver, ProductFile, Reject, Task
+from pipeline.segmentation.tasks import identify, keyed_products, keyed_rows, plan_group
+from pipeline.segmentation.up_to_date import State, count_edits, missing_products, state_of
 
 if TYPE_CHECKING:
     from pipeline.segmentation.plan import Plan
 
 IMAGES_AT_ONCE = 1000  # whose metadata is fetched together
+_T = TypeVar("_T")
 
 
 def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
-    """Says what a run would do, a line an image, edits to be discarded first; writes nothing.
+    """Prints what a run would do, one line per image, after the edits to be discarded.
+
+    Writes nothing.
 
     Raises:
         UserError: the sources or OUT cannot be listed.
@@ -49,21 +47,27 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
             say(visible(f"{found.image}: rejected: {found.detail}"))
     rejects = len(unlisted)
     counts = dict.fromkeys(State, 0)
+    to_add = dict.fromkeys((product.name for product in out.products), 0)
     for clashing, tasks in _planned(plan, images):
         for reject in clashing:
             rejects += 1
             say(visible(f"{reject.image}: rejected: {reject.detail}"))
         for task in tasks:
-            comes_to = state(task, plan.keep, out.overlays)
-            counts[comes_to] += 1
-            path, mask = task.image.path, mask_file(task.mask_name)
-            say(visible(f"{path} -> {mask}: {comes_to.value}"))
+            state = state_of(task, plan.keep)
+            counts[state] += 1
+            text = f"{task.image.path} -> {MASKS.file(task.mask_name)}: {state.value}"
+            # A mask that is made gets its products along with it.
+            for product in missing_products(task, out) if state is not State.TO_DO else ():
+                to_add[product.name] += 1
+                text += f", {product.name} to add"
+            say(visible(text))
     extensions, found_hints = describe_skipped(passed_over, out.files)
     never = sum(file.never_photo for file in passed_over)
     details = ", ".join(filter(None, (extensions, f"{never} {NEVER_PHOTOS}" * (never > 0))))
     states = ", ".join(f"{count} {one.value}" for one, count in counts.items())
+    additions = "".join(f", {count} {name} to add" for name, count in to_add.items() if count)
     say(
-        f"{sum(counts.values())} images: {states}; {rejects} rejected; "
+        f"{sum(counts.values())} images: {states}{additions}; {rejects} rejected; "
         f"{len(passed_over)} files skipped" + f" ({details})" * bool(details)
     )
     for hint in found_hints:
@@ -71,7 +75,9 @@ def dry_run(plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def report_edits(plan: Plan, say: Callable[[str], None]) -> None:
-    """Says how many masks edited by hand a run discards, if that is asked for; writes nothing.
+    """Prints how many masks edited by hand a run discards, if that is requested.
+
+    Writes nothing.
 
     Raises:
         UserError: the sources cannot be listed.
@@ -86,41 +92,34 @@ def report_edits(plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _planned(plan: Plan, images: list[ImageRef]) -> Iterator[tuple[list[Reject], list[Task]]]:
-    """Rejects and tasks of images, :data:`IMAGES_AT_ONCE` together."""
+    """Yields rejects and tasks of images, :data:`IMAGES_AT_ONCE` together."""
     groups: dict[str, list[ImageRef]] = {}
     for image in distinct(images)[: plan.listing.limit]:
         groups.setdefault(group_key(image.name), []).append(image)
-    standing = _standing(plan)
+    out = plan.out
+    files = _grouped(keyed_products(out.existing(*products.PRODUCTS)))
+    rows = _grouped(one for name in plan.noted.rows(out) for one in keyed_rows(name, out))
     planned = (
         one
         for key, of_key in groups.items()
-        for one in plan_group(_NOTHING | standing.get(key, {}) | {"images": of_key}, plan.out)
-        if not isinstance(one, MaskRef)
+        for one in plan_group(
+            {"images": of_key, "products": files.get(key, ()), "rows": rows.get(key, ())}, out
+        )
+        if not isinstance(one, ProductFile)
     )
     while some := list(itertools.islice(planned, IMAGES_AT_ONCE)):
         tasks = [one for one in some if isinstance(one, Task)]
-        # Nothing need be asked of an image without a mask: it is to do.
+        # The stamp of an image without a mask is not needed: its mask must be made anyway.
         to_ask = [task for task in tasks if task.mask is not None]
-        identified = iter(identify(to_ask, plan.out.files))
+        identified = iter(identify(to_ask, out.files))
         yield (
             [one for one in some if isinstance(one, Reject)],
             [task if task.mask is None else next(identified) for task in tasks],
         )
 
 
-_NOTHING: dict[str, list] = {"images": [], "masks": [], "rows": [], "overlays": []}
-
-
-def _standing(plan: Plan) -> dict[str, dict[str, list]]:
-    """What stands in OUT: under the key of the images it may be of, by kind."""
-    out = plan.out
-    rows = (one for name in plan.noted.rows(out) for one in keyed_rows(name, out))
-    found: dict[str, dict[str, list]] = {}
-    for kind, keyed in (
-        ("masks", keyed_masks(out)),
-        ("rows", rows),
-        ("overlays", keyed_overlays(out)),
-    ):
-        for key, one in keyed:
-            found.setdefault(key, {}).setdefault(kind, []).append(one)
-    return found
+def _grouped(keyed: Iterable[tuple[str, _T]]) -> dict[str, list[_T]]:
+    groups: dict[str, list[_T]] = {}
+    for key, one in keyed:
+        groups.setdefault(key, []).append(one)
+    return groups

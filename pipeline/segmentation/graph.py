@@ -19,6 +19,7 @@ from pipeline.inputs.listing import ListImages
 from pipeline.outputs import summary
 from pipeline.outputs.shards import KEPT, LISTED, REJECTS, ROWS, UNLISTED, WriteShards
 from pipeline.outputs.summary import finish
+from pipeline.segmentation.additions import AddProducts
 from pipeline.segmentation.plan import Plan
 from pipeline.segmentation.tasks import KeepMasks, PlanTasks, identify
 from pipeline.segmentation.windows import SegmentWindows, Windowed
@@ -49,15 +50,19 @@ class SegmentArchive(beam.PTransform):
             | "Identify" >> beam.Map(identify, out.files)
             | "Keep"
             >> beam.ParDo(KeepMasks(plan.keep, out)).with_outputs(
-                "rows", "ours", "rejected", main="tasks"
+                "rows", "made_by_this_run", "incomplete", "rejected", main="tasks"
             )
         )
+        added = kept.incomplete | "AddProducts" >> beam.ParDo(
+            AddProducts(plan.decode, plan.write)
+        ).with_outputs("rejected", "added", main="rows")
         made = kept.tasks | "Segment" >> SegmentWindows(plan.decode, plan.engine, plan.write)
         found = Found(
             listed=images | "Listed" >> beam.Map(lambda image: image.path),
-            rows=(kept.ours, made.rows),
-            kept=kept.rows,
-            rejects=(planned.rejected, kept.rejected, made.rejected),
+            rows=(kept.made_by_this_run, made.rows),
+            kept=(kept.rows, added.rows),
+            rejects=(planned.rejected, kept.rejected, added.rejected, made.rejected),
+            added=added.added,
             unlisted=unlisted,
             passed_over=passed_over,
             outside=planned.outside,
@@ -71,8 +76,9 @@ class Found(NamedTuple):
     Attributes:
         listed: paths of all images.
         rows: of masks that this run has made, from each step that has some.
-        kept: rows of masks that earlier runs have made.
-        rejects: of images, from each step that has some.
+        kept: rows of masks that earlier runs made, likewise.
+        rejects: of images, likewise.
+        added: names of products, once for each that was added to an existing mask.
         unlisted: rejects of what could not be listed.
         passed_over: files that are no images.
         outside: masks that are no image's.
@@ -80,8 +86,9 @@ class Found(NamedTuple):
 
     listed: beam.PCollection
     rows: tuple[beam.PCollection, ...]
-    kept: beam.PCollection
+    kept: tuple[beam.PCollection, ...]
     rejects: tuple[beam.PCollection, ...]
+    added: beam.PCollection
     unlisted: beam.PCollection
     passed_over: beam.PCollection
     outside: beam.PCollection
@@ -98,7 +105,7 @@ class Report(beam.PTransform):
         shards = {
             LISTED: (found.listed,),
             ROWS: found.rows,
-            KEPT: (found.kept,),
+            KEPT: found.kept,
             REJECTS: found.rejects,
             UNLISTED: (found.unlisted,),
         } | "Shards" >> WriteShards(self.plan.out)
@@ -110,6 +117,7 @@ class Report(beam.PTransform):
             | "Sample" >> beam.CombineGlobally(SampleFn())
             | "TallyLookalikes" >> beam.Map(skipped.tally_lookalikes, self.plan.out.files),
             found.outside | "TallyOutside" >> beam.Map(summary.tally_outside),
+            found.added | "TallyAdded" >> beam.Map(summary.tally_added),
         ) | "Tallies" >> beam.Flatten()
         return (
             tallies

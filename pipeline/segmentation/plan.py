@@ -19,7 +19,9 @@ from pipeline.inputs.sources import common_folder, parse_source, read_list
 from pipeline.network import AUTO, models, threads
 from pipeline.network import precision as precisions
 from pipeline.network.handler import EngineOptions
+from pipeline.outputs import products
 from pipeline.outputs.folder import OutputFolder, parse_output
+from pipeline.outputs.products import MASKS, chosen
 from pipeline.outputs.run_json import EarlierRuns, Recipe, check_recipe, read_earlier_runs
 from pipeline.records import Source
 from pipeline.runners import local, remote
@@ -103,7 +105,7 @@ class Plan:
             "model": printable(self.engine.model),
             "max_pixels": self.decode.max_pixels,
             "started": self.started,
-            "overlays": self.out.overlays,
+            **{one.name: one in self.out.products for one in products.PRODUCTS if one is not MASKS},
             "all_files": self.listing.all_files,
             "limit": self.listing.limit,
         }
@@ -140,7 +142,9 @@ def plan(request: Request) -> Plan:
         raise UserError("no INPUT; name a folder, a glob, an image or @LIST")
     model = models.describe(request.model_or_default, files)
     sources = tuple(parse_source(text, files) for text in request.inputs)
-    out = OutputFolder(parse_output(request.output, files), files, request.overlays)
+    out = OutputFolder(
+        parse_output(request.output, files), files, chosen(overlays=request.overlays)
+    )
     listing = ListOptions(
         root=common_folder(source.folder for source in sources),
         all_files=request.all_files,

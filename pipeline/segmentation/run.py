@@ -226,7 +226,7 @@ def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int,
         The text to print, the exit status, and why it is not 0.
     """
     lines = [summary.table()]
-    if 0 < summary.masks == summary.kept and not summary.rejected:
+    if 0 < summary.masks == summary.kept and not (summary.rejected or summary.added):
         lines.append("nothing to do: all masks are up to date")
     text = "\n".join([*lines, f"results: {visible(summary.output)}"])
     rejects = f"{summary.output}/rejected-*.jsonl"

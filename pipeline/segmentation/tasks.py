@@ -1,63 +1,50 @@
-"""What is to be done: the images listed, joined with what stands in the output folder."""
+"""Tasks: the listed images, joined with what the output folder already contains."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from pipeline.inputs.listing import distinct
 from pipeline.inputs.names import assign_mask_names, group_key, mask_key
-from pipeline.inputs.parallel_listing import Found, ListFiles
-from pipeline.outputs.folder import MASKS, OutputFolder, unsupported_name
-from pipeline.outputs.journal import Journal, read_rows
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task
+from pipeline.inputs.parallel_listing import ListFiles
+from pipeline.outputs.folder import OutputFolder, unsupported_name
+from pipeline.outputs.journal import read_rows
+from pipeline.outputs.products import MASKS
+from pipeline.records import ImageRef, ProductFile, Reject, Row, Stamp, Task
 from pipeline.runners.progress import count
-from pipeline.segmentation.up_to_date import KeepOptions, keep_masks, row_of_mask
+from pipeline.segmentation.up_to_date import (
+    KeepOptions,
+    keep_masks,
+    missing_products,
+    outdated_products,
+    row_of_mask,
+)
+from pipeline.segmentation.windows import JournallingDoFn
 from pipeline.storage import File, Files, as_job_error
 
 
 def keyed_image(image: ImageRef) -> tuple[str, ImageRef]:
-    """The image under its :func:`pipeline.inputs.names.group_key`; counted for the progress."""
+    """Keys an image by its :func:`pipeline.inputs.names.group_key`; counts it for the progress."""
     count(listed=1)
     return group_key(image.name), image
 
 
-def keyed_masks(out: OutputFolder) -> Iterator[tuple[str, MaskRef]]:
-    """The masks an earlier run has left, under the key of the images they may be of."""
+def keyed_products(files: Iterable[ProductFile]) -> Iterator[tuple[str, ProductFile]]:
+    """Keys masks and other products by the images that they may belong to."""
     with as_job_error():
-        for mask in out.masks():
-            yield mask_key(mask.name), mask
-
-
-def keyed_overlays(out: OutputFolder) -> Iterator[tuple[str, str]]:
-    """Names of the masks that have an overlay, under the same key."""
-    with as_job_error():
-        for mask_name in out.overlaid():
-            yield mask_key(mask_name), mask_name
-
-
-def mask_keyed(found: Found, out: OutputFolder) -> Iterator[tuple[str, MaskRef]]:
-    """The same of one file below OUT."""
-    with as_job_error():
-        for mask in out.mask(found.file):
-            yield mask_key(mask.name), mask
-
-
-def overlay_keyed(found: Found, out: OutputFolder) -> Iterator[tuple[str, str]]:
-    """The same of one file below OUT."""
-    with as_job_error():
-        for mask_name in out.overlay(found.file):
-            yield mask_key(mask_name), mask_name
+        for file in files:
+            yield mask_key(file.mask_name), file
 
 
 def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
-    """The rows of masks in a shard or a file of the journal, under the same key.
+    """Keys the rows of masks in a shard or a file of the journal in the same way.
 
     Args:
-        name: the file's, below OUT. One that has gone meanwhile has none: masks without a row are
-            looked at.
+        name: the file's path below OUT. A file that has been removed meanwhile has no rows: masks
+            without a row are checked.
     """
     with as_job_error():
         try:
@@ -65,48 +52,50 @@ def keyed_rows(name: str, out: OutputFolder) -> Iterator[tuple[str, Row]]:
         except FileNotFoundError:
             return
     for row in read_rows(data):
-        yield mask_key(row.mask.removeprefix(f"{MASKS}/")), row
+        if mask_name := MASKS.mask_name(row.mask):
+            yield mask_key(mask_name), row
 
 
 def plan_group(
     found: Mapping[str, Iterable], out: OutputFolder, since: float | None = None
-) -> Iterator[Task | Reject | MaskRef]:
-    """The tasks of one group of names whose masks may clash.
+) -> Iterator[Task | Reject | ProductFile]:
+    """Plans the tasks of one group of names whose masks may clash.
 
     Args:
-        found: its ``images`` (:class:`ImageRef`), ``masks`` (:class:`MaskRef`) and ``rows``
-            (:class:`Row`), and names of masks under ``overlays``.
-        since: when the run began, by the clock of OUT's disk or store. The run itself may find
-            masks of its own, where a worker was lost and its work is done again.
+        found: its ``images`` (:class:`ImageRef`), ``products`` (:class:`ProductFile`) and ``rows``
+            (:class:`Row`).
+        since: when the run began, by the clock of OUT's disk or store. A run may find masks of its
+            own if a worker was lost and its work is repeated.
 
     Yields:
-        A task for each image; a reject where OUT can hold no mask of its name, or another image
-        has that name; and the masks that are no image's.
+        A task for each image; a reject if OUT cannot hold a mask of its name, or another image
+        has that name; and the masks that belong to no image.
     """
     images: dict[str, ImageRef] = {}
     for image in distinct(found["images"]):
         first = images.setdefault(image.name, image)
         if first is not image:
             clash = f"{first.path} would get the same mask name; rename one of them"
-            yield Reject(image.path, "list", "NameError", clash)
-    masks = {mask.name: mask for mask in found["masks"]}
-    rows: dict[str, list[Row]] = {}
+            yield Reject(image.path, "list", "BadName", clash)
+    products: dict[str, dict[str, ProductFile]] = {}
+    for file in found["products"]:
+        products.setdefault(file.mask_name, {})[file.product] = file
+    rows: dict[str | None, list[Row]] = {}
     for row in found["rows"]:
-        rows.setdefault(row.mask.removeprefix(f"{MASKS}/"), []).append(row)
-    overlaid = set(found["overlays"])
+        rows.setdefault(MASKS.mask_name(row.mask), []).append(row)
     for name, mask_name in assign_mask_names(images).items():
-        image, mask = images[name], masks.pop(mask_name, None)
+        image, of_image = images[name], products.pop(mask_name, {})
         if reason := unsupported_name(mask_name, out.path):
-            yield Reject(image.path, "list", "NameError", reason)
+            yield Reject(image.path, "list", "BadName", reason)
             continue
-        stamp = None if mask is None else mask.stamp
-        of_mask = rows.get(mask_name, ())
+        mask = of_image.pop(MASKS.name, None)
+        of_mask = rows.get(mask_name, ()) if mask else ()
+        stamp = mask and mask.stamp
         row = row_of_mask(of_mask, image.path, stamp, image.stamp)
-        earlier = tuple(of_mask) if mask is not None and row is None else ()
-        written = None if mask is None else mask.written
-        ours = since is not None and written is not None and written >= since
-        yield Task(image, mask_name, stamp, row, mask_name in overlaid, earlier, ours)
-    yield from masks.values()
+        earlier = () if row else tuple(of_mask)
+        made = bool(since and mask and mask.written and mask.written >= since)
+        yield Task(image, mask_name, stamp, row, frozenset(of_image), earlier, made)
+    yield from (of_mask[MASKS.name] for of_mask in products.values() if MASKS.name in of_mask)
 
 
 class Planned(NamedTuple):
@@ -114,8 +103,8 @@ class Planned(NamedTuple):
 
     Attributes:
         tasks: a :class:`Task` for each image.
-        rejected: a :class:`Reject` where OUT can hold no such mask.
-        outside: a :class:`MaskRef` for each mask that is no image's.
+        rejected: a :class:`Reject` for each image whose mask OUT cannot hold.
+        outside: a :class:`ProductFile` for each mask that belongs to no image.
     """
 
     tasks: beam.PCollection
@@ -126,14 +115,13 @@ class Planned(NamedTuple):
 class PlanTasks(beam.PTransform):
     """Image references → :class:`Planned`.
 
-    One grouping on the mask's name breaks fusion after the listing, finds two images that claim one
-    mask, and joins what the output folder already holds.
+    One grouping by the mask's name breaks fusion after the listing, finds two images that claim one
+    mask, and joins what the output folder already contains.
 
     Args:
-        rows: names below OUT of the files that hold rows; None: whatever stands there is not looked
-            at.
+        rows: names below OUT of the files that contain rows; None: OUT is not listed.
         since: see :func:`plan_group`.
-        spread: many workers list what stands.
+        spread: many workers list OUT.
     """
 
     def __init__(
@@ -147,46 +135,43 @@ class PlanTasks(beam.PTransform):
         self.out, self.rows, self.since, self.spread = out, rows, since, spread
 
     def expand(self, images):
-        start = images.pipeline
-        folders = self.out.standing() if self.rows is not None else []
-        standing = start | "OutputFolders" >> beam.Create(folders)
-        spread = self.spread and bool(folders)
-        standing = standing | "ListOutput" >> ListFiles(self.out.files, spread)
+        start, out = images.pipeline, self.out
+        folders = out.product_folders() if self.rows is not None else []
+        listed = start | "OutputFolders" >> beam.Create(folders)
+        listed = listed | "ListOutput" >> ListFiles(out.files, self.spread and bool(folders))
         rows = start | "RowFiles" >> beam.Create(self.rows or [])
         planned = (
             {
                 "images": images | "KeyImages" >> beam.Map(keyed_image),
-                "masks": standing | "KeyMasks" >> beam.FlatMap(mask_keyed, self.out),
-                "rows": rows | "KeyRows" >> beam.FlatMap(keyed_rows, self.out),
-                "overlays": standing | "KeyOverlays" >> beam.FlatMap(overlay_keyed, self.out),
+                "products": listed
+                | "KeyProducts"
+                >> beam.FlatMap(lambda found: keyed_products(out.product_file(found.file))),
+                "rows": rows | "KeyRows" >> beam.FlatMap(keyed_rows, out),
             }
             | "GroupByMaskName" >> beam.CoGroupByKey()
             | "PlanGroup"
-            >> beam.ParDo(_PlanGroup(self.out, self.since)).with_outputs(
+            >> beam.FlatMap(_tagged, out, self.since).with_outputs(
                 "rejected", "outside", main="tasks"
             )
         )
         return Planned(planned.tasks, planned.rejected, planned.outside)
 
 
-class _PlanGroup(beam.DoFn):
-    def __init__(self, out: OutputFolder, since: float | None):
-        self.out, self.since = out, since
-
-    def process(self, group):
-        _, found = group
-        for planned in plan_group(found, self.out, self.since):
-            if isinstance(planned, Task):
-                yield planned
-            else:
-                tag = "rejected" if isinstance(planned, Reject) else "outside"
-                yield beam.pvalue.TaggedOutput(tag, planned)
+def _tagged(
+    keyed: tuple[str, Mapping[str, Iterable]], out: OutputFolder, since: float | None
+) -> Iterator[Any]:
+    for planned in plan_group(keyed[1], out, since):
+        if isinstance(planned, Task):
+            yield planned
+        else:
+            tag = "rejected" if isinstance(planned, Reject) else "outside"
+            yield beam.pvalue.TaggedOutput(tag, planned)
 
 
 def identify(tasks: Sequence[Task], files: Files) -> list[Task]:
-    """Asks for the stamps of images that a list has named, at once.
+    """Requests the stamps of images that come from a list, all at once.
 
-    Those that cannot be had stay unknown: reading the image will tell why.
+    A stamp that cannot be had stays unknown: reading the image will show the cause.
     """
     unknown = [task.image.path for task in tasks if task.image.stamp is None]
     found = dict(zip(unknown, files.stat_each(unknown), strict=True))
@@ -200,34 +185,43 @@ def identify(tasks: Sequence[Task], files: Files) -> list[Task]:
     return identified
 
 
-class KeepMasks(beam.DoFn):
-    """Lists of tasks → those of them that are to do; rows of masks that hold; and rejects.
+class KeepMasks(JournallingDoFn):
+    """Lists of tasks → lists of those whose masks must be made; rows of the others, and rejects.
 
-    Rows of masks that this run has written itself are apart, as ``ours``. Rows that were renewed
-    are journalled.
+    Rows of masks that this run made are tagged ``made_by_this_run``. Tasks whose masks are up to
+    date but lack other products of the run are tagged ``incomplete``, as lists. Renewed rows are
+    journalled.
     """
 
     def __init__(self, options: KeepOptions, out: OutputFolder):
-        self.options, self.out = options, out
-
-    def start_bundle(self):
-        self.journal = Journal(self.out)
+        super().__init__(out)
+        self.options = options
 
     def process(self, tasks):
-        to_do = []
+        to_do, incomplete = [], []
         for task, found in zip(tasks, keep_masks(tasks, self.options, self.out), strict=True):
             if isinstance(found, Task):
                 to_do.append(found)
-            elif isinstance(found, Reject):
+                continue
+            outdated = outdated_products(task, found if isinstance(found, Row) else found.row)
+            with as_job_error():  # before the journal has the edit, after which they are up to date
+                self.out.delete_products(task.mask_name, outdated)
+            task = task._replace(products=task.products - outdated)
+            if isinstance(found, Reject):
                 count(rejects=1)
                 yield beam.pvalue.TaggedOutput("rejected", found)
+                continue
+            if found != task.row:
+                self.journal.add([found])
+            if missing_products(task, self.out):
+                incomplete.append(task._replace(row=found))
+            elif task.made_by_this_run:
+                count(masks=1)
+                yield beam.pvalue.TaggedOutput("made_by_this_run", found)
             else:
-                count(**{"masks" if task.ours else "kept": 1})
-                if found != task.row:
-                    self.journal.add([found])
-                yield beam.pvalue.TaggedOutput("ours" if task.ours else "rows", found)
+                count(kept=1)
+                yield beam.pvalue.TaggedOutput("rows", found)
+        if incomplete:
+            yield beam.pvalue.TaggedOutput("incomplete", incomplete)
         if to_do:
             yield to_do
-
-    def finish_bundle(self):
-        self.journal.flush()

@@ -11,6 +11,7 @@ import apache_beam as beam
 from pipeline.inputs.listing import misnamed, name_below
 from pipeline.network import models, threads
 from pipeline.outputs.folder import OutputFolder, parse_output
+from pipeline.outputs.products import chosen
 from pipeline.records import ImageRef, Reject
 from pipeline.segmentation.mask_options import MaskOptions, resolve
 from pipeline.segmentation.plan import as_text
@@ -24,7 +25,7 @@ class SegmentImages(beam.PTransform):
 
     The output has two PCollections of dicts: ``rows``, as in ``histograms-*.jsonl``, and
     ``rejected``, as in ``rejected-*.jsonl``. Every distinct image is in just one of them. There is
-    no lock, no resume and no summary: a mask that stands is replaced.
+    no lock, no resume and no summary: existing masks are replaced.
 
     Args:
         output: the folder, local or remote; masks go to ``OUTPUT/masks``.
@@ -59,11 +60,12 @@ class SegmentImages(beam.PTransform):
         self.decode, self.engine, recipe = resolve(
             options, description, threads.has_accelerator, local=False
         )
-        out = OutputFolder(parse_output(as_text("output", output), files), files, overlays)
+        path = parse_output(as_text("output", output), files)
+        out = OutputFolder(path, files, chosen(overlays=overlays))
         self.write = WriteOptions(description.labels, recipe.id, out)
 
     def expand(self, uris):
-        found = uris | "Name" >> beam.ParDo(_Name(self.root)).with_outputs(
+        found = uris | "Name" >> beam.Map(_tagged, self.root).with_outputs(
             "rejected", main="images"
         )
         planned = found.images | "Plan" >> PlanTasks(self.write.out)
@@ -87,11 +89,6 @@ def named(uri: str, root: str) -> ImageRef | Reject:
     return misnamed(path, name) or ImageRef(path, name)
 
 
-class _Name(beam.DoFn):
-    def __init__(self, root: str):
-        self.root = root
-
-    def process(self, uri):
-        found = named(uri, self.root)
-        is_reject = isinstance(found, Reject)
-        yield beam.pvalue.TaggedOutput("rejected", found) if is_reject else found
+def _tagged(uri: str, root: str) -> Any:
+    found = named(uri, root)
+    return beam.pvalue.TaggedOutput("rejected", found) if isinstance(found, Reject) else found

@@ -1,10 +1,11 @@
-"""Does a mask that stands still hold? Decided by equality, never by comparing clocks.
+"""Whether an existing mask is up to date, decided by equality, never by comparing clocks.
 
-A mask's row tells what the stores said of its source and of itself when it was written; where both
-still say so, nothing is read. Where the source says otherwise it is read, and its bytes decide;
-where the mask does, or has no row, it is read too, and it is one of three: made by a run, as the
-text in it proves; edited, where a run has written a mask in its place; or foreign. What is edited
-or foreign is the work of a person.
+A mask's row records what the stores said of its source and of the mask when it was written. If both
+still say the same, nothing is read. If the source has changed, it is read and its bytes decide. If
+the mask has changed or has no row, it is read as well, and is one of three: made by a run, as the
+text in it proves; edited, if a run wrote a mask there; or foreign. Edited and foreign masks are the
+work of a person. Other products are not considered here: they are added to a mask that is up to
+date.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
 from model_build.data.masks import read_mask
 from pipeline.images.masks import find_traces, histogram
-from pipeline.outputs.folder import RUN, OutputFolder, mask_file
+from pipeline.outputs.folder import RUN, OutputFolder
+from pipeline.outputs.products import MASKS, Product
 from pipeline.outputs.run_json import unrecorded
 from pipeline.records import Reject, Row, Stamp, Task, hash_of, rejected
 from pipeline.storage import affects_all_files, as_job_error
 
-MAX_MASKS_SAMPLED = 32  # masks of a folder of which nothing is known
+MAX_MASKS_SAMPLED = 32  # of a folder about which nothing is recorded
 
 
 class State(Enum):
-    """What is to be done about a task, as far as rows and listings tell."""
+    """What must be done about a mask, as far as rows and listings show."""
 
     TO_DO = "to do"
     CHECK = "to check"
@@ -37,19 +39,19 @@ class State(Enum):
 
 
 class ForeignMask(ValueError):
-    """A file in a mask's place that no run has made, or that is no mask of these labels."""
+    """A file under a mask's name that no run has made, or that is no mask of these labels."""
 
 
 class EditedMask(ValueError):
-    """A mask that was edited by hand, whose image is another one now."""
+    """A mask that was edited by hand, and whose image has changed since."""
 
 
 @dataclass(frozen=True)
 class KeepOptions:
-    """Which masks hold.
+    """Which masks are up to date.
 
     Attributes:
-        recipe: its id.
+        recipe: id of the mask recipe.
         labels: of the masks.
         discard_edits: masks that were edited by hand are made again.
         verify: each mask is read and checked against its row.
@@ -61,12 +63,8 @@ class KeepOptions:
     verify: bool = False
 
 
-def state(task: Task, options: KeepOptions, overlays: bool) -> State:
-    """What a task comes to before anything is read.
-
-    Args:
-        overlays: they are wanted: a mask without one is to be done again, unless it was edited.
-    """
+def state_of(task: Task, options: KeepOptions) -> State:
+    """Returns the state of a task's mask before anything is read."""
     row, source = task.row, task.image.stamp
     if task.mask is None:
         return State.TO_DO
@@ -75,8 +73,7 @@ def state(task: Task, options: KeepOptions, overlays: bool) -> State:
     if row.recipe is None:
         to_do = options.discard_edits
     else:
-        lacks_overlay = overlays and not task.overlaid
-        to_do = row.recipe != options.recipe or source is None or lacks_overlay
+        to_do = row.recipe != options.recipe or source is None
     if to_do:
         return State.TO_DO
     if options.verify or source is None or not is_same(source, row.source):
@@ -85,9 +82,9 @@ def state(task: Task, options: KeepOptions, overlays: bool) -> State:
 
 
 def is_same(now: Stamp, then: Stamp) -> bool:
-    """Whether a source is what it was, as far as its disk or store tells.
+    """Whether a source is unchanged, as far as its disk or store shows.
 
-    Without any version nobody knows; it is taken to be, unless its size is another.
+    Without a version this is unknown; the source is then taken to be unchanged if its size is.
     """
     if now.version is None:
         return now.size is None or then.size is None or now.size == then.size
@@ -97,12 +94,12 @@ def is_same(now: Stamp, then: Stamp) -> bool:
 def row_of_mask(
     rows: Sequence[Row], image: str, mask: Stamp | None, source: Stamp | None
 ) -> Row | None:
-    """Which of the rows of a mask tells of it as it stands; None if none does.
+    """Returns the row that describes a mask as it is now, or None.
 
     Args:
         image: path or URI of its source.
-        mask: as it stands.
-        source: as it is now. Of several rows the one that knows it best is taken.
+        mask: stamp of the mask now.
+        source: stamp of the source now; of several rows, one that has it is preferred.
     """
     found = [row for row in rows if row.image == image and row.written == mask]
     return max(found, key=lambda row: row.source == source, default=None)
@@ -111,18 +108,18 @@ def row_of_mask(
 def keep_masks(
     tasks: Sequence[Task], options: KeepOptions, out: OutputFolder
 ) -> Iterator[Row | Reject | Task]:
-    """Looks at the masks that earlier runs have written.
+    """Checks the masks that earlier runs wrote.
 
     Yields:
-        For each task the row of its mask; or the task, where the mask does not hold or there is
-        none; or a reject, where the work of a person is in its place that does not fit the image.
+        For each task the row of its mask, if that is up to date; or the task, if the mask must be
+        made; or a reject, if the work of a person is under its name and does not fit the image.
 
     Raises:
-        JobError: a mask cannot be read just now. That does not undo it.
+        JobError: a mask cannot be read now, which does not make it out of date.
     """
-    states = [state(task, options, out.overlays) for task in tasks]
+    states = [state_of(task, options) for task in tasks]
     to_check = [task for task, found in zip(tasks, states, strict=True) if found is State.CHECK]
-    masks = _read_masks(
+    masks = read_masks(
         ((task.mask_name, task.mask) for task in to_check if _needs_mask(task, options)), out
     )
     images = out.files.read_each(
@@ -143,10 +140,10 @@ def keep_masks(
 
 
 def count_edits(tasks: Sequence[Task], options: KeepOptions, out: OutputFolder) -> int:
-    """How many of the masks were edited by hand.
+    """Returns how many of the masks were edited by hand.
 
     Args:
-        options: ``discard_edits`` among them.
+        options: with ``discard_edits``.
 
     Raises:
         JobError: a mask cannot be read.
@@ -155,9 +152,9 @@ def count_edits(tasks: Sequence[Task], options: KeepOptions, out: OutputFolder) 
     in_doubt = [
         task
         for task in tasks
-        if state(task, options, out.overlays) is State.CHECK and _needs_mask(task, options)
+        if state_of(task, options) is State.CHECK and _needs_mask(task, options)
     ]
-    masks = _read_masks(((task.mask_name, task.mask) for task in in_doubt), out)
+    masks = read_masks(((task.mask_name, task.mask) for task in in_doubt), out)
     for task, mask in zip(in_doubt, masks, strict=True):
         try:
             row = _row_of(task, mask, options)
@@ -168,24 +165,23 @@ def count_edits(tasks: Sequence[Task], options: KeepOptions, out: OutputFolder) 
 
 
 def check_unrecorded(out: OutputFolder, overwrite: bool) -> None:
-    """Refuses an OUT with masks or overlays and without a ``run.json``, such as a data folder.
+    """Refuses an OUT that has masks or other products but no ``run.json``, such as a data folder.
 
     Args:
-        overwrite: it is taken if runs have made masks there, which prove it: its ``run.json`` was
-            lost. Each file is judged for itself then.
+        overwrite: accepts it if runs made masks there, as the text in them proves: its ``run.json``
+            was lost. Each mask is then checked for itself.
 
     Raises:
         UserError: it is refused.
-        JobError: OUT cannot be looked at.
+        JobError: OUT cannot be listed.
     """
     folder = unrecorded(out)
     if folder is None:
         return
     with as_job_error():
-        some = [
-            (mask.name, mask.stamp) for mask in itertools.islice(out.masks(), MAX_MASKS_SAMPLED)
-        ]
-    read = _read_masks(some, out)
+        sample = itertools.islice(out.existing(MASKS), MAX_MASKS_SAMPLED)
+        some = [(mask.mask_name, mask.stamp) for mask in sample]
+    read = read_masks(some, out)
     made = any(isinstance(data, bytes) and find_traces(data).made for data in read)
     if not (made and overwrite):
         keeping = ", or add --overwrite to keep what was made with the same model and options"
@@ -195,11 +191,12 @@ def check_unrecorded(out: OutputFolder, overwrite: bool) -> None:
         )
 
 
-def _read_masks(
+def read_masks(
     masks: Iterable[tuple[str, Stamp | None]], out: OutputFolder
 ) -> Iterator[bytes | Exception]:
+    """Reads masks at once, by their names and stamps; an error takes the place of a mask."""
     return out.files.read_each(
-        (f"{out.path}/{mask_file(name)}", stamp and stamp.size) for name, stamp in masks
+        (f"{out.path}/{MASKS.file(name)}", stamp and stamp.size) for name, stamp in masks
     )
 
 
@@ -219,21 +216,21 @@ def check(
     options: KeepOptions,
     out: OutputFolder,
 ) -> Row | Reject | Task:
-    """What a task comes to once its files have been read.
+    """Decides about a task once its files have been read.
 
     Args:
-        mask: the mask's bytes, or why there are none; None where they are not needed.
-        image: likewise, the source's.
+        mask: the mask's bytes, or the error; None if they are not needed.
+        image: the same of the source.
 
     Returns:
-        The mask's row, renewed where the source or the mask was written again; or the task, if it
-        is to be done; or a reject, see :func:`keep_masks`.
+        The mask's row, renewed if the source or the mask was written again; or the task, if the
+        mask must be made; or a reject, see :func:`keep_masks`.
 
     Raises:
         JobError: the mask cannot be read.
     """
-    assert task.mask is not None  # else it would be to do
-    where, path = f"{out.path}/{mask_file(task.mask_name)}", task.image.path
+    assert task.mask is not None  # without one its state is TO_DO
+    where, path = f"{out.path}/{MASKS.file(task.mask_name)}", task.image.path
     try:
         row = task.row if mask is None else _row_of(task, mask, options)
     except ForeignMask as error:
@@ -244,17 +241,17 @@ def check(
     if row is None:
         return task
     edited = row.recipe is None
-    # As the next run is to know of the mask, should it be left alone.
-    left = row._replace(image=path, written=task.mask, hash=min(_hashes(row, task), default=""))
+    # For the next run, if the mask is left alone.
+    as_found = row._replace(image=path, written=task.mask, hash=min(_hashes(row, task), default=""))
     if edited and options.discard_edits:
-        return task._replace(row=left)
+        return task._replace(row=as_found)
     if image is not None:
         if isinstance(image, Exception) and edited:
             if affects_all_files(image):
                 with as_job_error():
                     raise image
-            return rejected(path, "read", image)._replace(row=left)
-        # One that cannot be read is tried again with those that are to do.
+            return rejected(path, "read", image)._replace(row=as_found)
+        # An image that cannot be read is tried again when its mask is made.
         if isinstance(image, Exception) or hash_of(image) not in _hashes(row, task):
             if not edited:
                 return task
@@ -262,20 +259,35 @@ def check(
                 f"{where}: was edited by hand, but its image has changed since; put the image "
                 "back, or add --discard-edits to make the mask again"
             )
-            return rejected(path, "write", changed)._replace(row=left)
+            return rejected(path, "write", changed)._replace(row=as_found)
         row = row._replace(hash=hash_of(image))
-    if out.overlays and not task.overlaid and not edited:
-        return task
     return row._replace(image=path, source=task.image.stamp or Stamp(), written=task.mask)
 
 
+def missing_products(task: Task, out: OutputFolder) -> list[Product]:
+    """Returns the products that a run writes and that an image does not have yet."""
+    return [product for product in out.products if product.name not in task.products]
+
+
+def outdated_products(task: Task, row: Row | None) -> frozenset[str]:
+    """Returns the names of products in OUT that show a mask from before it was edited by hand.
+
+    Args:
+        row: of the mask as it is now. An edit of other bytes than any row records is a new one.
+    """
+    if row is None or row.recipe is not None:
+        return frozenset()
+    known = {one.mask_hash for one in _rows(task)}
+    return frozenset() if row.mask_hash in known else task.products
+
+
 def _rows(task: Task) -> tuple[Row, ...]:
-    """The rows of what runs have written in a mask's place."""
+    """Returns the rows of the masks that runs wrote under a mask's name."""
     return task.earlier if task.row is None else (task.row,)
 
 
 def _hashes(row: Row, task: Task) -> set[str]:
-    """Hashes of the images that a mask may be of, by its own row or those of its place."""
+    """Returns the hashes of the images that a mask may belong to, by its row or earlier ones."""
     return {row.hash} if row.hash else {one.hash for one in _rows(task) if _size(one) == _size(row)}
 
 
@@ -284,13 +296,13 @@ def _size(row: Row) -> tuple[int, int]:
 
 
 def _row_of(task: Task, data: bytes | Exception, options: KeepOptions) -> Row | None:
-    """The row of a mask by what is in it; None where a run has made it and it does not hold.
+    """Returns the row of a mask by its content; None if a run made it and it is out of date.
 
-    Its recipe is None where the mask was edited. Its hash is ``""`` where neither its text nor its
-    row tells of which image it is.
+    The row's recipe is None if the mask was edited, its hash ``""`` if neither the mask's text nor
+    its row says which image it belongs to.
 
     Raises:
-        ForeignMask: it is the work of a person, but no mask was in its place, or it does not fit.
+        ForeignMask: it is the work of a person, and no run wrote a mask there, or it does not fit.
         JobError: it cannot be read.
     """
     if isinstance(data, FileNotFoundError):
@@ -300,7 +312,7 @@ def _row_of(task: Task, data: bytes | Exception, options: KeepOptions) -> Row | 
             raise data
     if task.row is not None and task.row.mask_hash == hash_of(data):
         return task.row
-    traces, file = find_traces(data), mask_file(task.mask_name)
+    traces, file = find_traces(data), MASKS.file(task.mask_name)
     if traces.ruined:
         return None
     origin = traces.origin
@@ -312,7 +324,7 @@ def _row_of(task: Task, data: bytes | Exception, options: KeepOptions) -> Row | 
         return row._replace(hash=origin.hash, mask_hash=hash_of(data))
     if origin is None and not _rows(task):
         raise ForeignMask("was not made by fcn-beam")
-    ids = _edited_ids(task, data, options.labels)
+    ids = class_ids(task, data, options.labels)
     if origin is not None and sum(origin.pixels.values()) != ids.size:
         raise ForeignMask("is not of the size that was written")
     height, width = ids.shape
@@ -321,11 +333,11 @@ def _row_of(task: Task, data: bytes | Exception, options: KeepOptions) -> Row | 
     return row._replace(hash=origin.hash if origin else known, mask_hash=hash_of(data))
 
 
-def _edited_ids(task: Task, data: bytes, labels: LabelSet) -> np.ndarray:
-    """The class ids of a mask that was edited by hand.
+def class_ids(task: Task, data: bytes, labels: LabelSet) -> np.ndarray:
+    """Returns the class ids of an existing mask, uint8 ``[h, w]``.
 
     Raises:
-        ForeignMask: it is no mask of these labels, or not of the size that was written.
+        ForeignMask: it is no mask of these labels, or has another size than runs wrote there.
     """
     rows = _rows(task)
     if others := [label for row in rows for label in row.pixels if label not in labels.names]:

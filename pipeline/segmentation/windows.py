@@ -1,12 +1,12 @@
-"""From tasks to written masks, a window of photos at a time.
+"""Windows: tasks are read, segmented and written a window of photos at a time.
 
 ::
 
     tasks ─► read and decode ─► RunInference ─► encode and write ─► rows, rejects
 
-A window is one element of the graph, so that its files are read at once and its masks are written
-at once: a store that takes 50 ms to answer costs no more than a disk. Pixels never leave the stage
-that Beam fuses of these steps.
+A window is one element of the graph, so its files are read at once and its products are written at
+once: a store with a latency of 50 ms costs no more than a disk. Pixels never leave the stage that
+Beam fuses from these steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,25 +24,26 @@ from apache_beam.ml.inference.base import RunInference
 
 from model_build.data.labels import LabelSet
 from pipeline.images.decode import DecodeOptions, decode, decoded_bytes
-from pipeline.images.masks import Origin, encode_mask, encode_overlay, histogram
+from pipeline.images.masks import Origin, histogram
 from pipeline.network.handler import EngineOptions, SegmentationHandler
-from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file
+from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import Journal
+from pipeline.outputs.products import MASKS
 from pipeline.records import Photo, Reject, Row, Stamp, Task, Window, hash_of, rejected
 from pipeline.runners.progress import count, stage_timer
 from pipeline.storage import Files, affects_all_files, as_job_error, is_name_error
 
-PHOTOS_PER_WINDOW = 32  # a window, at most
-MAX_WINDOW_BYTES = 256 << 20  # of pixels and class maps that a window may hold
-MAX_FILE_BYTES = 1 << 30  # nothing that large is a photo; reading it could end the worker
+PHOTOS_PER_WINDOW = 32  # at most
+MAX_WINDOW_BYTES = 256 << 20  # of the pixels and class maps in a window
+MAX_FILE_BYTES = 1 << 30  # a larger file is no photo, and reading it could end the worker
 
 
 def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) -> Iterator[Window]:
     """Reads tasks' files at once and decodes them.
 
     Yields:
-        Windows of the tasks in their order: one, or several where headers tell of large images.
-        What cannot be read or decoded is in it as a reject.
+        Windows of the tasks in their order: one, or several if the images are large by their
+        headers. A photo that cannot be read or decoded is replaced by a reject.
     """
     read = files.read_each(
         ((t.image.path, t.image.stamp and t.image.stamp.size) for t in tasks), MAX_FILE_BYTES + 1
@@ -51,7 +52,7 @@ def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) ->
     held = 0
     for task in tasks:
         with stage_timer("read"):
-            data = _opened(next(read))
+            data = _closable(next(read))
         size = decoded_bytes(data, options) if isinstance(data, io.BytesIO) else 0
         if window and held + size > MAX_WINDOW_BYTES:
             yield _window(window)
@@ -68,8 +69,8 @@ def _window(window: list[tuple[Task, Photo | Reject]]) -> Window:
     return Window(tasks, photos)
 
 
-def _opened(data: bytes | Exception) -> io.BytesIO | Exception:
-    """A file that can be closed: bytes stay as long as anybody calls them by a name."""
+def _closable(data: bytes | Exception) -> io.BytesIO | Exception:
+    """Wraps a file's bytes so that decoding can free them: a name for them would keep them."""
     return io.BytesIO(data) if isinstance(data, bytes) else data
 
 
@@ -92,11 +93,11 @@ def _decode(task: Task, data: io.BytesIO | Exception, options: DecodeOptions) ->
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How masks are written.
+    """How products are written.
 
     Attributes:
         labels: of the network.
-        recipe: id of what the masks are made by.
+        recipe: id of the mask recipe.
         out: the output folder.
     """
 
@@ -105,111 +106,133 @@ class WriteOptions:
     out: OutputFolder
 
 
-def write_window(window: Window, options: WriteOptions, journal: Journal) -> list[Row | Reject]:
-    """Encodes and writes a window's masks, and the overlays if they are wanted.
+class Encoded(NamedTuple):
+    """An image's products, ready to be written.
 
-    A mask that an earlier run wrote is replaced. Where there is none to replace it, it is deleted
-    once its reject is in the journal: no stale mask stands beside a reject. Only where the image
-    could not even be read is it left alone.
+    Attributes:
+        task: the image.
+        row: of its mask; ``written`` follows if the mask is among the files.
+        files: their contents by path below OUT, in the order of writing. The mask comes last: where
+            it exists, all products of its image do.
+        outdated: names of products to delete first: they belong to the mask that is replaced.
+    """
+
+    task: Task
+    row: Row
+    files: dict[str, bytes]
+    outdated: frozenset[str] = frozenset()
+
+
+def write_window(window: Window, options: WriteOptions, journal: Journal) -> list[Row | Reject]:
+    """Encodes and writes the products of a window.
+
+    The mask of an earlier run is replaced. If there is nothing to replace it, it is deleted once
+    the reject is in the journal, see :func:`is_stale`.
 
     Returns:
         For each task its row, or its reject.
 
     Raises:
-        JobError: a file cannot be written or deleted, for what would hit every other one, too.
+        JobError: a file cannot be written or deleted, for a cause that affects all files.
     """
-    outcomes: list[Row | Reject] = []
-    writes: dict[int, tuple[Row, Callable[[], Stamp]]] = {}
-    for index, (task, photo, class_map) in enumerate(zip(*window, strict=True)):
-        if isinstance(class_map, Reject):
-            outcomes.append(class_map)
-            continue
-        assert isinstance(photo, Photo)  # only a photo has a class map
-        try:
-            row, _ = writes[index] = _encode(task, photo, class_map, options)
-        except MemoryError as error:
-            outcomes.append(rejected(task.image.path, "write", error))
-        else:
-            outcomes.append(row)
-    results = options.out.files.run_each([write for _, write in writes.values()])
-    for (index, (row, _)), result in zip(writes.items(), results, strict=True):
-        if isinstance(result, Exception):
-            outcomes[index] = _failed(window.tasks[index], result)
-        else:
-            outcomes[index] = row._replace(written=result)
+    out = options.out
+    encoded = [encode(*of_image, options) for of_image in zip(*window, strict=True)]
+    outcomes = write_all(encoded, out)
     journal.add(outcomes)
-    stale = [
-        task
-        for index, (task, outcome) in enumerate(zip(window.tasks, outcomes, strict=True))
-        if isinstance(outcome, Reject)
-        # An image that cannot be read just now has not changed for that: its mask is left alone.
-        and outcome.stage != "read"
-        # An overlay is written before its mask. Nobody has looked at what stands in an OUT that is
-        # not claimed.
-        and (task.mask is not None or task.overlaid or index in writes or not options.out.run)
-    ]
+    of_images = zip(window.tasks, encoded, outcomes, strict=True)
+    stale = [task for task, one, outcome in of_images if is_stale(task, one, outcome, out)]
     if stale:
         journal.flush()
     with as_job_error():
         for task in stale:
-            _delete(mask_file(task.mask_name), options.out)
-            _delete(overlay_file(task.mask_name), options.out)
+            out.delete_products(task.mask_name)
     return outcomes
 
 
-def _delete(name: str, out: OutputFolder) -> None:
-    try:
-        out.delete(name)
-    except OSError as error:
-        if not is_name_error(error):  # where none can have that name, none has
-            raise
+def encode(
+    task: Task, photo: Photo | Reject, class_map: np.ndarray | Reject, options: WriteOptions
+) -> Encoded | Reject:
+    """Encodes the products of an image; returns the reject of one that has no class map.
 
-
-def _failed(task: Task, error: Exception) -> Reject:
-    """The reject of a write that failed because of the mask's name.
-
-    Raises:
-        JobError: it failed because of the disk or store.
-        Exception: it failed because of us.
+    Args:
+        class_map: uint8 ``[h, w]``, at the size of the photo's pixels.
     """
-    if is_name_error(error):
+    if isinstance(class_map, Reject):
+        return class_map
+    assert isinstance(photo, Photo)  # only a photo has a class map
+    products, size = (*options.out.products, MASKS), (photo.height, photo.width)
+    try:
+        pixels = histogram(class_map, options.labels, size)
+        materials = {
+            "pixels": photo.pixels,
+            "class_map": class_map,
+            "size": size,
+            "labels": options.labels,
+            "origin": Origin(task.image.name, photo.hash, options.recipe, pixels),
+        }
+        files = {product.file(task.mask_name): product.make(materials) for product in products}
+    except MemoryError as error:
         return rejected(task.image.path, "write", error)
-    with as_job_error():
-        raise error
-
-
-def _encode(
-    task: Task, photo: Photo, class_map: np.ndarray, options: WriteOptions
-) -> tuple[Row, Callable[[], Stamp]]:
-    """A task's row, and what writes its files and returns what the store says of the mask."""
-    labels, out = options.labels, options.out
-    size = photo.height, photo.width
-    pixels = histogram(class_map, labels, size)
-    origin = Origin(task.image.name, photo.hash, options.recipe, pixels)
-    mask = encode_mask(class_map, labels, origin, size)
-    overlay = encode_overlay(photo.pixels, class_map, labels) if out.overlays else None
+    mask = MASKS.file(task.mask_name)
     row = Row(
         image=task.image.path,
-        mask=mask_file(task.mask_name),
+        mask=mask,
         width=photo.width,
         height=photo.height,
         pixels=pixels,
         source=task.image.stamp or Stamp(),
         hash=photo.hash,
-        mask_hash=hash_of(mask),
+        mask_hash=hash_of(files[mask]),
         recipe=options.recipe,
     )
-    return row, functools.partial(_write, task, mask, overlay, out)
+    return Encoded(task, row, files, task.products - {product.name for product in products})
 
 
-def _write(task: Task, mask: bytes, overlay: bytes | None, out: OutputFolder) -> Stamp:
-    # The mask comes last: where it stands, everything of its image does. An overlay does not
-    # outlive its mask, as where it stands it counts as done.
-    if overlay is not None:
-        out.write(overlay_file(task.mask_name), overlay)
-    elif task.overlaid:
-        out.delete(overlay_file(task.mask_name))
-    return out.write(mask_file(task.mask_name), mask)
+def write_all(encoded: Sequence[Encoded | Reject], out: OutputFolder) -> list[Row | Reject]:
+    """Writes all files at once.
+
+    Returns:
+        For each image its row; or its reject, also if its files cannot be written under their name.
+
+    Raises:
+        JobError: a file cannot be written because of the disk or store.
+        Exception: a bug.
+    """
+    written = out.files.run_each([functools.partial(_write, one, out) for one in encoded])
+    with as_job_error():
+        for outcome in written:
+            if isinstance(outcome, Exception):
+                raise outcome
+    return written
+
+
+def _write(encoded: Encoded | Reject, out: OutputFolder) -> Row | Reject:
+    if isinstance(encoded, Reject):
+        return encoded
+    task, row = encoded.task, encoded.row
+    try:
+        out.delete_products(task.mask_name, encoded.outdated)
+        stamps = {name: out.write(name, data) for name, data in encoded.files.items()}
+    except (OSError, ValueError) as error:
+        if not is_name_error(error):
+            raise
+        return rejected(task.image.path, "write", error)
+    return row._replace(written=stamps.get(row.mask, row.written))
+
+
+def is_stale(
+    task: Task, encoded: Encoded | Reject, outcome: Row | Reject, out: OutputFolder
+) -> bool:
+    """Whether the products that an image may have in OUT must be deleted, as it was rejected.
+
+    An image that cannot be read now is not a changed one: its mask is left alone. Products are
+    written before the mask, so a failed write may leave some. An OUT that no run has claimed was
+    not listed, so it may contain any.
+    """
+    if isinstance(outcome, Row) or outcome.stage == "read":
+        return False
+    found = task.mask is not None or bool(task.products)
+    return found or isinstance(encoded, Encoded) or not out.run
 
 
 class WindowCoder(beam.coders.Coder):
@@ -252,14 +275,25 @@ def infer(options: EngineOptions, files: Files) -> beam.PTransform:
     return RunInference(SegmentationHandler(options, files)).with_output_types(Window)
 
 
-class WriteWindow(beam.DoFn):
+class JournallingDoFn(beam.DoFn):
+    """A step with a journal, which is flushed at the end of each bundle."""
+
+    def __init__(self, out: OutputFolder):
+        self.out = out
+
+    def start_bundle(self):
+        self.journal = Journal(self.out)
+
+    def finish_bundle(self):
+        self.journal.flush()
+
+
+class WriteWindow(JournallingDoFn):
     """:class:`Window` → rows, and rejects apart, see :func:`write_window`."""
 
     def __init__(self, options: WriteOptions):
+        super().__init__(options.out)
         self.options = options
-
-    def start_bundle(self):
-        self.journal = Journal(self.options.out)
 
     def process(self, window):
         with stage_timer("write"):
@@ -271,9 +305,6 @@ class WriteWindow(beam.DoFn):
             else:
                 count(masks=1)
                 yield outcome
-
-    def finish_bundle(self):
-        self.journal.flush()
 
 
 class Segmented(NamedTuple):

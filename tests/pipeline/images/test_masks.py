@@ -292,6 +292,17 @@ def test_an_overlay_takes_a_class_map_of_another_size():
     assert np.abs(overlay[:, 26:] - [50, 50, 175]).max() < 8
 
 
+@given(class_maps(), st.integers(0, 40), st.integers(0, 40))
+def test_the_mask_gives_the_same_overlay_as_the_class_map_it_was_enlarged_from(
+    class_map, taller, wider
+):
+    rng = np.random.default_rng(class_map.size)
+    pixels = rng.integers(0, 256, (*class_map.shape, 3), np.uint8)
+    size = class_map.shape[0] + taller, class_map.shape[1] + wider
+    mask = ids_of(encode_mask(class_map, VOC, size=size))
+    assert encode_overlay(pixels, mask, VOC) == encode_overlay(pixels, class_map, VOC)
+
+
 def test_an_overlay_of_the_brightest_pixels_does_not_overflow():
     white = LabelSet(("a", "b"), ((0, 0, 0), (255, 255, 255)))
     overlay = _overlay(np.full((8, 8, 3), 255, np.uint8), np.ones((8, 8), np.uint8), white)

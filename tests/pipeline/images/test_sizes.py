@@ -23,6 +23,19 @@ def test_fit_bounds_the_long_side_and_keeps_the_ratio(height, width, long_side):
     assert abs(w - width * scale) <= 0.5 + 1e-6 or w == 1
 
 
+@given(small, small, st.integers(0, 90), st.integers(0, 90), st.integers(0, 2**32 - 1))
+def test_a_class_map_comes_back_exactly_from_an_enlarged_one(height, width, taller, wider, seed):
+    class_map = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    enlarged = enlarge(class_map, (height + taller, width + wider))
+    np.testing.assert_array_equal(enlarge(enlarged, class_map.shape), class_map)
+
+
+@given(sides, st.integers(0, 5000))
+def test_no_pixel_of_a_row_is_lost_where_it_is_enlarged(length, longer):
+    enlarged = nearest(length, length + longer)
+    np.testing.assert_array_equal(enlarged[nearest(length + longer, length)], np.arange(length))
+
+
 @given(sides, sides)
 def test_fit_without_a_limit_leaves_the_size(height, width):
     assert fit(height, width, None) == (height, width)

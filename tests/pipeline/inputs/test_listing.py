@@ -498,7 +498,7 @@ def test_list_images_has_three_outputs(tmp_path, touch):
         ]
         rejects = [
             Reject(
-                f"{tmp_path}/p/\\udcff.jpg", "list", "NameError", "its name is not UTF-8; rename it"
+                f"{tmp_path}/p/\\udcff.jpg", "list", "BadName", "its name is not UTF-8; rename it"
             )
         ]
         assert_that(found, equal_to(images), "Images")
@@ -541,7 +541,7 @@ def test_what_is_no_image_is_there_once_though_several_sources_have_it(tmp_path,
         _, others, rejected = pipeline | beam.Create(sources) | ListImages(options, FILES)
         rejects = rejected | beam.Map(lambda reject: reject.error)
         assert_that(others, equal_to([PassedOver(f"{tmp_path}/p/notes.txt")]), "PassedOver")
-        assert_that(rejects, equal_to(["NameError"]), "Rejected")
+        assert_that(rejects, equal_to(["BadName"]), "Rejected")
 
 
 @given(

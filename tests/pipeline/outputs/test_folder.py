@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from model_build.common.errors import JobError
 from pipeline.outputs import runs
-from pipeline.outputs.folder import OutputFolder, mask_file, overlay_file, utf8
+from pipeline.outputs.folder import OutputFolder, utf8
+from pipeline.outputs.products import MASKS, OVERLAYS
 from pipeline.records import Stamp
 from pipeline.storage import Files, Unlisted, as_job_error, local
 
@@ -19,6 +20,11 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 def tree(folder):
     """All files below a folder, by relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def overlaid(out):
+    """Names of the masks that have an overlay."""
+    return [file.mask_name for file in out.existing(OVERLAYS)]
 
 
 @pytest.fixture
@@ -126,7 +132,7 @@ def test_a_folder_of_out_may_be_a_link_to_another_disk(out, elsewhere, written):
     assert written() == 2  # nobody knew
     stamp = out.write("masks/x/a.png", b"new")
     assert written() == 3
-    assert [mask[:2] for mask in out.masks()] == [("x/a.png", stamp)]
+    assert [mask[1:3] for mask in out.existing(MASKS)] == [("x/a.png", stamp)]
     assert FILES.read(f"{elsewhere}/x/a.png") == b"new"
     out.clean_up(["r1"])
     assert os.listdir(elsewhere) == ["x"]
@@ -148,7 +154,7 @@ def test_what_is_unfinished_on_another_disk_goes_too(out, elsewhere, touch):
     os.symlink(elsewhere, f"{out.path}/masks")
     touch(elsewhere, ".unfinished/r1/half", ".unfinished/r2/half")
     out.clean_up(["r1"])
-    assert list(out.masks()) == []
+    assert list(out.existing(MASKS)) == []
     assert os.listdir(f"{elsewhere}/.unfinished") == ["r2"]
 
 
@@ -169,17 +175,17 @@ def test_a_store_has_nothing_to_clean_up(memory):
 
 
 def test_masks_and_overlays_have_folders_of_their_own():
-    assert mask_file("x/a.jpg.png") == "masks/x/a.jpg.png"
-    assert overlay_file("x/a.jpg.png") == "overlays/x/a.jpg.jpg"
+    assert MASKS.file("x/a.jpg.png") == "masks/x/a.jpg.png"
+    assert OVERLAYS.file("x/a.jpg.png") == "overlays/x/a.jpg.jpg"
 
 
 @pytest.mark.parametrize("name", ["a.jpg/b.png", "a.jpg_/b.png", "x.png_/a.jpg.png", "a.jpg.png"])
 def test_a_folder_called_like_an_overlay_gets_another_name_and_its_masks_are_found(out, name):
-    file = overlay_file(name)
+    file = OVERLAYS.file(name)
     folders = file.split("/")[:-1]
     assert not any(folder.endswith(".jpg") for folder in folders)
     out.write(file, b"")
-    assert list(out.overlaid()) == [name]
+    assert overlaid(out) == [name]
 
 
 NAMES = ("masks", "overlays", ".unfinished", "journal", "lock", "staged")
@@ -198,15 +204,15 @@ def test_masks_and_overlays_that_stand(out, touch):
     touch(out.path, "masks/a.png", "masks/x/b.png", "masks/c.txt", "a.png", mtime=1234.5)
     touch(out.path, "overlays/x/b.jpg", "overlays/a.png", "overlays/c.jpeg")
     stamp = Stamp(0, "1234500000000")
-    assert [mask[:2] for mask in out.masks()] == [("a.png", stamp), ("x/b.png", stamp)]
-    assert list(out.overlaid()) == ["x/b.png"]
+    assert [mask[1:3] for mask in out.existing(MASKS)] == [("a.png", stamp), ("x/b.png", stamp)]
+    assert overlaid(out) == ["x/b.png"]
 
 
 def test_what_is_no_regular_file_is_no_mask(out, touch):
     touch(out.path, "masks/x/a.txt")
     os.mkfifo(f"{out.path}/masks/a.png")  # reading it would wait for ever
     os.makedirs(f"{out.path}/masks/b.png")
-    assert list(out.masks()) == []
+    assert list(out.existing(MASKS)) == []
 
 
 def test_masks_that_stand_have_the_stamps_that_their_puts_returned(folder):
@@ -215,20 +221,20 @@ def test_masks_that_stand_have_the_stamps_that_their_puts_returned(folder):
     for name in ("masks/c.txt", "overlays/x/a.jpg", "run.json"):
         out.write(name, b"")
     FILES.write(f"{folder}/out2/masks/b.png", b"")
-    assert [mask[:2] for mask in out.masks()] == list(stamps.items())
-    assert list(out.overlaid()) == ["x/a.png"]
+    assert [mask[1:3] for mask in out.existing(MASKS)] == list(stamps.items())
+    assert overlaid(out) == ["x/a.png"]
 
 
 def test_nothing_stands_in_a_folder_that_is_not_there(any_out):
-    assert list(any_out.masks()) == list(any_out.overlaid()) == []
+    assert list(any_out.existing(MASKS, OVERLAYS)) == []
     assert not any_out.holds("masks")
 
 
 def test_a_mask_whose_name_is_not_utf_8_is_no_images(out, touch):
     touch(os.fsencode(out.path), b"masks/x/bad\xff.png", b"overlays/bad\xff.jpg")
     touch(out.path, "masks/a.png")
-    assert sorted(mask.name for mask in out.masks()) == ["a.png", "x/bad\\udcff.png"]
-    assert list(out.overlaid()) == ["bad\\udcff.png"]
+    assert sorted(mask.mask_name for mask in out.existing(MASKS)) == ["a.png", "x/bad\\udcff.png"]
+    assert overlaid(out) == ["bad\\udcff.png"]
 
 
 def test_any_file_among_the_masks_counts_as_one(any_out):
@@ -246,7 +252,7 @@ def test_a_folder_of_masks_that_cannot_be_listed_is_not_empty():
             yield Unlisted(f"{folder}/a", "PermissionError", "Permission denied")
 
     with pytest.raises(OSError, match=r"/out/masks/a: cannot be listed: Permission denied"):
-        list(OutputFolder("/out", Locked()).masks())
+        list(OutputFolder("/out", Locked()).existing(MASKS))
 
 
 # JSON

@@ -10,6 +10,7 @@ from pipeline.outputs import lock as module
 from pipeline.outputs import runs
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.lock import Lock, later_runs, lock_numbers
+from pipeline.outputs.products import MASKS
 from pipeline.storage import Files
 from tests.pipeline.outputs.locks import content, foreign, put, run_of
 from tests.waiting import DEADLINE, wait_until
@@ -255,6 +256,6 @@ def test_the_lock_of_a_job_whose_cluster_is_gone_is_dead_after_a_while(out, obse
 def test_the_time_of_a_lock_is_by_the_clock_of_its_disk_or_store(out):
     lock = Lock(out).take()
     out.write("masks/a.png", b"1")
-    (mask,) = out.masks()
+    (mask,) = out.existing(MASKS)
     assert lock.taken_at() <= mask.written
     lock.release()

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_build.common.errors import UserError
-from pipeline.outputs.folder import OutputFolder, mask_file, parse_output, unsupported_name
+from pipeline.outputs.folder import OutputFolder, parse_output, unsupported_name
+from pipeline.outputs.products import MASKS
 from pipeline.storage import Files
 
 FILES = Files()
@@ -40,7 +41,10 @@ def test_wildcards_of_an_output_are_literal(tmp_path, monkeypatch, memory, text)
     for folder in (near, out):
         folder.write("masks/a.png", b"data")
     out.delete("masks/a.png")
-    assert (list(out.masks()), [mask.name for mask in near.masks()]) == ([], ["a.png"])
+    assert (list(out.existing(MASKS)), [mask.mask_name for mask in near.existing(MASKS)]) == (
+        [],
+        ["a.png"],
+    )
 
 
 @pytest.mark.parametrize(("name", "told"), [(b"out\xff", r"/out\\udcff"), (b"out\0", "/out\0")])
@@ -80,11 +84,11 @@ def test_a_disk_holds_every_name_that_is_said_to_be_holdable(tmp_path_factory, n
     short = all(len(part.encode()) <= 255 for part in name.split("/"))
     assert (unsupported_name(name, out.path) is None) == short
     if short:
-        out.write(mask_file(name), b"data")
-        assert [mask.name for mask in out.masks()] == [name]
+        out.write(MASKS.file(name), b"data")
+        assert [mask.mask_name for mask in out.existing(MASKS)] == [name]
     else:
         with pytest.raises(OSError, match="too long"):
-            out.write(mask_file(name), b"data")
+            out.write(MASKS.file(name), b"data")
 
 
 @pytest.mark.parametrize(("letter", "count"), [("a", 251), ("ü", 125), ("漢", 83)])

@@ -13,6 +13,7 @@ from pipeline.outputs.summary import (
     allowed_rejects,
     sum_tallies,
     summarise,
+    tally_added,
     tally_kept,
     tally_outside,
     tally_passed_over,
@@ -80,6 +81,18 @@ def test_a_kept_mask_is_tallied_by_what_is_known_of_it():
     assert tally_kept(unversioned) == {("kept",): 1, ("unversioned",): 1}
     both = edited._replace(source=Stamp())
     assert tally_kept(both) == {("kept",): 1, ("edited",): 1, ("unversioned",): 1}
+
+
+def test_products_added_to_existing_masks_are_counted_and_shown():
+    assert tally_added("overlays") == {("added", "overlays"): 1}
+    names = ["sums", "overlays", "overlays"]
+    total = sum_tallies([*(tally_kept(row()) for _ in range(9)), *map(tally_added, names)])
+    total[("masks",)] = 9
+    found = summarise(total, labels=[], recipe=RECIPE, options={"started": time.time() - 1})
+    assert list(found["added"].items()) == [("overlays", 2), ("sums", 1)]
+    assert found["images_per_second"] > 0
+    shown = [line.split() for line in table(found, {}).splitlines()]
+    assert ["overlays", "added", "2"] in shown
 
 
 tallies = st.lists(

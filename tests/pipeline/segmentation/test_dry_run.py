@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from model_build.common.errors import UserError
-from pipeline.outputs import folder, run_json
+from pipeline.outputs import run_json
 from pipeline.outputs.journal import Journal
+from pipeline.outputs.products import MASKS
 from pipeline.records import Row, Stamp
 from pipeline.segmentation import dry_run as module
 from pipeline.segmentation.plan import Request, plan
@@ -213,13 +214,18 @@ def test_a_dry_run_discards_edits_and_tells_their_number_first(
 
 
 def test_a_dry_run_with_overlays(dry_run, earlier_run, tmp_path, touch):
-    touch(tmp_path, "in/a.jpg", "in/b.jpg")
+    touch(tmp_path, "in/a.jpg", "in/b.jpg", "in/c.jpg")
     earlier_run({"a.jpg": "a.png", "b.jpg": "b.png"})
     touch(tmp_path, "out/overlays/b.jpg")
-    assert dry_run(overlays=True)[:2] == [
-        "in/a.jpg -> masks/a.png: to do",
+    assert dry_run(overlays=True) == [
+        "in/a.jpg -> masks/a.png: up to date, overlays to add",
         "in/b.jpg -> masks/b.png: up to date",
+        "in/c.jpg -> masks/c.png: to do",
+        "3 images: 1 to do, 0 to check, 2 up to date, 1 overlays to add; 0 rejected; "
+        "0 files skipped",
     ]
+    (tmp_path / "in/a.jpg").write_bytes(b"another photo")
+    assert dry_run(overlays=True)[0] == "in/a.jpg -> masks/a.png: to check, overlays to add"
 
 
 def test_images_of_a_list_are_asked_for_where_they_have_a_mask(ask, earlier_run, tmp_path, touch):
@@ -320,7 +326,6 @@ def test_a_dry_run_looks_at_what_a_run_looks_at(dry_run, earlier_run, tmp_path, 
     masks = {}
     for line in dry_run(all_files=True)[:-1]:
         image, mask = line.removesuffix(": to do").split(" -> ")
-        assert mask.startswith(f"{folder.MASKS}/")
-        masks[image.removeprefix("in/")] = mask.removeprefix(f"{folder.MASKS}/")
+        masks[image.removeprefix("in/")] = MASKS.mask_name(mask)
     earlier_run(masks)
     assert dry_run(all_files=True)[-1].startswith("6 images: 0 to do, 0 to check, 6 up to date;")

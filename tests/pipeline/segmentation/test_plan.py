@@ -12,6 +12,7 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.network import models, precision, threads
 from pipeline.network.handler import EngineOptions
 from pipeline.outputs import run_json
+from pipeline.outputs.products import OVERLAYS
 from pipeline.outputs.run_json import EarlierRuns, Recipe
 from pipeline.records import Source
 from pipeline.segmentation.plan import Request, as_text, plan
@@ -92,11 +93,10 @@ def test_a_plan_gives_each_room_its_own(ask, tiny_model, tmp_path):
     assert planned.sources == (Source("folder", f"{tmp_path}/photos", f"{tmp_path}/photos"),)
     assert planned.decode == DecodeOptions(64, 1000)
     assert planned.engine == EngineOptions(tiny_model, "xla", 4, long_side=64)
-    assert (planned.out.path, planned.out.overlays, planned.out.run) == (
-        f"{tmp_path}/out",
-        True,
-        "",
-    )
+    assert (planned.out.path, planned.out.run) == (f"{tmp_path}/out", "")
+    assert planned.out.products == (OVERLAYS,)
+    assert planned.recorded["overlays"]
+    assert not plan(ask()).recorded["overlays"]
     assert (planned.listing.root, planned.listing.limit) == (f"{tmp_path}/photos", 3)
     assert planned.listing.all_files
     assert planned.listing.exclude == planned.out.written()

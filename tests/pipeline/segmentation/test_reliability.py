@@ -19,6 +19,7 @@ from model_build.data.labels import VOC
 from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.outputs import journal
 from pipeline.outputs.folder import OutputFolder
+from pipeline.outputs.products import MASKS
 from pipeline.records import ImageRef, Photo, Row, Stamp, Task
 from pipeline.segmentation import up_to_date
 from pipeline.segmentation.tasks import KeepMasks
@@ -119,7 +120,7 @@ def test_keys_that_differ_in_a_slash_are_two_images(stub_job, archive, tmp_path,
     for index, where in enumerate(("memory://b", f"@{tmp_path}/list.txt")):
         out = f"{tmp_path}/out{index}"
         found = stub_job(where, out)
-        assert (found.masks, found.causes) == (1, {"list: NameError": 1})
+        assert (found.masks, found.causes) == (1, {"list: BadName": 1})
         assert [row["image"] for row in rows(out)] == keys[:1]
 
 
@@ -466,7 +467,7 @@ def test_a_bundle_that_is_retried_after_its_masks_were_written_does_no_harm(clai
         row._replace(written=Stamp()) for row in again
     ]
     # Of several rows of a mask the one that tells of it as it stands is taken.
-    stand = {mask.name: mask.stamp for mask in folder.masks()}
+    stand = {mask.mask_name: mask.stamp for mask in folder.existing(MASKS)}
     by_mask = journal_rows(folder)
     assert len(by_mask) == COUNT
     for row in again:
@@ -479,7 +480,7 @@ def test_a_bundle_that_is_retried_after_its_masks_were_written_does_no_harm(clai
 def test_a_bundle_of_kept_masks_that_is_retried_yields_the_same_rows(claimed):
     folder, window = claimed
     made = bundle(WriteWindow(WriteOptions(VOC, "r" * 32, folder)), [window])
-    stand = {mask.name: mask.stamp for mask in folder.masks()}
+    stand = {mask.mask_name: mask.stamp for mask in folder.existing(MASKS)}
     tasks = [task._replace(mask=stand[task.mask_name]) for task in window.tasks]  # without rows
     options = KeepOptions("r" * 32, VOC)
     lost = KeepMasks(options, folder)

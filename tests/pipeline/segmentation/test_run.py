@@ -557,12 +557,17 @@ def test_doing_a_photo_again_touches_no_other_mask(ask, memory, tmp_path, redone
 @pytest.mark.slow
 def test_overlays_are_written_and_added_later(go):
     _, out = go()
-    go(overlays=True)
+    before = times(out)
+    added, _ = go(overlays=True)
+    assert (added.kept, added.added) == (5, {"overlays": 5})
+    assert "nothing to do" not in report(added)[0]
+    assert times(out) == before
     assert sorted(path.name for path in out.glob("overlays/**/*.jpg")) == [
         f"{index}.jpg" for index in range(5)
     ]
     summary, _ = go(overlays=True)
-    assert summary.kept == 5
+    assert (summary.kept, summary.added) == (5, {})
+    assert "nothing to do" in report(summary)[0]
 
 
 @pytest.mark.slow

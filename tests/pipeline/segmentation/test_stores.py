@@ -131,7 +131,7 @@ def test_what_a_store_can_hold_but_no_folder_is_rejected(run, s3, photos):
         FILES.write(f"{s3}/photos/{key}", data)
     summary = run(f"{s3}/photos", f"{s3}/out")
     assert set(contents(f"{s3}/out/masks")) == {"good.png", f"{'n' * 252}.png"}
-    assert summary.causes == {"list: NameError": 3}
+    assert summary.causes == {"list: BadName": 3}
     details = " ".join(reject["detail"] for reject in rows(f"{s3}/out", "rejected"))
     assert "control character" in details
 

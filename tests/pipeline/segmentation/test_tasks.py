@@ -19,15 +19,15 @@ from pipeline.images.masks import encode_mask
 from pipeline.inputs.names import assign_mask_names, group_key, mask_key
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import journals, read_rows
-from pipeline.records import ImageRef, MaskRef, Reject, Row, Stamp, Task, hash_of
+from pipeline.outputs.products import MASKS, OVERLAYS, PRODUCTS
+from pipeline.records import ImageRef, ProductFile, Reject, Row, Stamp, Task, hash_of
 from pipeline.runners.progress import COUNTS
 from pipeline.segmentation.tasks import (
     KeepMasks,
     PlanTasks,
     identify,
     keyed_image,
-    keyed_masks,
-    keyed_overlays,
+    keyed_products,
     keyed_rows,
     plan_group,
 )
@@ -43,7 +43,7 @@ def image(name, stamp=SOURCE):
 
 
 def mask(name, stamp=MASK):
-    return MaskRef(name, stamp)
+    return ProductFile("masks", name, stamp)
 
 
 def row(name, mask_name, written=MASK, **changes):
@@ -53,8 +53,12 @@ def row(name, mask_name, written=MASK, **changes):
     return one._replace(**changes)
 
 
-def plan(images, masks=(), rows=(), overlays=(), *, out="/out"):
-    found = {"images": images, "masks": masks, "rows": rows, "overlays": overlays}
+def overlay(mask_name):
+    return ProductFile("overlays", mask_name, Stamp())
+
+
+def plan(images, products=(), rows=(), *, out="/out"):
+    found = {"images": images, "products": products, "rows": rows}
     return list(plan_group(found, OutputFolder(out, FILES)))
 
 
@@ -66,9 +70,15 @@ def test_an_image_without_a_mask_has_none_in_its_task():
 
 
 def test_an_image_is_joined_with_its_mask_its_row_and_its_overlay():
-    assert plan([image("a.jpg")], [mask("a.png")], [row("a.jpg", "a.png")], ["a.png"]) == [
-        Task(image("a.jpg"), "a.png", MASK, row("a.jpg", "a.png"), overlaid=True)
+    found = [overlay("a.png"), mask("a.png")], [row("a.jpg", "a.png")]
+    assert plan([image("a.jpg")], *found) == [
+        Task(image("a.jpg"), "a.png", MASK, row("a.jpg", "a.png"), frozenset({"overlays"}))
     ]
+
+
+def test_an_overlay_without_its_mask_is_in_the_task():
+    task = Task(image("a.jpg"), "a.png", products=frozenset({"overlays"}))
+    assert plan([image("a.jpg")], [overlay("a.png")]) == [task]
 
 
 def test_a_mask_without_a_row_is_joined_as_well():
@@ -119,10 +129,10 @@ def test_a_row_without_its_mask_is_not_taken():
     [(5.0, 4.9, False), (5.0, 5.0, True), (5.0, 6.0, True), (5.0, None, False), (None, 6.0, False)],
 )
 def test_a_mask_that_was_written_since_the_run_began_is_its_own(since, written, ours):
-    standing = mask("a.png")._replace(written=written)
-    found = {"images": [image("a.jpg")], "masks": [standing], "rows": [], "overlays": []}
+    products = [mask("a.png")._replace(written=written)]
+    found = {"images": [image("a.jpg")], "products": products, "rows": []}
     (task,) = plan_group(found, OutputFolder("/out", FILES), since)
-    assert task.ours is ours
+    assert task.made_by_this_run is ours
 
 
 def test_an_image_listed_twice_is_one_task():
@@ -134,7 +144,7 @@ def test_of_two_images_of_one_name_the_second_is_a_reject_in_whichever_order_the
     reject = Reject(
         second.path,
         "list",
-        "NameError",
+        "BadName",
         "/memory/b/a.jpg would get the same mask name; rename one of them",
     )
     for images in itertools.permutations([first, second, second]):
@@ -152,7 +162,7 @@ def test_clashing_images_have_masks_of_their_own():
 
 def test_masks_that_are_no_images_are_told_apart():
     found = [mask("a.png"), mask("a.jpg.png")]
-    assert plan([], found, [row("a.jpg", "a.png")], ["a.png"]) == found
+    assert plan([], [*found, overlay("a.png")], [row("a.jpg", "a.png")]) == found
 
 
 def test_an_image_whose_mask_the_output_cannot_hold_is_a_reject_of_its_own():
@@ -161,7 +171,7 @@ def test_an_image_whose_mask_the_output_cannot_hold_is_a_reject_of_its_own():
         Reject(
             "/in/a\n.jpg",
             "list",
-            "NameError",
+            "BadName",
             "its name contains a control character, which stores do not allow; rename it",
         )
     ]
@@ -196,12 +206,12 @@ def test_a_mask_is_found_under_the_key_of_its_image(names):
 def test_a_second_run_finds_every_mask_and_row_of_the_first(names):
     groups = {}
     for name in names:
-        group = groups.setdefault(group_key(name), {"images": [], "masks": [], "rows": []})
+        group = groups.setdefault(group_key(name), {"images": [], "products": [], "rows": []})
         group["images"].append(image(name))
     first = [task for group in groups.values() for task in plan(**group)]
     for task in first:
         group = groups[mask_key(task.mask_name)]
-        group["masks"].append(mask(task.mask_name))
+        group["products"].append(mask(task.mask_name))
         group["rows"].append(row(task.image.name, task.mask_name))
     second = [task for group in groups.values() for task in plan(**group)]
     assert second == [
@@ -219,23 +229,27 @@ def out(request, tmp_path, memory):
     return OutputFolder(where, FILES, run="r1")
 
 
-def test_keyed_masks_are_what_stands_in_the_output(out):
+def test_masks_are_keyed_by_their_images(out):
     written = {
         name: out.write(f"masks/{name}", b"x" * size)
         for size, name in enumerate(("x/a.png", "b.raw.png"))
     }
     for other in ("masks/c.jpg", "other/d.png", "masks2/e.png", "masks.png"):
         out.write(other, b"")
-    assert sorted((key, mask[:2]) for key, mask in keyed_masks(out)) == [
-        ("b.raw", ("b.raw.png", written["b.raw.png"])),
-        ("x/a", ("x/a.png", written["x/a.png"])),
+    assert sorted((key, mask[:3]) for key, mask in keyed_products(out.existing(MASKS))) == [
+        ("b.raw", ("masks", "b.raw.png", written["b.raw.png"])),
+        ("x/a", ("masks", "x/a.png", written["x/a.png"])),
     ]
 
 
-def test_keyed_overlays_are_told_by_their_masks(out):
+def test_overlays_are_keyed_as_their_masks_are(out):
     for name in ("x/a.jpg", "b.jpg.jpg", "notes.txt"):
         out.write(f"overlays/{name}", b"")
-    assert set(keyed_overlays(out)) == {("x/a", "x/a.png"), ("b", "b.jpg.png")}
+    keyed = keyed_products(out.existing(OVERLAYS))
+    assert {(key, file.mask_name) for key, file in keyed} == {
+        ("x/a", "x/a.png"),
+        ("b", "b.jpg.png"),
+    }
 
 
 def test_keyed_rows_are_the_lines_of_a_file_that_tell_of_masks(out):
@@ -253,10 +267,8 @@ def test_a_file_of_rows_that_has_gone_meanwhile_has_none(out):
 
 
 def test_an_output_that_is_not_there_holds_nothing(tmp_path, memory):
-    for no_progress in (tmp_path / "nowhere", "memory://bucket/nowhere"):
-        empty = OutputFolder(str(no_progress), FILES)
-        assert not list(keyed_masks(empty))
-        assert not list(keyed_overlays(empty))
+    for nowhere in (tmp_path / "nowhere", "memory://bucket/nowhere"):
+        assert not list(keyed_products(OutputFolder(str(nowhere), FILES).existing(*PRODUCTS)))
 
 
 @dataclass(frozen=True)
@@ -270,7 +282,14 @@ class Failing(Files):
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
 
-@pytest.mark.parametrize("keyed", [keyed_masks, keyed_overlays, lambda out: keyed_rows("r", out)])
+@pytest.mark.parametrize(
+    "keyed",
+    [
+        lambda out: keyed_products(out.existing(MASKS)),
+        lambda out: keyed_products(out.existing(OVERLAYS)),
+        lambda out: keyed_rows("r", out),
+    ],
+)
 def test_what_cannot_be_looked_at_just_now_ends_the_job_and_is_not_taken_for_missing(keyed):
     with pytest.raises(JobError, match=r"^/out/\S+: Input/output error; check the disk or store"):
         list(keyed(OutputFolder("/out", Failing())))
@@ -279,23 +298,23 @@ def test_what_cannot_be_looked_at_just_now_ends_the_job_and_is_not_taken_for_mis
 # The plan as a graph
 
 
-def _task(out, name, mask_name, row=None, overlaid=False):
-    stamps = {mask.name: mask.stamp for mask in out.masks()}
+def _task(out, name, mask_name, row=None, products=()):
+    stamps = {mask.mask_name: mask.stamp for mask in out.existing(MASKS)}
     if row is not None:
         row = row._replace(written=stamps[mask_name])
-    return Task(image(name), mask_name, stamps.get(mask_name), row, overlaid)
+    return Task(image(name), mask_name, stamps.get(mask_name), row, frozenset(products))
 
 
 EXPECTED = {
     "tasks": lambda out: [
-        _task(out, "a.jpg", "a.png", row("a.jpg", "a.png"), overlaid=True),
+        _task(out, "a.jpg", "a.png", row("a.jpg", "a.png"), ["overlays"]),
         _task(out, "b.jpg", "b.png"),
         _task(out, "new.jpg", "new.png"),
     ],
-    "outside": lambda out: [mask for mask in out.masks() if mask.name == "gone.png"],
+    "outside": lambda out: [mask for mask in out.existing(MASKS) if mask.mask_name == "gone.png"],
     "rejected": lambda out: [
         Reject(
-            *("/in/long.jpg", "list", "NameError"),
+            *("/in/long.jpg", "list", "BadName"),
             "its mask's name would have over 255 bytes; shorten its name",
         )
     ],
@@ -304,7 +323,7 @@ EXPECTED = {
 
 @pytest.mark.slow
 def test_images_are_joined_with_what_stands(tmp_path):
-    out = OutputFolder(f"{tmp_path}/out", FILES, overlays=True)
+    out = OutputFolder(f"{tmp_path}/out", FILES, (OVERLAYS,))
     for name in ("a", "b", "gone"):
         written = out.write(f"masks/{name}.png", name.encode())
         out.write(f"overlays/{name}.jpg", b"")
@@ -322,7 +341,7 @@ def test_images_are_joined_with_what_stands(tmp_path):
 
 
 def test_where_nothing_is_to_be_kept_nothing_is_looked_at():
-    out = OutputFolder("/out", Failing(), overlays=True)
+    out = OutputFolder("/out", Failing(), (OVERLAYS,))
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         planned = pipeline | beam.Create([image("a.jpg")]) | PlanTasks(out)
         assert_that(planned.tasks, equal_to([Task(image("a.jpg"), "a.png")]), label="tasks")
@@ -401,11 +420,11 @@ def test_what_holds_what_is_to_do_and_what_is_somebody_elses(out):
 
 def test_a_mask_that_a_lost_worker_of_this_run_has_made_is_not_kept_from_an_earlier_one(out):
     COUNTS.reset()
-    done = Task(image("a.jpg"), "a.png", MASK, row("a.jpg", "a.png"), ours=True)
+    done = Task(image("a.jpg"), "a.png", MASK, row("a.jpg", "a.png"), made_by_this_run=True)
     step = KeepMasks(KeepOptions("r", VOC), out)
     step.start_bundle()
     (yielded,) = step.process([done])
-    assert (yielded.tag, yielded.value) == ("ours", done.row)
+    assert (yielded.tag, yielded.value) == ("made_by_this_run", done.row)
     assert (COUNTS.kept, COUNTS.masks) == (0, 1)
 
 

@@ -240,4 +240,4 @@ def test_names(uri, root, name):
 @pytest.mark.parametrize("uri", ["gs://b/../a.jpg", "gs://b//a.jpg", "gs://b/./a.jpg", "gs://b/x/"])
 def test_a_name_that_is_no_path_below_a_folder_is_a_reject(uri):
     reject = named(uri, "")
-    assert (reject.image, reject.stage, reject.error) == (uri, "list", "NameError")
+    assert (reject.image, reject.stage, reject.error) == (uri, "list", "BadName")

@@ -21,6 +21,7 @@ from pipeline.images.masks import Origin, find_traces
 from pipeline.network.handler import EngineOptions
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import Journal, journals
+from pipeline.outputs.products import MASKS, OVERLAYS
 from pipeline.records import ImageRef, Photo, Reject, Row, Stamp, Task, Window, hash_of
 from pipeline.segmentation import windows
 from pipeline.segmentation.windows import Windowed, WriteOptions, read_windows, write_window
@@ -231,6 +232,9 @@ def test_no_step_of_windows_leaves_it_to_beam_how_to_find_out_their_size(out):
 # Writing
 
 
+OVERLAID = frozenset({"overlays"})
+
+
 def window_of(tasks, size=(20, 10)):
     """A window whose photos the network has been run on; their classes are 0, 1, 2, …"""
     width, height = size
@@ -279,7 +283,7 @@ def standing(out):
 def test_a_row_for_each_mask_in_order(task, out):
     tasks = [task(letter) for letter in "abc"]
     rows = write(window_of(tasks), out)
-    stamps = {mask.name: mask.stamp for mask in out.masks()}
+    stamps = {mask.mask_name: mask.stamp for mask in out.existing(MASKS)}
     assert rows == [
         Row(
             one.image.path,
@@ -340,9 +344,9 @@ def test_a_mask_is_enlarged_to_the_size_of_its_source(task, out):
         np.testing.assert_array_equal(np.array(mask), small.repeat(2, axis=0).repeat(4, axis=1))
 
 
-@pytest.mark.parametrize("overlays", [False, True])
-def test_the_masks_of_a_window_are_written_at_once(task, tmp_path, overlays):
-    out = OutputFolder(str(tmp_path / "out"), Together(), overlays)
+@pytest.mark.parametrize("products", [(), (OVERLAYS,)])
+def test_the_masks_of_a_window_are_written_at_once(task, tmp_path, products):
+    out = OutputFolder(str(tmp_path / "out"), Together(), products)
     rows = write(window_of([task(letter) for letter in "abcdefgh"]), out)
     assert [type(row) for row in rows] == [Row] * 8
     assert len(list((tmp_path / "out/masks").iterdir())) == 8
@@ -350,7 +354,7 @@ def test_the_masks_of_a_window_are_written_at_once(task, tmp_path, overlays):
 
 def test_a_name_that_cannot_be_written_is_one_reject_and_leaves_no_mask(task, tmp_path):
     (tmp_path / "out/masks/b.png").mkdir(parents=True)  # a folder where the mask goes
-    out = OutputFolder(str(tmp_path / "out"), FILES, overlays=True, run="r1")
+    out = OutputFolder(str(tmp_path / "out"), FILES, (OVERLAYS,), run="r1")
     tasks = [task(letter) for letter in "abc"]
     first, reject, last = write(window_of(tasks), out)
     assert (first.mask, last.mask) == ("masks/a.png", "masks/c.png")
@@ -387,9 +391,9 @@ NAMES_FAULTS = [
 
 
 @pytest.mark.parametrize("error", NAMES_FAULTS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("overlays", [False, True])
-def test_a_write_that_fails_for_the_name_is_that_images(task, out, error, overlays):
-    out = OutputFolder(out.path, Refusing(error=error), overlays, run="r1")
+@pytest.mark.parametrize("products", [(), (OVERLAYS,)])
+def test_a_write_that_fails_for_the_name_is_that_images(task, out, error, products):
+    out = OutputFolder(out.path, Refusing(error=error), products, run="r1")
     first, reject, last = write(window_of([task(letter) for letter in "abc"]), out)
     assert [type(first), type(last)] == [Row, Row]
     assert (reject.stage, reject.error) == ("write", type(error).__name__)
@@ -422,12 +426,12 @@ OTHER_FAULTS = [
 @pytest.mark.parametrize(
     ("error", "remedy"), OTHER_FAULTS, ids=[str(error) for error, _ in OTHER_FAULTS]
 )
-@pytest.mark.parametrize("overlays", [False, True])
+@pytest.mark.parametrize("products", [(), (OVERLAYS,)])
 def test_every_other_write_that_fails_ends_the_job_with_the_remedy(
-    task, out, error, remedy, overlays
+    task, out, error, remedy, products
 ):
     before = standing(out)
-    failing = OutputFolder(out.path, Refusing(error=error), overlays, run="r1")
+    failing = OutputFolder(out.path, Refusing(error=error), products, run="r1")
     with pytest.raises(JobError, match=remedy) as ended:
         write(window_of([task(letter) for letter in "abc"]), failing)
     assert ended.value.__cause__ is error
@@ -435,7 +439,7 @@ def test_every_other_write_that_fails_ends_the_job_with_the_remedy(
     assert failing.files.deleted == []
     # Those that could be written stand, and prove themselves to the next run.
     written = {"masks/a.png", "masks/c.png"}
-    if overlays:
+    if products:
         written |= {"overlays/a.jpg", "overlays/c.jpg"}
     assert standing(out).keys() - before.keys() == written
 
@@ -447,14 +451,12 @@ def test_a_fault_of_ours_is_no_reject(task, out):
 
 
 def test_a_mask_that_does_not_fit_into_memory_is_that_images(task, out, monkeypatch):
-    encode = windows.encode_mask
-
-    def run_out(class_map, labels, origin, size):
+    def run_out(origin, **needs):
         if origin.image == "b.png":
             raise MemoryError("cannot allocate")
-        return encode(class_map, labels, origin, size)
+        return MASKS.encode(origin=origin, **needs)
 
-    monkeypatch.setattr(windows, "encode_mask", run_out)
+    monkeypatch.setattr(windows, "MASKS", replace(MASKS, encode=run_out))
     first, reject, last = write(window_of([task(letter) for letter in "abc"]), out)
     assert [first.mask, last.mask] == ["masks/a.png", "masks/c.png"]
     assert (reject.stage, reject.error) == ("write", "MemoryError")
@@ -462,12 +464,13 @@ def test_a_mask_that_does_not_fit_into_memory_is_that_images(task, out, monkeypa
 
 def test_no_stale_mask_stands_beside_a_reject(task, out):
     tasks = [task(name) for name in ("a", "[ab]", "*", "b")]
-    out = OutputFolder(out.path, out.files, overlays=True, run="r1")
+    out = OutputFolder(out.path, out.files, (OVERLAYS,), run="r1")
     rows = write(window_of(tasks), out)
     before = standing(out)
     assert len(before) == 8
     again = [
-        one._replace(mask=row.written, overlaid=True) for one, row in zip(tasks, rows, strict=True)
+        one._replace(mask=row.written, products=OVERLAID)
+        for one, row in zip(tasks, rows, strict=True)
     ]
     for index, stage in ((2, "decode"), (1, "infer")):
         window, reject = rejecting(window_of(again), index, stage)
@@ -512,17 +515,17 @@ def test_where_nothing_stands_nothing_is_deleted(task, out):
 
 def test_an_overlay_without_its_mask_goes_too(task, out):
     out.write("overlays/a.jpg", b"left by a run that was killed")
-    window, _ = rejecting(window_of([task("a")._replace(overlaid=True)]), 0)
+    window, _ = rejecting(window_of([task("a")._replace(products=OVERLAID)]), 0)
     write(window, out)
     assert standing(out) == {}
 
 
 def test_an_overlay_that_is_not_made_again_goes(task, out):
     tasks = [task("a")]
-    (row,) = write(window_of(tasks), OutputFolder(out.path, out.files, overlays=True, run="r1"))
+    (row,) = write(window_of(tasks), OutputFolder(out.path, out.files, (OVERLAYS,), run="r1"))
     assert sorted(standing(out)) == ["masks/a.png", "overlays/a.jpg"]
     FILES.delete(f"{out.path}/masks/a.png")  # by hand, say: the overlay tells of no mask any more
-    write(window_of([tasks[0]._replace(overlaid=True)]), out)
+    write(window_of([tasks[0]._replace(products=OVERLAID)]), out)
     assert sorted(standing(out)) == ["masks/a.png"]
     assert row.mask == "masks/a.png"
 
@@ -541,11 +544,11 @@ def test_a_stale_mask_that_cannot_be_deleted_ends_the_job(task, tmp_path):
 
 def test_the_mask_of_an_image_that_cannot_be_read_just_now_is_left_alone(task, out):
     tasks = [task(letter) for letter in "ab"]
-    out = replace(out, overlays=True)
+    out = replace(out, products=(OVERLAYS,))
     write(window_of(tasks), out)
     before = {file.path: FILES.read(file.path) for file in FILES.list(out.path)}
     rejects = tuple(Reject(one.image.path, "read", "OSError", "gone") for one in tasks)
-    again = tuple(one._replace(mask=Stamp(1, "1"), overlaid=True) for one in tasks)
+    again = tuple(one._replace(mask=Stamp(1, "1"), products=OVERLAID) for one in tasks)
     assert write(Window(again, rejects, rejects), out) == list(rejects)
     after = {file.path: FILES.read(file.path) for file in FILES.list(out.path)}
     assert after.items() >= before.items()
