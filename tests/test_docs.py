@@ -27,7 +27,7 @@ from pipeline.storage import Files
 from tests.servers import stores
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md"])
 
 
 def schema(name):
@@ -101,10 +101,27 @@ def test_the_stages_of_the_schema_are_those_of_the_code():
     assert tuple(schema("rejected")["properties"]["stage"]["enum"]) == STAGES
 
 
-def test_every_link_leads_somewhere():
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+def anchors(document):
+    """The anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(document):
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^):]+))?\)", document.read_text(encoding="utf-8"))
+    for target, anchor in links:
+        linked = document.parent / target if target else document
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def test_the_index_of_benchmarks_lists_every_script():
+    index = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    scripts = {
+        str(path.relative_to(ROOT / "benchmarks")) for path in ROOT.glob("benchmarks/**/*.py")
+    }
+    assert scripts == set(re.findall(r"`((?:peers/)?\w+\.py)`", index))
 
 
 def test_the_tests_that_the_reliability_page_names_exist():
