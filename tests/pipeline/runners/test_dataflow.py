@@ -12,7 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model_build.common.errors import JobError, UserError
-from pipeline.runners.dataflow import DataflowJob, is_googles
+from pipeline.runners.dataflow import DataflowJob, is_google_url
 from pipeline.runners.remote import is_running
 from pipeline.segmentation import plan, run
 from pipeline.storage import Files, google_token, stores
@@ -323,7 +323,7 @@ def test_what_the_service_refuses_is_told(service):
     ],
 )
 def test_only_google_gets_credentials(url, expected):
-    assert is_googles(url) is expected
+    assert is_google_url(url) is expected
 
 
 def test_a_token_is_got_by_the_credentials_of_whoever_asks(service, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from model_build.common import limits
 from model_build.common.errors import JobError, Terminated, UserError
 from pipeline.network import threads
 from pipeline.runners import local, remote
-from pipeline.runners.failures import explain
+from pipeline.runners.failures import explain_failure
 from pipeline.runners.progress import COUNTS, stage_seconds
 from pipeline.runners.run import run_pipeline
 from pipeline.storage import as_job_error
@@ -285,7 +285,7 @@ def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
     ],
 )
 def test_what_a_runner_says_is_told_in_one_line(text, why):
-    assert explain(text) == why
+    assert explain_failure(text) == why
 
 
 def _count(number):

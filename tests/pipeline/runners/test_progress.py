@@ -98,7 +98,7 @@ def test_counts_come_back_as_metrics():
 def test_a_run_elsewhere_is_followed_by_its_metrics_and_its_journal():
     metrics, journal = counted(), [(0, 0)]
     COUNTS.reset()
-    with progress.following(metrics, lambda: journal[0], interval=0.01):
+    with progress.poll_counts(metrics, lambda: journal[0], interval=0.01):
         wait_until(lambda: COUNTS.listed == 2, "the metrics are read")
         assert COUNTS.done == 0, "masks are told by the journal"
         journal[0] = (1, 1)
@@ -114,7 +114,7 @@ def test_a_runner_without_metrics_is_followed_by_the_journal_alone():
     def none_yet():
         raise RuntimeError("not implemented")
 
-    with progress.following(none_yet, lambda: (3, 1), interval=0.01):
+    with progress.poll_counts(none_yet, lambda: (3, 1), interval=0.01):
         wait_until(lambda: COUNTS.done == 4, "the journal is read")
     assert COUNTS.listed == 4
 
@@ -129,7 +129,7 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stderr)
     threads = threading.active_count()
     COUNTS.add(listed=99)
-    with progress.shown(interval=0.02):
+    with progress.show_progress(interval=0.02):
         wait_for(r"0/0 images, 0\.0 images/s, starting, 0 rejected\n", stderr.getvalue)
         COUNTS.add(listed=8, masks=2)
         wait_for(r"2/8 images", stderr.getvalue)
@@ -141,14 +141,14 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
 
 
 def test_a_short_run_shows_no_lines(capsys):
-    with progress.shown():
+    with progress.show_progress():
         pass
     assert capsys.readouterr().err == ""
 
 
 def test_the_display_ends_with_a_run_that_fails():
     before = threading.active_count()
-    with pytest.raises(ValueError, match="failed"), progress.shown(interval=0.01):
+    with pytest.raises(ValueError, match="failed"), progress.show_progress(interval=0.01):
         raise ValueError("failed")
     assert threading.active_count() == before
 
@@ -164,7 +164,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
-    with progress.shown():
+    with progress.show_progress():
         COUNTS.add(listed=8, masks=3, rejects=1)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert re.search(r"images .* 4/8 \d+\.\d images/s, 1 rejected", shown)

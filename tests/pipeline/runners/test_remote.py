@@ -150,7 +150,7 @@ def test_cancelling_waits_for_the_end(flink):
 
 
 def test_a_job_that_is_never_listed_needs_no_cancelling(flink, monkeypatch):
-    monkeypatch.setattr(jobs, "LISTED_WITHIN", 0.0)
+    monkeypatch.setattr(jobs, "SECONDS_UNTIL_LISTED", 0.0)
     FlinkJob(flink.address, "ours").cancel()
     assert flink.cancelled == []
 
