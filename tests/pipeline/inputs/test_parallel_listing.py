@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pipeline.inputs import sources
 from pipeline.inputs.listing import ListImages, ListOptions, list_source
 from pipeline.inputs.parallel_listing import (
-    LEVELS,
+    MAX_SPLITS,
     Found,
     ListFiles,
     ListingUnit,
     first_units,
-    list_alone,
     list_links,
+    list_serially,
     list_unit,
 )
 from pipeline.inputs.sources import parse_source, read_list
@@ -35,10 +35,10 @@ def by_levels(source):
     """What a source has, and how many files each share had, level by level: the graph's work."""
     found, links, sizes = [], [], []
     shares = list(first_units(source, FILES))
-    for level in range(LEVELS + 1):
+    for level in range(MAX_SPLITS + 1):
         left, of_shares = [], []
         for share in shares:
-            listed = list(list_unit(share, FILES, to_the_end=level == LEVELS))
+            listed = list(list_unit(share, FILES, to_the_end=level == MAX_SPLITS))
             mine = [one for one in listed if isinstance(one, Found)]
             found += mine
             left += [one for one in listed if isinstance(one, ListingUnit)]
@@ -53,7 +53,7 @@ def by_levels(source):
 
 def everything(source):
     """What a source has, as one worker finds it."""
-    return list(list_alone(source, FILES))
+    return list(list_serially(source, FILES))
 
 
 def folder(where):
@@ -146,7 +146,7 @@ def test_many_workers_find_what_one_does_in_a_store(keys):
             source = folder(f"memory://{bucket}{where}")
             found, sizes = by_levels(source)
             assert sorted(found) == sorted(everything(source))
-            assert all(size <= 2 for of_level in sizes[:LEVELS] for size in of_level)
+            assert all(size <= 2 for of_level in sizes[:MAX_SPLITS] for size in of_level)
 
 
 @pytest.mark.slow
@@ -187,8 +187,8 @@ def test_a_list_in_ranges_has_the_lines_of_the_whole(tmp_path, lines, mark, end,
         FILES.write(where, data)
         expected = list(read_list(where, FILES))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "RANGE", size)
-            patch.setattr(sources, "_MORE", more)
+            patch.setattr(sources, "BYTES_PER_RANGE", size)
+            patch.setattr(sources, "_MAX_LINE_BYTES", more)
             assert list(read_list(where, FILES)) == expected
             found, sizes = by_levels(Source("list", where, ""))
         assert found == [Found("list", File(path)) for path in expected]
@@ -198,7 +198,7 @@ def test_a_list_in_ranges_has_the_lines_of_the_whole(tmp_path, lines, mark, end,
 def test_a_list_in_a_bucket_is_read_in_ranges(bucket, monkeypatch):
     lines = [f"{bucket}/photos/{number}.jpg" for number in range(100)]
     FILES.write(f"{bucket}/list.txt", "\n".join(lines).encode())
-    monkeypatch.setattr(sources, "RANGE", 1000)
+    monkeypatch.setattr(sources, "BYTES_PER_RANGE", 1000)
     found, sizes = by_levels(parse_source(f"@{bucket}/list.txt", FILES))
     assert [one.file.path for one in found] == lines
     assert len(sizes[0]) > 3
@@ -231,11 +231,11 @@ def test_a_million_objects_are_listed_once_each(invented):
     bucket = invented({"photos": count}, beside=True)
     found = total = 0
     shares = list(first_units(folder(bucket), FILES))
-    for level in range(LEVELS + 1):
+    for level in range(MAX_SPLITS + 1):
         left = []
         for share in shares:
             before = found
-            for one in list_unit(share, FILES, to_the_end=level == LEVELS):
+            for one in list_unit(share, FILES, to_the_end=level == MAX_SPLITS):
                 if isinstance(one, ListingUnit):
                     left.append(one)
                 else:
@@ -292,7 +292,7 @@ def test_a_shuffle_of_shares_lies_between_any_two_levels(tmp_path, touch, stages
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         found = pipeline | beam.Create([folder(where)]) | "Files" >> ListFiles(FILES)
         assert_that(found, equal_to(everything(folder(where))))
-    steps = ["Begin", *(f"List{level}" for level in range(LEVELS + 1)), "ListLinks"]
+    steps = ["Begin", *(f"List{level}" for level in range(MAX_SPLITS + 1)), "ListLinks"]
     homes = [
         number
         for step in steps
@@ -305,4 +305,4 @@ def test_a_shuffle_of_shares_lies_between_any_two_levels(tmp_path, touch, stages
         for step in pipeline.to_runner_api().components.transforms.values()
         if step.spec.urn == "beam:transform:reshuffle:v1" and "Spread" in step.unique_name
     ]
-    assert len(shuffles) == LEVELS + 1
+    assert len(shuffles) == MAX_SPLITS + 1
