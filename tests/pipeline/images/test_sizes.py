@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.sizes import crop, enlarge, fit, nearest, pad, padded_size
+from pipeline.images.sizes import crop, enlarge, fitted_size, nearest_indices, pad, padded_size
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -14,7 +14,7 @@ small = st.integers(1, 40)
 
 @given(sides, sides, st.integers(1, 5000))
 def test_fit_bounds_the_long_side_and_keeps_the_ratio(height, width, long_side):
-    h, w = fit(height, width, long_side)
+    h, w = fitted_size(height, width, long_side)
     assert 1 <= h <= height
     assert 1 <= w <= width
     assert max(h, w) == min(max(height, width), long_side)
@@ -25,14 +25,14 @@ def test_fit_bounds_the_long_side_and_keeps_the_ratio(height, width, long_side):
 
 @given(sides, sides)
 def test_fit_without_a_limit_leaves_the_size(height, width):
-    assert fit(height, width, None) == (height, width)
+    assert fitted_size(height, width, None) == (height, width)
 
 
 def test_fit_examples():
-    assert fit(375, 500, 512) == (375, 500)
-    assert fit(3000, 4000, 512) == (384, 512)
-    assert fit(4000, 3000, 512) == (512, 384)
-    assert fit(1, 10_000, 100) == (1, 100)
+    assert fitted_size(375, 500, 512) == (375, 500)
+    assert fitted_size(3000, 4000, 512) == (384, 512)
+    assert fitted_size(4000, 3000, 512) == (512, 384)
+    assert fitted_size(1, 10_000, 100) == (1, 100)
 
 
 @given(small, small, st.integers(1, 32))
@@ -76,7 +76,7 @@ def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed
 def test_a_pixel_is_that_under_whose_middle_it_lies(length, more):
     scaled = length + more
     middles = [(Fraction(i) + Fraction(1, 2)) * length / scaled for i in range(scaled)]
-    assert nearest(length, scaled).tolist() == [math.floor(middle) for middle in middles]
+    assert nearest_indices(length, scaled).tolist() == [math.floor(middle) for middle in middles]
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
