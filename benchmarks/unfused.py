@@ -140,9 +140,9 @@ def trace(scores: Scores, image: np.ndarray, precision: str, calls: int) -> Trac
     """Runs a network in a session of its own, which reports what it executed."""
     import tensorflow as tf
 
-    from pipeline.network.precision import optimizer
+    from pipeline.network.precision import optimizer_config
 
-    settings = optimizer(precision)
+    settings = optimizer_config(precision)
     settings.intra_op_parallelism_threads = settings.inter_op_parallelism_threads = 1
     options = tf.compat.v1.RunOptions(
         trace_level=tf.compat.v1.RunOptions.FULL_TRACE, output_partition_graphs=True

@@ -9,7 +9,7 @@ import pytest
 from model_build import artifact
 from model_build.network import fcn  # noqa: F401, whose layers Keras reads
 from pipeline.network import models
-from pipeline.network.foreign import Foreign
+from pipeline.network.foreign import ForeignNetwork
 from pipeline.network.segmenter import Segmenter
 from pipeline.storage import Files
 from tests.networks import save_earlier, serve, vary_statistics
@@ -32,7 +32,7 @@ def folders(request, tiny_model, tmp_path_factory):
 
 def test_a_folder_of_the_earlier_format_gives_the_same_class_maps(folders):
     earlier, now = (models.load(str(folder), FILES) for folder in folders)
-    assert isinstance(earlier.functions, Foreign)
+    assert isinstance(earlier.functions, ForeignNetwork)
     assert earlier.description.scores == artifact.Scores(1, None, 0)
     segmenters = [Segmenter(network) for network in (earlier, now)]
     rng = np.random.default_rng(0)

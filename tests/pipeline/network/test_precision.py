@@ -7,7 +7,7 @@ import tensorflow as tf
 from model_build.common.errors import UserError
 from pipeline.network import models, precision
 from pipeline.network.precision import BFLOAT16, FLOAT32, resolve, supports_bfloat16
-from pipeline.network.segmenter import Segmenter, runner
+from pipeline.network.segmenter import Segmenter, graph_function
 from pipeline.storage import Files
 
 needs_bfloat16 = pytest.mark.skipif(not supports_bfloat16(), reason="the CPU has no bfloat16")
@@ -91,7 +91,9 @@ def test_each_network_of_a_process_has_its_own_precision():
     images = tf.random.stateless_normal((1, 16, 16, 8), [0, 1])
     exact = tf.function(network, signature)(images)[0].numpy()
     for _ in range(2):
-        full, half = (runner(network, signature, name)(images) for name in (FLOAT32, BFLOAT16))
+        full, half = (
+            graph_function(network, signature, name)(images) for name in (FLOAT32, BFLOAT16)
+        )
         np.testing.assert_array_equal(full[0], exact)
         assert 1e-4 < np.abs(half[0] - exact).max() / np.abs(exact).max() < 0.05
 

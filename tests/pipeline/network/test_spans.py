@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.network.tiling import Span, fade, spans
+from pipeline.network.tiling import Span, fade_weights, spans
 
 MULTIPLE = 32
 
@@ -60,7 +60,7 @@ def test_there_are_as_few_spans_as_do(length, found):
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 16, 17])
 def test_shares_of_both_tiles_are_one_and_each_has_its_own_end(length):
-    share = fade(length)
+    share = fade_weights(length)
     np.testing.assert_allclose(share + share[::-1], 1, atol=1e-6)
     assert (np.diff(share) >= 0).all()
     assert share.dtype == np.float32

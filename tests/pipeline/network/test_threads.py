@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from pipeline.network import threads
-from pipeline.network.threads import container_cores, fixed_otherwise, set_threads, usable_cores
+from pipeline.network.threads import container_cores, set_threads, threads_differ, usable_cores
 
 
 def run(code):
@@ -86,24 +86,24 @@ def test_this_process_has_the_threads_that_jobs_need():
     import tensorflow as tf
 
     assert set_threads()
-    assert not fixed_otherwise()
+    assert not threads_differ()
     assert tf.config.threading.get_intra_op_parallelism_threads() == 1
     assert tf.config.threading.get_inter_op_parallelism_threads() == usable_cores()
 
 
 TELL = """
-from pipeline.network.threads import fixed_otherwise, set_threads, usable_cores
+from pipeline.network.threads import threads_differ, set_threads, usable_cores
 def tell():
     threading = tf.config.threading
-    print(set_threads(), fixed_otherwise(), threading.get_intra_op_parallelism_threads(),
+    print(set_threads(), threads_differ(), threading.get_intra_op_parallelism_threads(),
           threading.get_inter_op_parallelism_threads() == usable_cores())
 """
 
 
 def test_asking_does_not_import_tensorflow():
     code = (
-        "import sys; from pipeline.network.threads import fixed_otherwise\n"
-        "print(fixed_otherwise(), 'tensorflow' in sys.modules)"
+        "import sys; from pipeline.network.threads import threads_differ\n"
+        "print(threads_differ(), 'tensorflow' in sys.modules)"
     )
     assert run(code) == ["False", "False"]
 
