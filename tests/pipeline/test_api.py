@@ -48,7 +48,7 @@ def masks(out):
 def model(stub_model, monkeypatch):
     """A network that costs nothing, with which jobs run in this process."""
     reliability.stub_network(monkeypatch.setattr)
-    monkeypatch.setattr(api, "fixed_otherwise", lambda: False)
+    monkeypatch.setattr(api, "threads_differ", lambda: False)
     return stub_model()
 
 
@@ -143,7 +143,7 @@ def test_every_argument_arrives(monkeypatch, function, required, options, elsewh
 
     module = {"segment": segmentation, "evaluate": evaluation}[function]
     monkeypatch.setattr(module, function, ask)
-    monkeypatch.setattr(api, "fixed_otherwise", lambda: elsewhere)
+    monkeypatch.setattr(api, "threads_differ", lambda: elsewhere)
     monkeypatch.setattr(api, "run_in_child", through_the_child)
     with pytest.raises(Asked) as asked:
         getattr(pipeline, function)(**required | options)
@@ -267,7 +267,7 @@ def test_a_call_scores_a_model_as_the_command_does(model, command, data):
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_without_scores_evaluate_says_what_the_command_says(command, data, monkeypatch, elsewhere):
-    monkeypatch.setattr(api, "fixed_otherwise", lambda: elsewhere)
+    monkeypatch.setattr(api, "threads_differ", lambda: elsewhere)
     monkeypatch.setattr(
         api, "run_in_child", lambda *asked: dataclasses.asdict(through_the_child(*asked))
     )
@@ -467,7 +467,7 @@ HELD = """
 import signal
 from pipeline import api
 from pipeline import child_process
-api.fixed_otherwise = lambda: True
+api.threads_differ = lambda: True
 child_process._CODE = child_process._CODE.replace("from pipeline.child_process", "from "
     "tests.pipeline.segmentation import reliability; reliability.stub_network(); "
     "reliability.small_steps(); "

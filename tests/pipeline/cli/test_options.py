@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.options import WithNames, input_path, path
+from pipeline.cli.options import PassThroughCommand, input_path, path
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def home(tmp_path, monkeypatch):
 def parsed(monkeypatch):
     """What a command gets: its option, and all else."""
 
-    @click.command(cls=WithNames, context_settings={"ignore_unknown_options": True})
+    @click.command(cls=PassThroughCommand, context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     @click.option("--output", callback=path)
     def command(arguments, output):

@@ -5,7 +5,7 @@ import pytest
 
 from model_build.data.labels import LabelSet
 from model_build.scores import scores
-from pipeline.evaluation.report import complaint, few, report, table
+from pipeline.evaluation.report import complaint, report, shorten, table
 
 LABELS = LabelSet(("ground", "box", "disc", "star"), tuple((9 * n, 0, 0) for n in range(4)))
 MATRIX = [[60, 5, 0, 0], [10, 20, 0, 0], [0, 5, 0, 0], [0, 0, 0, 0]]
@@ -144,5 +144,5 @@ def test_nothing_to_score_is_no_score():
 
 
 def test_few_keeps_what_is_few():
-    assert few(["a"] * 10) == ["a"] * 10
-    assert few(["a"] * 11) == ["a"] * 10 + ["and 1 more"]
+    assert shorten(["a"] * 10) == ["a"] * 10
+    assert shorten(["a"] * 11) == ["a"] * 10 + ["and 1 more"]

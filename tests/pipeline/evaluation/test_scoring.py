@@ -11,7 +11,13 @@ from PIL import Image
 from model_build.data.labels import VOID, LabelSet, label2image
 from model_build.scores import confusion_matrix
 from pipeline.evaluation.predictions import Example, Fault, Prediction, ReadMasks
-from pipeline.evaluation.scoring import ConfusionMatrixFn, Counted, count_window, findings, score
+from pipeline.evaluation.scoring import (
+    ConfusionMatrixFn,
+    PixelCounts,
+    count_window,
+    findings,
+    score,
+)
 from pipeline.runners import local
 from pipeline.storage import Files
 
@@ -236,7 +242,7 @@ def test_the_truth_is_looked_at_where_there_is_no_prediction(data):
         ("none", "prediction", True),
         ("none", "truth", True),
     ]
-    assert isinstance(counted, Counted)
+    assert isinstance(counted, PixelCounts)
     assert counted.name == "n2"
 
 
