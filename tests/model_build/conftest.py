@@ -174,7 +174,7 @@ def make_source(monkeypatch):
     """A function that tells what a download must be; attempts follow at once upon each other."""
     from model_build.data import download
 
-    monkeypatch.setattr(download, "PAUSES", (0.0,) * 3)
+    monkeypatch.setattr(download, "RETRY_PAUSES_SECONDS", (0.0,) * 3)
 
     def make(url, content, **changes):
         fields = {

@@ -74,7 +74,7 @@ def test_errors_of_little_memory_name_the_limit(limited, left, error, blamed):
 NO_THREAD = """
 import resource, sys, threading
 from model_build.common import limits
-limits.stay_within()
+limits.adapt_to_limits()
 taken = int(limits.MEMORY.read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 20),) * 2)
 try:
@@ -97,7 +97,7 @@ def test_a_thread_that_cannot_start_ends_the_process_by_one_line():
 
 
 def test_a_thread_that_is_started_twice_is_an_error_as_ever():
-    start = limits._starting(threading.Thread.start)
+    start = limits._exiting_on_failure(threading.Thread.start)
     thread = threading.Thread(target=lambda: None)
     start(thread)
     thread.join()

@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from model_build.data.decode import decode, opened
-from model_build.data.modes import BAND, to_rgb
+from model_build.data.modes import ROWS_PER_BAND, to_rgb
 from model_build.data.unreadable import DamagedImage, TooManyPixels
 from tests.model_build.data import image_files
 from tests.model_build.data.image_files import png_of_rows, saved
@@ -306,7 +306,7 @@ def test_odd_metadata_warns_nobody():
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16"])
 def test_bands_of_a_high_image_make_the_whole(mode):
     """Whatever the mode, an image higher than a band is as Pillow converts it in one piece."""
-    values = np.random.default_rng(0).integers(0, 255, (2 * BAND + 7, 3, 4), np.uint8)
+    values = np.random.default_rng(0).integers(0, 255, (2 * ROWS_PER_BAND + 7, 3, 4), np.uint8)
     if mode == "I;16":
         image = Image.fromarray(values[..., 0].astype(np.uint16) << 8)
     else:

@@ -133,7 +133,7 @@ def test_a_server_that_sends_another_range_is_refused(serve, voc_tar, make_sourc
 
 
 def test_a_silent_server_is_given_up(serve, voc_tar, make_source, dest, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     server = serve(voc_tar, cuts=[10_000] * 4, hang=True)
     done = run(make_source(server.url, voc_tar), dest)
     assert "timed out; 40,000 of" in done.error
@@ -277,7 +277,7 @@ def test_a_dest_that_cannot_be_a_folder_is_named(serve, voc_tar, make_source, de
     assert done.error == f"{dest}: cannot be written: File exists"
 
 
-GOOD = (f"{FOLDER}/{download.MARK}", b"a\n")
+GOOD = (f"{FOLDER}/{download.COMPLETE_MARKER}", b"a\n")
 SYMLINK, HARD_LINK = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}
 EVIL = {
     "parent": [("../evil", b"!")],
@@ -341,7 +341,7 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing(serve, make_source, d
 def test_an_archive_of_something_else_is_refused(serve, make_source, dest):
     content = packed(("README", b"hello"))
     done = run(make_source(serve(content).url, content), dest)
-    assert f"does not contain {FOLDER}/{download.MARK}" in done.error
+    assert f"does not contain {FOLDER}/{download.COMPLETE_MARKER}" in done.error
     assert tree(dest) == {"voc.tar": content}
 
 

@@ -15,7 +15,7 @@ from model_build import artifact
 from model_build.common.errors import UserError
 from model_build.network.fcn import fcn
 from model_build.training import checkpoints
-from model_build.training.checkpoints import Keeper
+from model_build.training.checkpoints import CheckpointEachEpoch
 from model_build.training.history import read_history
 from model_build.training.objective import compile_model
 from tests import networks
@@ -36,13 +36,13 @@ def impatient(run_training, quick, tmp_path_factory):
     output = tmp_path_factory.mktemp("impatient")
     recipe = dataclasses.replace(quick, epochs=6)
 
-    class Scored(Keeper):
+    class Scored(CheckpointEachEpoch):
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, {**logs, "val_miou": scores[epoch]})
 
     def run(**options):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoints, "Keeper", Scored)
+            patch.setattr(checkpoints, "CheckpointEachEpoch", Scored)
             return run_training(output, recipe=recipe, **options)
 
     return SimpleNamespace(run=run, **vars(run(patience=2)))
@@ -53,7 +53,7 @@ def interrupted(epoch, step=None):
     """Ctrl-C when ``epoch`` (from 0) begins, or after its ``step``-th step (from 0)."""
     current = []
 
-    class Interrupted(Keeper):
+    class Interrupted(CheckpointEachEpoch):
         def on_epoch_begin(self, index, logs=None):
             current.append(index)
             if index == epoch and step is None:
@@ -67,7 +67,7 @@ def interrupted(epoch, step=None):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoints, "Keeper", Interrupted)
+            patch.setattr(checkpoints, "CheckpointEachEpoch", Interrupted)
             with pytest.raises(KeyboardInterrupt):
                 yield
     finally:
@@ -162,7 +162,7 @@ def test_a_training_goes_on_from_its_last_epoch_and_not_from_its_best(impatient,
 def test_whether_to_go_on(tmp_path, scores, patience, expected):
     rows = [f"{epoch},{score}\n" for epoch, score in enumerate(scores, start=1)]
     (tmp_path / "history.csv").write_text("epoch,val_miou\n" + "".join(rows))
-    assert Keeper(tmp_path, len(scores), patience).worthwhile() == expected
+    assert CheckpointEachEpoch(tmp_path, len(scores), patience).has_patience() == expected
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_a_training_killed_at_any_moment_is_resumed_to_the_same_history(
     moment = random.randrange(4, 18)  # of its steps; an epoch has three
     before = f"""
         import os, signal
-        steps, on_train_batch_end = [], checkpoints.Keeper.on_train_batch_end
+        steps, on_train_batch_end = [], checkpoints.CheckpointEachEpoch.on_train_batch_end
 
         def die_after_step(self, index, logs=None):
             on_train_batch_end(self, index, logs)
@@ -257,7 +257,7 @@ def test_a_training_killed_at_any_moment_is_resumed_to_the_same_history(
             if len(steps) == {moment}:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoints.Keeper.on_train_batch_end = die_after_step
+        checkpoints.CheckpointEachEpoch.on_train_batch_end = die_after_step
         """
     command = start_commands((*train_options, "--epochs", 6, "--output", tmp_path), before=before)
     _, stderr = command.communicate()
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             if epoch == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-        checkpoints.Keeper.on_epoch_begin = fill_disk
+        checkpoints.CheckpointEachEpoch.on_epoch_begin = fill_disk
         """
     command = start_commands((*train_options, "--output", tmp_path), before=before)
     _, stderr = command.communicate()
@@ -407,7 +407,7 @@ def test_the_latest_checkpoint_is_the_one_with_most_epochs(tmp_path):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_no_checkpoint_is_written_of_weights_that_the_last_step_has_spoiled(tmp_path, loss):
-    keeper = Keeper(tmp_path, 4)
+    keeper = CheckpointEachEpoch(tmp_path, 4)
     keeper.set_params({"steps": 3})
     message = f"training diverged: the validation loss is {loss} at step 3 of epoch 5"
     with pytest.raises(UserError, match=message):

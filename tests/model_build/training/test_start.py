@@ -12,7 +12,7 @@ from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
 from model_build.network.fcn import BACKBONE, SCORES, Architecture, fcn
 from model_build.training import checkpoints
-from model_build.training.start import inherit, starting
+from model_build.training.start import load_start_weights, resolve_start
 from tests.networks import save_earlier, serve
 
 RED, GREEN, BLUE, GREY = (250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9)
@@ -56,10 +56,10 @@ def edit(folder, **changes):
 
 
 def inherited(path, labels, given=()):
-    start = starting(str(path), dict(given))
+    start = resolve_start(str(path), dict(given))
     keras.utils.set_random_seed(7)
     model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
-    return model, inherit(model, start, labels)
+    return model, load_start_weights(model, start, labels)
 
 
 def refused(path, labels, given=()):
@@ -161,9 +161,9 @@ def test_options_replace_the_default_models_architecture_for_a_weights_file(tmp_
     path = tmp_path / "a.weights.h5"
     path.touch()
     default = artifact.describe(artifact.DEFAULT_MODEL).architecture
-    assert starting(str(path), {}).architecture.to_json() == default
+    assert resolve_start(str(path), {}).architecture.to_json() == default
     given = {"output_stride": 8, "skips": 32}
-    assert starting(str(path), given).architecture.to_json() == {**default, **given}
+    assert resolve_start(str(path), given).architecture.to_json() == {**default, **given}
 
 
 def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
@@ -209,7 +209,7 @@ def test_what_is_no_model_is_refused(toy_labels, tmp_path):
 @pytest.mark.parametrize("given", [{"skips": 32}, {"backbone_name": "Ti-ny", "context": False}])
 def test_options_that_say_what_is_so_are_no_contradiction(saved, toy_labels, given):
     folder, _ = saved(toy_labels)
-    assert starting(str(folder), given).architecture == Architecture("tiny")
+    assert resolve_start(str(folder), given).architecture == Architecture("tiny")
 
 
 @pytest.mark.parametrize(
@@ -387,10 +387,10 @@ def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch, writ
 
 @pytest.mark.slow
 def test_the_default_model_is_a_start():
-    start = starting(artifact.DEFAULT_MODEL, {})
+    start = resolve_start(artifact.DEFAULT_MODEL, {})
     labels = start.labels
     model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
-    assert inherit(model, start, labels).new == ()
+    assert load_start_weights(model, start, labels).new == ()
     graph = saved_model.read(f"{artifact.DEFAULT_MODEL}/saved_model").graph_def
     averages = artifact.describe(artifact.DEFAULT_MODEL).scores.averages
     export.check(program.Program(graph, averages), model)
@@ -402,7 +402,7 @@ def test_the_default_model_is_a_start():
 @pytest.fixture
 def begun(undisturbed):
     """The start that the quick training's model is."""
-    return starting(str(undisturbed.output), {})
+    return resolve_start(str(undisturbed.output), {})
 
 
 @pytest.mark.slow
