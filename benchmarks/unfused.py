@@ -1,4 +1,4 @@
-"""What TensorFlow executes of a network, as Keras writes it and exported: counts and times.
+"""Counts and times the operations that TensorFlow executes, as Keras writes them and exported.
 
     python benchmarks/unfused.py [--model DIR] [--backbone NAME …] [--size 384x512] [--precision …]
 
@@ -30,7 +30,7 @@ Scores = Callable[[Any], Any]  # of images, where TensorFlow builds a graph
 
 
 class Trace(NamedTuple):
-    """What was executed: operations by kind, and milliseconds a call by kind and by node."""
+    """The executed operations by kind, and milliseconds per call by kind and by node."""
 
     operations: Counter
     kinds: dict[str, float]

@@ -24,7 +24,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, of_bytes, counts):
     assert counts in shown
 
 
-def test_a_file_gets_nothing(capsys):
+def test_a_redirected_stderr_gets_no_bar(capsys):
     with progress_bar("check") as advance:
         advance(3, 4)
     assert capsys.readouterr() == ("", "")

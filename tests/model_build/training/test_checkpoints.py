@@ -82,7 +82,7 @@ def test_history_has_a_row_an_epoch(long_training):
 
 
 @pytest.mark.slow
-def test_events_for_tensorboard_tell_what_history_tells(long_training):
+def test_tensorboard_events_equal_the_history(long_training):
     found = {}
     for path in (long_training.output / "tensorboard").rglob("events.*"):
         for record in tf.data.TFRecordDataset(str(path)):
@@ -120,7 +120,7 @@ def test_checkpoints_of_the_last_and_of_the_first_of_the_best_epochs_are_kept(im
 
 
 @pytest.mark.slow
-def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
+def test_the_best_epochs_network_is_saved(impatient, read_checkpoint):
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     logits = networks.serve(impatient.output)(image)
     np.testing.assert_allclose(logits, read_checkpoint(impatient.output, 2)(image), atol=1e-4)
@@ -128,7 +128,7 @@ def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
 
 
 @pytest.mark.slow
-def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
+def test_a_training_that_ended_by_patience_does_not_resume(impatient):
     (impatient.output / "model.json").unlink()
     again = impatient.run(patience=2, resume=True)
     assert again.description.training == impatient.description.training
@@ -138,7 +138,7 @@ def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_from_its_last_epoch_and_not_from_its_best(impatient, read_checkpoint):
+def test_a_training_resumes_from_its_last_epoch_not_its_best(impatient, read_checkpoint):
     resumed = impatient.run(resume=True)
     assert any("epoch-004.keras: resuming after epoch 4" in line for line in resumed.lines)
     assert epochs_of(impatient.output) == ["1", "2", "3", "4", "5", "6"]
@@ -203,7 +203,7 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_a_resumed_training_knows_its_schedule_and_what_it_has_accumulated(
+def test_a_resumed_training_restores_schedule_and_accumulated_gradients(
     run_training, quick, tmp_path, read_checkpoint, assert_close, assert_same_history
 ):
     # Of three steps an epoch, the last one's gradients are still to be applied.
@@ -329,7 +329,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_epoch(run_tr
 
 
 @pytest.mark.slow
-def test_output_that_holds_a_training_needs_resume(run_training, undisturbed):
+def test_output_with_a_training_needs_resume(run_training, undisturbed):
     with pytest.raises(UserError) as caught:
         run_training(undisturbed.output)
     assert str(caught.value).startswith(f"{undisturbed.output}: has a training run")
@@ -406,7 +406,7 @@ def test_the_latest_checkpoint_is_the_one_with_most_epochs(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_no_checkpoint_is_written_of_weights_that_the_last_step_has_spoiled(tmp_path, loss):
+def test_weights_ruined_by_the_last_step_are_not_saved(tmp_path, loss):
     keeper = CheckpointEachEpoch(tmp_path, 4)
     keeper.set_params({"steps": 3})
     message = f"training diverged: the validation loss is {loss} at step 3 of epoch 5"

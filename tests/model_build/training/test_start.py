@@ -102,7 +102,7 @@ def test_each_format_gives_all_weights_bit_by_bit(saved, toy_labels, write, half
         (("ground", "box", "disc", "sky"), ("sky",)),
     ],
 )
-def test_labels_known_by_name_keep_their_scores_and_others_are_new(saved, toy_labels, names, new):
+def test_labels_with_known_names_keep_their_weights(saved, toy_labels, names, new):
     folder, model = saved(toy_labels, context=True, learn_upsampling=True)
     again, has = inherited(folder, labels_of(*names))
     assert has.new == new
@@ -129,7 +129,7 @@ def test_labels_known_by_name_keep_their_scores_and_others_are_new(saved, toy_la
         )
 
 
-def test_a_weights_file_of_as_many_labels_is_taken_in_their_order(
+def test_a_weights_file_with_equally_many_labels_is_taken_in_their_order(
     saved, toy_labels, tmp_path, assert_close
 ):
     _, model = saved(toy_labels, context=True)
@@ -176,7 +176,7 @@ def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
     assert "name the file's architecture with --backbone" in message
 
 
-def test_a_file_with_as_many_weights_in_other_places_is_refused(saved, toy_labels, tmp_path):
+def test_a_file_with_the_same_number_of_other_weights_is_refused(saved, toy_labels, tmp_path):
     import h5py
 
     _, model = saved(toy_labels)
@@ -197,7 +197,7 @@ def test_a_file_that_is_no_weights_file_is_refused(tiny_backbone, toy_labels, tm
     assert message.startswith(f"{path}: cannot be read as a Keras weights file")
 
 
-def test_what_is_no_model_is_refused(toy_labels, tmp_path):
+def test_a_folder_that_is_not_a_model_is_refused(toy_labels, tmp_path):
     assert "no such file" in refused(tmp_path / "a.weights.h5", toy_labels)
     assert "not a saved model" in refused(tmp_path / "nowhere", toy_labels)
     (tmp_path / "a.h5").touch()
@@ -207,7 +207,7 @@ def test_what_is_no_model_is_refused(toy_labels, tmp_path):
 
 
 @pytest.mark.parametrize("given", [{"skips": 32}, {"backbone_name": "Ti-ny", "context": False}])
-def test_options_that_say_what_is_so_are_no_contradiction(saved, toy_labels, given):
+def test_options_that_agree_with_the_start_are_accepted(saved, toy_labels, given):
     folder, _ = saved(toy_labels)
     assert resolve_start(str(folder), given).architecture == Architecture("tiny")
 
@@ -406,7 +406,7 @@ def begun(undisturbed):
 
 
 @pytest.mark.slow
-def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, quick, tmp_path):
+def test_zero_epochs_save_the_start_unchanged(run_training, undisturbed, begun, quick, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
     same = run_training(tmp_path / "out", start=begun, recipe=none, pictures=True)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
@@ -422,7 +422,7 @@ def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, qui
 
 
 @pytest.mark.slow
-def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_folder, tmp_path):
+def test_zero_epochs_of_a_new_network_are_refused(run_training, begun, quick, voc_folder, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
     with pytest.raises(
         UserError, match="--epochs 0: there is no trained network to save, as this one is"
@@ -436,7 +436,7 @@ def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_fold
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_from_the_weights_of_the_start(
+def test_a_training_continues_from_the_weights_of_the_start(
     run_training, undisturbed, begun, tmp_path, quick, read_checkpoint, assert_close
 ):
     slow = dataclasses.replace(quick, epochs=1, learning_rate=1e-9)
@@ -464,7 +464,7 @@ def test_a_resumed_training_does_not_start_over(
 
 
 @pytest.mark.slow
-def test_what_comes_from_a_start_learns_slowly(run_training, begun, quick, voc_folder, tmp_path):
+def test_layers_from_a_start_learn_slowly(run_training, begun, quick, voc_folder, tmp_path):
     from model_build.training import recipes
 
     slow = []

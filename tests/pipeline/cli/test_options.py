@@ -15,7 +15,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """What a command gets: its option, and all else."""
+    """Returns a command's own option and all further arguments."""
 
     @click.command(cls=PassThroughCommand, context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

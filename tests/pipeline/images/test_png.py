@@ -20,12 +20,12 @@ def noise(height, width, seed=0, classes=21):
 
 
 def image_data(data):
-    """What the ``IDAT`` chunks of a PNG hold together."""
+    """Returns the joined content of a PNG's ``IDAT`` chunks."""
     return b"".join(content for kind, content in chunks(data) if kind == b"IDAT")
 
 
 @given(st.builds(noise, lengths, lengths, st.integers(0, 99)), scaled, scaled)
-def test_any_class_map_comes_back_at_any_size(class_map, more_height, more_width):
+def test_any_class_map_survives_encoding_at_any_size(class_map, more_height, more_width):
     size = class_map.shape[0] + more_height, class_map.shape[1] + more_width
     stream = compress(class_map, size)
     data = palette_png(stream, size, VOC.palette, b"")
@@ -41,7 +41,7 @@ def test_any_class_map_comes_back_at_any_size(class_map, more_height, more_width
 
 
 @pytest.mark.parametrize("size", [(6, 4000), (3000, 5), (2999, 4001)])
-def test_large_masks_come_back(size):
+def test_large_masks_survive_encoding(size):
     class_map = noise(6, 5)
     data = palette_png(compress(class_map, size), size, VOC.palette, b"")
     with Image.open(io.BytesIO(data)) as image:
@@ -66,7 +66,7 @@ def test_the_image_data_of_several_chunks_is_one():
 
 
 @given(st.data())
-def test_a_png_that_is_cut_short_or_has_another_byte_is_damaged(data):
+def test_a_truncated_or_altered_png_is_damaged(data):
     whole = palette_png(compress(noise(4, 5), (4, 5)), (4, 5), VOC.palette, b"key\0text")
     place = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(ValueError, match=r"damaged or cut short|not a PNG"):

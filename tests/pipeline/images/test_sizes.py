@@ -56,13 +56,13 @@ def test_pad_and_crop_are_a_round_trip(height, width, stride, seed):
     assert np.array_equal(back, pixels[..., 0])
 
 
-def test_pad_leaves_a_fitting_image_alone():
+def test_pad_returns_a_fitting_image_unchanged():
     pixels = np.zeros((32, 64, 3), np.uint8)
     assert pad(pixels, (32, 64)) is pixels
 
 
 @given(small, small, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
-def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed):
+def test_enlarging_to_any_size_adds_no_class(height, width, tall, wide, seed):
     rng = np.random.default_rng(seed)
     padded = rng.choice(np.array([0, 3, 15, 20], np.uint8), (height + 5, width + 5))
     class_map = crop(padded, np.empty((height, width, 3), np.uint8))
@@ -73,7 +73,7 @@ def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed
 
 
 @given(small, st.integers(0, 200))
-def test_a_pixel_is_that_under_whose_middle_it_lies(length, more):
+def test_nearest_takes_the_pixel_under_the_middle(length, more):
     scaled = length + more
     middles = [(Fraction(i) + Fraction(1, 2)) * length / scaled for i in range(scaled)]
     assert nearest_indices(length, scaled).tolist() == [math.floor(middle) for middle in middles]

@@ -1,4 +1,4 @@
-"""One source, listed by many workers: nothing twice, nothing missing, nobody with all the work."""
+"""Many workers list a source: nothing twice, nothing missing, no worker with all the work."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ FILES = Files()
 
 
 def by_levels(source):
-    """What a source has, and how many files each share had, level by level: the graph's work."""
+    """Lists a source by levels as the graph does; returns files, and files per unit by level."""
     found, links, sizes = [], [], []
     shares = list(first_units(source, FILES))
     for level in range(MAX_SPLITS + 1):
@@ -52,7 +52,7 @@ def by_levels(source):
 
 
 def everything(source):
-    """What a source has, as one worker finds it."""
+    """Lists a source on one worker."""
     return list(list_serially(source, FILES))
 
 
@@ -68,7 +68,7 @@ PATHS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("/".join)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(st.lists(PATHS, max_size=8), st.lists(st.tuples(PATHS, PATHS), max_size=4))
-def test_many_workers_find_what_one_does_whichever_links_there_are(tmp_path, names, links):
+def test_many_workers_list_links_like_one(tmp_path, names, links):
     root = f"{tmp_path}/{uuid.uuid4().hex}"
     os.mkdir(root)
     for name in names:
@@ -96,7 +96,7 @@ def test_a_folder_is_listed_by_its_own_path_whatever_the_names_of_links_to_it(tm
     assert paths == [f"{tmp_path}/p/m/1.jpg", f"{tmp_path}/p/x/2.jpg"]
 
 
-def test_each_folder_is_a_share_and_what_is_deep_is_listed_by_one_worker(tmp_path, touch):
+def test_each_folder_is_a_unit_and_deep_ones_are_listed_by_one_worker(tmp_path, touch):
     touch(tmp_path, *(f"{above}{name}.jpg" for above in ("a/", "b/", "a/c/") for name in "123"))
     touch(tmp_path, "0.jpg", "d/e/f/g/h/1.jpg", "d/e/f/g/2.jpg", "d/e/f/3.jpg")
     _, sizes = by_levels(folder(str(tmp_path)))
@@ -136,7 +136,7 @@ NAMES = st.text("ab\u00e9\U0010ffff", min_size=1, max_size=4)
 
 
 @given(st.sets(st.tuples(st.sampled_from(["a", "aé", "b"]), NAMES).map("/".join), max_size=40))
-def test_many_workers_find_what_one_does_in_a_store(keys):
+def test_many_workers_list_a_store_like_one(keys):
     bucket = f"b{uuid.uuid4().hex}"
     for key in keys:
         FILES.write(f"memory://{bucket}/{key}", b"")
@@ -218,7 +218,7 @@ def test_a_large_folder_beside_a_small_one_is_work_for_many(invented):
     assert len(pages) <= 101 + len([share for of_level in sizes for share in of_level]) + 1
 
 
-def test_a_first_look_at_a_large_folder_asks_for_one_page(invented):
+def test_a_first_look_at_a_large_folder_requests_one_page(invented):
     bucket = invented({"large": 10_000_000})
     source = folder(bucket)
     assert isinstance(next(list_source(source, ListOptions(bucket), FILES)), ImageRef)
@@ -285,7 +285,7 @@ def stages(monkeypatch):
     return found
 
 
-def test_a_shuffle_of_shares_lies_between_any_two_levels(tmp_path, touch, stages):
+def test_units_are_shuffled_between_any_two_levels(tmp_path, touch, stages):
     touch(tmp_path, "0.jpg", "a/1.jpg", "a/b/2.jpg", "a/b/c/d/e/3.jpg", "a/b/c/4.jpg")
     (tmp_path / "a/up").symlink_to(tmp_path)
     where = str(tmp_path)

@@ -41,7 +41,7 @@ def test_the_most_common_extensions_are_named_and_the_others_are_one():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"])
-def test_images_begin_like_images(kind):
+def test_images_start_with_a_known_magic_number(kind):
     data = io.BytesIO()
     Image.new("RGB", (8, 8)).save(data, kind)
     assert begins_like_image(data.getvalue()[: skipped.HEAD_BYTES])

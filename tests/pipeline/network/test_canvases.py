@@ -23,7 +23,7 @@ multiples = st.sampled_from([8, 32, 64])
 
 
 @given(sides, sides, sides, multiples)
-def test_a_canvas_holds_its_image_or_there_is_none(height, width, longest, multiple):
+def test_a_canvas_is_at_least_as_large_as_its_image(height, width, longest, multiple):
     found = canvas_size((height, width), longest, multiple)
     if found is None:
         assert max(height, width) > longest
@@ -41,9 +41,7 @@ def test_there_are_16_canvases_at_most(longest, multiple):
 
 
 @given(sides, sides, sides, sides, multiples)
-def test_height_and_width_go_by_themselves_and_a_larger_image_has_no_smaller_canvas(
-    height, width, more, longest, multiple
-):
+def test_canvas_sides_are_independent_and_monotonic(height, width, more, longest, multiple):
     place = partial(canvas_size, longest=longest, multiple=multiple)
     found, larger = place((height, width)), place((height + more, width))
     if found is not None and larger is not None:
@@ -52,7 +50,7 @@ def test_height_and_width_go_by_themselves_and_a_larger_image_has_no_smaller_can
     assert place((width, height)) == (found if found is None else found[::-1])
 
 
-def test_padding_goes_in_with_the_size_of_the_rest_and_does_not_come_back():
+def test_padding_is_passed_with_the_size_and_cut_off_the_result():
     seen = []
 
     def function(images, scale, part):
@@ -96,7 +94,7 @@ def enlarged(scores):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_nothing_is_traced_once_there_was_an_image_on_a_canvas_and_one_on_none(engine, monkeypatch):
+def test_nothing_is_traced_again_after_one_image_on_a_canvas_and_one_without(engine, monkeypatch):
     traced = []
 
     def counted(name):
@@ -243,7 +241,7 @@ LOOKING = {
 
 
 @pytest.mark.parametrize("looking", LOOKING)
-def test_beyond_a_part_lies_what_lies_beyond_a_border(looking):
+def test_a_part_is_padded_like_an_image(looking):
     def body(images):
         features = LOOKING[looking](tf.cast(images, tf.float32))
         return tf.nn.relu(tf.nn.conv2d(features, kernel(3, features.shape[3], 2), 1, "SAME"))

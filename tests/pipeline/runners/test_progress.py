@@ -56,7 +56,7 @@ def _work(seconds):
         raise ValueError
 
 
-def test_stage_times_come_back_as_metrics(monkeypatch):
+def test_stage_times_are_reported_as_metrics(monkeypatch):
     clock = types.SimpleNamespace(now=0)
     monkeypatch.setattr(progress, "time", clock)
     clock.perf_counter_ns = lambda: clock.now * 10**9
@@ -67,7 +67,7 @@ def test_stage_times_come_back_as_metrics(monkeypatch):
     assert stage_seconds(result) == {"read": 3, "decode": 6, "infer": 0, "write": 0}
 
 
-def test_a_runner_that_tells_no_times_has_spent_none():
+def test_a_runner_without_stage_times_yields_none():
     pipeline = beam.Pipeline(runner=FnApiRunner())
     pipeline | beam.Create([1]) | beam.Map(str)
     result = pipeline.run()
@@ -89,13 +89,13 @@ def counted():
     return result.metrics
 
 
-def test_counts_come_back_as_metrics():
+def test_counts_are_reported_as_metrics():
     counts = progress.metric_counts(counted()())
     assert counts == {"listed": 2, "masks": 3, "kept": 0, "rejects": 0}
     assert (COUNTS.listed, COUNTS.masks) == (2, 3), "this process has counted, too"
 
 
-def test_a_run_elsewhere_is_followed_by_its_metrics_and_its_journal():
+def test_a_remote_run_is_followed_by_its_metrics_and_journal():
     metrics, journal = counted(), [(0, 0)]
     COUNTS.reset()
     with progress.poll_counts(metrics, lambda: journal[0], interval=0.01):
@@ -110,7 +110,7 @@ def test_a_run_elsewhere_is_followed_by_its_metrics_and_its_journal():
     assert COUNTS.masks == 2, "a later run in this process counts here"
 
 
-def test_a_runner_without_metrics_is_followed_by_the_journal_alone():
+def test_a_runner_without_metrics_is_followed_by_the_journal():
     def none_yet():
         raise RuntimeError("not implemented")
 
@@ -124,7 +124,7 @@ def wait_for(pattern, read):
     wait_until(lambda: re.search(pattern, read()), f"{pattern!r} is shown")
 
 
-def test_plain_lines_where_there_is_no_terminal(monkeypatch):
+def test_progress_is_plain_lines_without_a_terminal(monkeypatch):
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     threads = threading.active_count()
@@ -146,7 +146,7 @@ def test_a_short_run_shows_no_lines(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_display_ends_with_a_run_that_fails():
+def test_the_display_ends_when_a_run_fails():
     before = threading.active_count()
     with pytest.raises(ValueError, match="failed"), progress.show_progress(interval=0.01):
         raise ValueError("failed")
