@@ -1,4 +1,4 @@
-"""What several benchmarks share: networks as a job loads them, their class maps, and streams."""
+"""Shared by benchmarks: networks as a job loads them, their class maps, and streams."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ INTERVAL = 1.0  # seconds between two looks at memory
 
 
 class Run(NamedTuple):
-    """What a job took."""
+    """The resources a job used."""
 
     seconds: float
     images_a_second: float  # as it ran

@@ -1,4 +1,4 @@
-"""Milliseconds an image of networks alone, by engine, precision and batch size, on random pixels.
+"""Measures milliseconds per image of networks by engine, precision and batch size.
 
     python benchmarks/engines.py [--model DIR …] [--engine NAME …] [--precision NAME …]
         [--size 384x512] [--rounds 7]

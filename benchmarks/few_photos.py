@@ -1,4 +1,4 @@
-"""Recipes for starting from a trained network with few photos; prints a Markdown table.
+"""Compares recipes for training from a trained network with few photos; prints a Markdown table.
 
     python benchmarks/few_photos.py DATA --output DIR --held PREFIX [--start MODEL] [--photos 24]
 
@@ -69,11 +69,11 @@ def main(
     import_tensorflow()
     from model_build.artifact import DEFAULT_MODEL, describe
     from model_build.training.recipes import RECIPES
-    from model_build.training.start import starting
+    from model_build.training.start import resolve_start
     from model_build.training.train import Options, train
 
-    begun = starting(start or DEFAULT_MODEL, {})
-    new = dataclasses.replace(begun.architecture, backbone_weights=backbone_weights or "none")
+    start_point = resolve_start(start or DEFAULT_MODEL, {})
+    new = dataclasses.replace(start_point.architecture, backbone_weights=backbone_weights or "none")
     folder = divided(Path(data), Path(output), held, photos, held_photos)
     names = only or (*VARIANTS, *([NEW] if backbone_weights else []))
     rows = []
@@ -87,7 +87,7 @@ def main(
                 str(result),
                 recipe=recipe,
                 architecture=new,
-                start=None if name == NEW else begun,
+                start=None if name == NEW else start_point,
                 options=Options(splits=("few", "held"), pad_small=True),
             )
             (result / "seconds").write_text(f"{time.perf_counter() - clock:.0f}")
@@ -99,7 +99,7 @@ def main(
             f"{scores['recipe']['epochs']} | {seconds / 60:.1f} |"
         )
     click.echo(
-        f"\n{Path(data).name}: {photos} photos of train, from {begun.name}; scores on "
+        f"\n{Path(data).name}: {photos} photos of train, from {start_point.name}; scores on "
         f"{held_photos} others, of {held}; {os.cpu_count()} CPUs ({platform.machine()})\n"
     )
     click.echo("| variant | mIoU | pixel accuracy | best epoch | minutes |")

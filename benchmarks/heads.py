@@ -122,7 +122,7 @@ def measured(network: Any, scores: list[Any], rounds: int) -> str:
     import tensorflow as tf
 
     from pipeline.network.precision import FLOAT32
-    from pipeline.network.segmenter import classifier, runner
+    from pipeline.network.segmenter import class_finder, graph_function
 
     functions = network[1]
     signature = tf.TensorSpec([1, None, None, functions.channels])
@@ -134,9 +134,9 @@ def measured(network: Any, scores: list[Any], rounds: int) -> str:
         return size  # each canvas is as large as its image
 
     ways = {
-        "as a job": classifier(network, signature, "graph", of_size),
-        "all logits, compiled": classifier(network, signature, "xla", of_size),
-        "all logits, graph mode": runner(classes, [signature], FLOAT32),
+        "as a job": class_finder(network, signature, "graph", of_size),
+        "all logits, compiled": class_finder(network, signature, "xla", of_size),
+        "all logits, graph mode": graph_function(classes, [signature], FLOAT32),
     }
     given = [tf.constant(one) for one in scores]
     times: dict[str, list[float]] = {way: [] for way in ways}

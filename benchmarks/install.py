@@ -1,4 +1,4 @@
-"""How large an installation is: the package alone, and with each extra.
+"""Measures the size of an installation: only the package, and with each extra.
 
 python benchmarks/install.py
 """

@@ -29,7 +29,13 @@ from clusters import INTERVAL, ROOT
 from peers import memory
 
 from pipeline.inputs.listing import ListImages, ListOptions, list_source
-from pipeline.inputs.parallel_listing import LEVELS, Found, ListingUnit, first_units, list_unit
+from pipeline.inputs.parallel_listing import (
+    MAX_SPLITS,
+    Found,
+    ListingUnit,
+    first_units,
+    list_unit,
+)
 from pipeline.records import Source
 from pipeline.storage import Files
 from tests.servers import flink as flinks
@@ -93,11 +99,11 @@ def shares(where: str) -> int:
     """Lists a folder share by share, level by level; prints what shares there are."""
     files, seen, number = Files(), 0, 0
     left = list(first_units(Source("folder", where, where), files))
-    for level in range(LEVELS + 1):
+    for level in range(MAX_SPLITS + 1):
         sizes, further = [], []
         for share in left:
             size = 0
-            for found in list_unit(share, files, to_the_end=level == LEVELS):
+            for found in list_unit(share, files, to_the_end=level == MAX_SPLITS):
                 if isinstance(found, ListingUnit):
                     further.append(found)
                 elif isinstance(found, Found):

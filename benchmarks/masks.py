@@ -1,4 +1,4 @@
-"""What it costs to write a mask, at sizes from the network's own to 24 megapixels.
+"""Measures the cost of writing a mask, at sizes from the network's own to 24 megapixels.
 
     python benchmarks/masks.py PHOTOS [--photos 20] [--rounds 5]
 

@@ -65,7 +65,7 @@ def main(data: str, models: tuple[str, ...], photos: int, split: str) -> None:
 
 
 def segmented(segmenter: Any, folder: Any, options: Any) -> Callable[[str], np.ndarray]:
-    """What gives a photo's class map, at the size the network sees, by the photo's name."""
+    """Returns a function: a photo's name → its class map at the size the network sees."""
     from pipeline.images.decode import decode
 
     def segment(name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What decoding a photo costs, and what the colours of its profile cost and change.
+"""Measures the cost of decoding a photo, and the cost and effect of its colour profile.
 
     python benchmarks/profiles.py photos/ [--limit 60] [--rounds 12]
 

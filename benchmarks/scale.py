@@ -48,7 +48,7 @@ def main(counts: tuple[int, ...], side: int, photos: str | None) -> None:
 
 
 def made(archive: Path, count: int, side: int, photos: list[Path]) -> Path:
-    """Writes so many JPEGs in folders of a thousand: of photos, or each of other colours."""
+    """Writes JPEGs in folders of a thousand: copies of photos, or each in its own colours."""
     rng = np.random.default_rng(0)
     for index in range(count):
         path = archive / f"{index // FOLDER:06d}" / f"{index:09d}.jpg"
@@ -64,7 +64,7 @@ def made(archive: Path, count: int, side: int, photos: list[Path]) -> Path:
 
 
 class Run(NamedTuple):
-    """What a job took."""
+    """The resources a job used."""
 
     seconds: float
     core_seconds: float

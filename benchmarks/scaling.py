@@ -1,4 +1,4 @@
-"""What an archive takes: core-hours, object operations, bytes that are shuffled, shards.
+"""Estimates the cost of an archive: core-hours, object operations, shuffled bytes, shards.
 
     python benchmarks/scaling.py --core-ms 50 [--images 1000 --images 1000000] [--workers 16]
 
@@ -49,7 +49,7 @@ def main(core_ms: float, counts: tuple[int, ...], workers: int) -> None:
 
 
 def pages(images: int) -> int:
-    """List requests for so many objects."""
+    """Number of list requests for a number of objects."""
     return -(-images // PAGE)
 
 

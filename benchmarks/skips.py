@@ -1,4 +1,4 @@
-"""FCN-8s skips on top of a whole network, where they alone are trained: what do they gain?
+"""Measures the gain of FCN-8s skips that are trained on top of a frozen network.
 
     python benchmarks/skips.py DATA FILE.weights.h5 --output DIR --train-split A --held-split B
 

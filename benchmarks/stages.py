@@ -1,4 +1,4 @@
-"""What a photo costs beside the network: the job with a null network, and with a null sink as well.
+"""Measures the cost of a photo besides the network: a job with a null network, then a null sink.
 
     python benchmarks/stages.py photos/ [--limit 1000] [--rounds 3] [--precision float32]
 
@@ -94,7 +94,7 @@ def main(photos: str, model: str, limit: int | None, precision: str, rounds: int
 def cost(
     photos: str, model: str, precision: str, count: int, workers: int | None = None
 ) -> np.ndarray:
-    """Core-seconds, and seconds, of a job on the first so many photos."""
+    """Measures core-seconds and seconds of a job on the first ``count`` photos."""
     import pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,7 +113,7 @@ def cost(
 
 
 def network_alone(photos: str, model: str, precision: str, count: int) -> Callable[[], np.ndarray]:
-    """What runs the network on the first so many photos: core-seconds, and seconds."""
+    """Measures core-seconds and seconds of the network on the first photos."""
     from pipeline.images.decode import decode
     from pipeline.network.handler import SegmentationHandler
     from pipeline.segmentation.plan import Request, plan

@@ -1,4 +1,4 @@
-"""What starting costs: the phases before the first mask, and a whole job of a few photos.
+"""Measures start-up: the phases before the first mask, and a whole job of a few photos.
 
     python benchmarks/starting.py examples/ [--rounds 5] [--other ../main]
 

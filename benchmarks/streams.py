@@ -1,4 +1,4 @@
-"""Images/s of the network alone: one stream that has all threads, beside single-threaded streams.
+"""Compares images/s of the network: one stream with all threads, and single-threaded streams.
 
     python benchmarks/streams.py [--model DIR] [--size 384x512] [--engine graph] [--rounds 5]
 

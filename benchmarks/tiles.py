@@ -1,4 +1,4 @@
-"""What tiles cost in accuracy, time and memory.
+"""Measures the cost of tiles in accuracy, time and memory.
 
     python benchmarks/tiles.py PHOTOS [--photos 20] [--megapixels 100] [--tile N]
 
@@ -74,7 +74,7 @@ def agreeing(segmenter, pixels: np.ndarray) -> float:
 
 
 def enlarged(paths: list[Path], count: int, factor: int) -> Iterator[np.ndarray]:
-    """Photos, evenly spread, so many times their size."""
+    """Returns evenly spread photos, enlarged by a factor."""
     for path in paths[:: max(1, len(paths) // count)][:count]:
         with Image.open(path) as image:
             size = image.width * factor, image.height * factor
@@ -99,7 +99,7 @@ def mosaic(paths: list[Path], rows: int, columns: int, size: tuple[int, int]) ->
 
 
 def draw(paths: list[Path], megapixels: int, where: str, options: dict) -> None:
-    """Writes a mosaic of so many pixels, of photos of about 1000×750."""
+    """Writes a mosaic of photos of about 1000×750 with a given number of pixels."""
     side = round((megapixels * 1e6 / (1000 * 750)) ** 0.5)
     scale = (megapixels * 1e6 / (1000 * 750)) ** 0.5 / side
     chosen = random.Random(0).choices(paths, k=side * side)

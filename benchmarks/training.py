@@ -1,4 +1,4 @@
-"""Images a second of training: the input alone, the network's step alone, and both together.
+"""Measures images/s of training: only the input, only the network's step, and both.
 
     python benchmarks/training.py DATA [--backbone mobilenet_v2] [--steps 12] [--rounds 3]
 

@@ -1,4 +1,4 @@
-"""What TensorFlow executes of a network, as Keras writes it and exported: counts and times.
+"""Counts and times the operations that TensorFlow executes, as Keras writes them and exported.
 
     python benchmarks/unfused.py [--model DIR] [--backbone NAME …] [--size 384x512] [--precision …]
 
@@ -30,7 +30,7 @@ Scores = Callable[[Any], Any]  # of images, where TensorFlow builds a graph
 
 
 class Trace(NamedTuple):
-    """What was executed: operations by kind, and milliseconds a call by kind and by node."""
+    """The executed operations by kind, and milliseconds per call by kind and by node."""
 
     operations: Counter
     kinds: dict[str, float]
@@ -140,9 +140,9 @@ def trace(scores: Scores, image: np.ndarray, precision: str, calls: int) -> Trac
     """Runs a network in a session of its own, which reports what it executed."""
     import tensorflow as tf
 
-    from pipeline.network.precision import optimizer
+    from pipeline.network.precision import optimizer_config
 
-    settings = optimizer(precision)
+    settings = optimizer_config(precision)
     settings.intra_op_parallelism_threads = settings.inter_op_parallelism_threads = 1
     options = tf.compat.v1.RunOptions(
         trace_level=tf.compat.v1.RunOptions.FULL_TRACE, output_partition_graphs=True

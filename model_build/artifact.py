@@ -2,16 +2,16 @@
 
 ::
 
-    MODEL/model.json          labels, palette, normalisation, stride, long side, how scores lie on
-                              an image, architecture, metrics, fingerprint
+    MODEL/model.json          labels, palette, normalisation, stride, long side, the grid of
+                              scores, architecture, metrics, fingerprint
     MODEL/saved_model/        a TensorFlow SavedModel: an inference program
-                              (:mod:`model_build.export`), or anybody's network
-    MODEL/trained.weights.h5  the network as Keras has it, which only ``train --start`` reads
+                              (:mod:`model_build.export`), or any other network
+    MODEL/trained.weights.h5  the network's Keras weights, which only ``train --start`` reads
 
-The first two are all that a job needs; they run without the code that trained the network.
+A job needs only the first two; they run without the code that trained the network.
 
-All of this is on local disk: a folder on a store is copied here first. TensorFlow is imported where
-it is used; reading ``model.json`` does not need it.
+These functions read local disk: a folder on a store is first copied there. TensorFlow is imported
+where it is used; reading ``model.json`` does not need it.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ from model_build.data.labels import LabelSet
 if TYPE_CHECKING:
     import keras
 
-# Folders of format 1 hold a SavedModel with variables, which runs as anybody's does.
+# Folders of format 1 contain a SavedModel with variables, run like any other SavedModel.
 FORMAT, EARLIER_FORMAT = 2, 1
 PROGRAM, SAVED_MODEL = KINDS = ("program", "saved_model")
 DESCRIPTION, NETWORK, WEIGHTS = "model.json", "saved_model", "trained.weights.h5"
-# More are no network's; a number in a file must not decide how much memory is taken.
-MOST_STRIDE, MOST_AVERAGES = 1024, 1000
+# No network has more; a number in a file must not decide how much memory is used.
+MAX_STRIDE, MAX_AVERAGES = 1024, 1000
 DEFAULT_MODEL = str(Path(__file__).parent / "default_model")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How the scores that a network gives lie on an image.
+    """The grid of a network's scores on an image.
 
     Attributes:
-        stride: how many pixels a score is wide and high.
-        shift: how far, in pixels, the grid of scores lies down and right of the centres of cells of
-            that size, where logits are the bilinear interpolation of scores; None where a program
-            enlarges them otherwise or from too far, and where they have the image's size.
-        averages: how many averages over the whole image a program takes.
+        stride: width and height of a score's cell in pixels.
+        shift: offset, in pixels down and right, of the grid of scores from the centres of cells of
+            that size, if logits are the bilinear interpolation of scores; None if a program
+            enlarges them in another way or with too large an offset, and if they have the image's
+            size.
+        averages: number of averages over the whole image that a program uses.
     """
 
     stride: int = 1
@@ -60,29 +61,29 @@ class Scores:
 
 
 def is_near(stride: int, shift: float) -> bool:
-    """Whether a job can find classes between cells: the first one's centre is in the first cell."""
+    """Whether a job can interpolate between cells: the first centre is within the first cell."""
     return -1 < shift + (stride - 1) / 2 <= stride
 
 
 @dataclass(frozen=True)
 class Description:
-    """What ``model.json`` says of a network.
+    """The contents of ``model.json``.
 
     Attributes:
         backbone: name of the backbone.
-        labels: the label set; the network has one output channel a label.
-        normalisation: channels, scale and offset; informative, as it is part of the saved graph.
-        stride: input sides must be multiples of it, in pixels: the backbone's, however fine the
-            scores are.
+        labels: the label set; the network has one output channel per label.
+        normalisation: channels, scale and offset; only informative, as the saved graph includes it.
+        stride: input sides must be multiples of it, in pixels; it is the backbone's, however fine
+            the scores are.
         long_side: the longest side, in pixels, of the images the network was trained at.
         parameters: number of weights.
         training: data, recipe and metrics, as the trainer reports them.
         fingerprint: see :func:`fingerprint`.
-        architecture: which network it is, as :class:`model_build.network.fcn.Architecture` says
-            it in JSON; empty where it is not known, as in folders of earlier versions.
-        scores: how scores lie on an image.
-        weights: sha256 of the weights file, in hex; empty where there is none.
-        kind: ``"program"``, or ``"saved_model"`` for anybody's network.
+        architecture: the JSON of :class:`model_build.network.fcn.Architecture`; empty if unknown,
+            as in folders of earlier versions.
+        scores: the grid of scores on an image.
+        weights: sha256 of the weights file, in hex; empty if there is none.
+        kind: ``"program"``, or ``"saved_model"`` for any other network.
         format: of the folder.
     """
 
@@ -101,12 +102,12 @@ class Description:
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """The form of ``model.json``."""
+        """Returns the JSON of ``model.json``."""
         value = {"format": self.format} | asdict(self) | self.labels.to_json()
         return value | {"palette": [list(color) for color in self.labels.colors]}
 
     def decides(self) -> dict[str, Any]:
-        """The fields that reach a pixel of a mask, or a score."""
+        """Returns the fields that affect a mask's pixels or a score."""
         value = self.to_json()
         names = ("labels", "palette", "ignore_index", "stride", "long_side", "scores", "kind")
         return {name: value[name] for name in names}
@@ -120,15 +121,14 @@ def save(
     Args:
         folder: made if it is missing; files of a model saved there before are replaced.
         model: from :func:`model_build.network.fcn.fcn`.
-        description: what the network itself says is filled in here.
-        half: store the kernels as float16, for half the size. They must be such numbers.
+        description: fields that follow from the network are filled in.
+        half: store the kernels as float16, for half the size. They must be exact in float16.
 
     Returns:
         The description as written.
 
     Raises:
-        JobError: the program that is made of the network does not compute the same; nothing is
-            written.
+        JobError: the exported program does not compute the same as the network; nothing is written.
     """
     from model_build import saved_model
     from model_build.export import export
@@ -159,7 +159,7 @@ def save(
 
 
 def write_description(folder: str | Path, description: Description) -> Description:
-    """Writes the ``model.json`` of a local folder, beside its SavedModel.
+    """Writes the ``model.json`` of a local folder, next to its SavedModel.
 
     Args:
         folder: the saved-model folder.
@@ -179,14 +179,14 @@ def _hash_of(path: Path) -> str:
 
 
 def fingerprint(folder: str | Path, description: Description) -> str:
-    """sha256, in hex, over all that decides what a network makes of an image.
+    """Returns a sha256, in hex, over everything that decides a network's results.
 
-    That is the names and bytes of the SavedModel's files, but for what file managers leave in any
-    folder that they show, and what :meth:`Description.decides` gives.
+    It covers the names and bytes of the SavedModel's files, except those left by file managers, and
+    :meth:`Description.decides`.
 
     Args:
         folder: the saved-model folder.
-        description: of it. In a folder of the earlier format it covers the files alone.
+        description: its ``model.json``. In a folder of the earlier format only files count.
     """
     root = Path(folder) / NETWORK
     digest = hashlib.sha256()
@@ -205,10 +205,10 @@ def describe(folder: str | Path, *, name: str | None = None) -> Description:
 
     Args:
         folder: the saved-model folder.
-        name: what messages call it, such as where it was copied from; by default as it is called.
+        name: its name in messages, such as the URI it was copied from; by default its path.
 
     Raises:
-        UserError: there is none, or it is not of this form.
+        UserError: it is missing or invalid.
     """
     name = name or str(folder)
     try:
@@ -229,7 +229,7 @@ def parse_description(data: bytes, where: str) -> Description:
         where: the file's name, for errors.
 
     Raises:
-        UserError: it is no JSON, or not of this form.
+        UserError: it is not valid JSON, or not a valid description.
     """
     try:
         value = json.loads(data)
@@ -249,7 +249,7 @@ def parse_description(data: bytes, where: str) -> Description:
         kind = value.get("kind", SAVED_MODEL)
         if kind not in KINDS:
             raise UserError(f"{where}: its kind is {str(kind)[:40]!r}; use {' or '.join(KINDS)}")
-        stride = _whole(value, "stride", range(1, MOST_STRIDE + 1))
+        stride = _whole(value, "stride", range(1, MAX_STRIDE + 1))
         return Description(
             backbone=str(value["backbone"]),
             labels=LabelSet.from_json(value, where),
@@ -272,7 +272,7 @@ def parse_description(data: bytes, where: str) -> Description:
 
 
 def _parse_scores(value: Any, stride: int, where: str) -> Scores:
-    """How scores lie on an image whose sides are multiples of a stride."""
+    """Parses the grid of scores on an image whose sides are multiples of a stride."""
     if not isinstance(value, dict):
         raise TypeError("scores is no object")
     _check_fields(value, {field.name for field in fields(Scores)}, f"{where}: scores")
@@ -283,7 +283,7 @@ def _parse_scores(value: Any, stride: int, where: str) -> Scores:
     shift = given["shift"]
     if shift is not None and (isinstance(shift, bool) or not is_near(own, shift)):
         raise ValueError(f"a shift of {shift}")
-    averages = _whole(given, "averages", range(MOST_AVERAGES + 1))
+    averages = _whole(given, "averages", range(MAX_AVERAGES + 1))
     return Scores(own, None if shift is None else float(shift), averages)
 
 
@@ -303,7 +303,7 @@ def _whole(value: dict[str, Any], name: str, allowed: range) -> int:
 
 
 def check_files(folder: str | Path, description: Description, *, name: str | None = None) -> None:
-    """Checks that a local SavedModel's files are those that its ``model.json`` was written for.
+    """Checks that a local SavedModel's files match the fingerprint in its ``model.json``.
 
     Raises:
         UserError: a file changed, is missing or was cut short since it was saved.
@@ -318,7 +318,7 @@ def check_files(folder: str | Path, description: Description, *, name: str | Non
 
 
 def check_weights(folder: str | Path, description: Description) -> None:
-    """Checks that a local folder's weights are those that were saved with its program.
+    """Checks that a local folder's weights are those saved with its program.
 
     Raises:
         UserError: the file changed, is missing or was cut short since it was saved.

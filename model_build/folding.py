@@ -1,9 +1,9 @@
-"""A Keras network, written as the TensorFlow operations that its inference takes.
+"""Writes a Keras network as the TensorFlow operations that its inference needs.
 
-Batch norms and the normalisation of the input go into the kernels and biases of the convolutions
-beside them, worked out in float64; dilation and padding of their own become attributes of the
-convolution. TensorFlow fuses a convolution with the bias and the activation that follow it, but
-with none of these as Keras writes them, so that each would cost its own pass over the features.
+Batch norms and the normalisation of the input are folded into the kernels and biases of adjacent
+convolutions, computed in float64; dilation and separate padding become attributes of the
+convolution. TensorFlow fuses a convolution with the bias and activation that follow it, but not as
+Keras writes them: each would cost a separate pass over the features.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from model_build.program import FEATURES, MEAN, SCORES
 
 @dataclass(frozen=True)
 class _Convolution:
-    """A convolution as it was written: to be written again with other factors and another bias.
+    """A convolution, which may be written again with another factor and bias.
 
     Attributes:
-        source: the tensor that it gets.
+        source: its input tensor.
         kernel: as trained, float32 ``[h, w, in, out]``; depthwise ``[h, w, in, multiplier]``.
-        factor: what the kernel is multiplied by, float64, for its last two axes.
-        bias: one an output channel, or one for all.
-        depthwise: whether each channel is convolved on its own.
+        factor: multiplies the kernel, float64, for its last two axes.
+        bias: one per output channel, or one for all.
+        depthwise: whether each channel is convolved separately.
         strides, dilations: (height, width).
         padding: ``"SAME"``, ``"VALID"``, or zeros as in :class:`_Padded`.
     """
@@ -45,21 +45,21 @@ class _Convolution:
     padding: Any
 
     def then(self, scale: np.ndarray, shift: np.ndarray) -> _Convolution:
-        """It, followed by ``x · scale + shift``, one of each an output channel."""
+        """Returns it followed by ``x · scale + shift``, one of each per output channel."""
         shape = self.kernel.shape[2:] if self.depthwise else (1, -1)
         factor = self.factor * scale.reshape(shape)
         return replace(self, factor=factor, bias=self.bias * scale + shift)
 
 
 class _Padded(NamedTuple):
-    """A tensor with zeros around it, and how many: ``[4, 2]``, before and after on each axis."""
+    """A tensor padded with zeros; their number is ``[4, 2]``, before and after on each axis."""
 
     source: Any
     paddings: np.ndarray
 
 
 class _Scaled(NamedTuple):
-    """``source · scale + offset``, one of each a channel."""
+    """``source · scale + offset``, one of each per channel."""
 
     source: Any
     scale: np.ndarray
@@ -67,7 +67,7 @@ class _Scaled(NamedTuple):
 
 
 class _Written(keras.Operation):
-    """Takes the place of an operation in a copy of a network, and writes it where it is called."""
+    """Replaces an operation in a copy of a network; writes that operation when called."""
 
     def __init__(self, operation: keras.Operation, write: Callable[..., Any]):
         super().__init__(name=operation.name)
@@ -86,22 +86,22 @@ class _Written(keras.Operation):
 class Writer:
     """Writes a network into the graph that TensorFlow is building.
 
-    Nothing that is written is changed. A batch norm writes the convolution before it once more with
-    another kernel; what nothing takes in the end is left out.
+    Nodes are never changed once written. A batch norm writes the convolution before it again with
+    another kernel; nodes that turn out unused are removed at the end.
 
     Args:
         weights: values by the ``id`` of the Keras variable.
-        half: hold kernels as float16.
-        alike: the ``id`` of each layer whose padding is known to be what ``SAME`` pads.
+        half: store kernels as float16.
+        same_padded: the ``id`` of each layer whose padding is known to equal ``SAME`` padding.
 
     Attributes:
-        alike: those of which it was seen while writing, as sides were known.
-        averages: how many averages over whole images were written.
+        same_padded: those for which this was found while writing, as sides were known.
+        averages: number of averages over whole images written.
     """
 
-    def __init__(self, weights: dict[int, np.ndarray], half: bool, alike: set[int]):
-        self.weights, self.half, self.known = weights, half, alike
-        self.alike: set[int] = set()
+    def __init__(self, weights: dict[int, np.ndarray], half: bool, same_padded: set[int]):
+        self.weights, self.half, self.known = weights, half, same_padded
+        self.same_padded: set[int] = set()
         self.averages = 0
         self._made: dict[Any, _Convolution | _Padded | _Scaled] = {}
 
@@ -130,30 +130,30 @@ class Writer:
             args = (tf.identity(args[0], f"{SCORES}/"),)
         rule = _RULES.get(type(operation))
         if rule is None or getattr(operation, "data_format", "") == "channels_first":
-            return self.as_it_is(operation, *args, **kwargs)
+            return self.by_keras(operation, *args, **kwargs)
         with tf.name_scope(operation.name):
             return rule(self, operation, *args)
 
-    def as_it_is(self, operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-        """Any operation, by Keras' own code, with its weights as constants."""
+    def by_keras(self, operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        """Writes any other operation with Keras' own code, with its weights as constants."""
         variables = operation.weights if isinstance(operation, keras.layers.Layer) else ()
         with keras.StatelessScope([(one, self._weight(self.value(one))) for one in variables]):
             return operation(*args, **kwargs)
 
     def value(self, variable: keras.Variable) -> np.ndarray:
-        """The value of a variable."""
+        """Returns the value of a variable."""
         return self.weights[id(variable)]
 
     def convolution(self, layer: Any, images: Any) -> Any:
-        """``Conv2D`` or ``DepthwiseConv2D``."""
+        """Writes ``Conv2D`` or ``DepthwiseConv2D``."""
         if getattr(layer, "groups", 1) > 1:
-            return self.as_it_is(layer, images)
+            return self.by_keras(layer, images)
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         bias = self.value(layer.bias) if layer.use_bias else np.zeros(1)
         return self.activate(layer, self._convolve(layer, images, layer.kernel, bias, depthwise))
 
     def separable(self, layer: Any, images: Any) -> Any:
-        """``SeparableConv2D``: a depthwise convolution and a 1×1 one."""
+        """Writes ``SeparableConv2D``: a depthwise convolution and a 1×1 one."""
         apart = self._convolve(layer, images, layer.depthwise_kernel, np.zeros(1), True)
         made = _Convolution(
             apart,
@@ -168,9 +168,9 @@ class Writer:
         return self.activate(layer, self._put(made))
 
     def batch_norm(self, layer: Any, features: Any) -> Any:
-        """``BatchNormalization``, as part of the convolution before it where there is one."""
+        """Writes ``BatchNormalization``, folded into a convolution before it if there is one."""
         if layer.axis not in (-1, len(features.shape) - 1):
-            return self.as_it_is(layer, features)
+            return self.by_keras(layer, features)
         variance = self.value(layer.moving_variance).astype(np.float64)
         scale = 1 / np.sqrt(variance + layer.epsilon)
         if layer.scale:
@@ -184,42 +184,42 @@ class Writer:
         return features * _constant(scale) + _constant(shift)
 
     def rescaling(self, layer: Any, images: Any) -> Any:
-        """``Rescaling``."""
+        """Writes ``Rescaling``."""
         return self._scale(images, np.asarray(layer.scale), np.asarray(layer.offset))
 
     def normalization(self, layer: Any, images: Any) -> Any:
-        """``Normalization``, of mean and variance that are part of the layer."""
+        """Writes ``Normalization`` with the layer's mean and variance."""
         if layer.invert:
-            return self.as_it_is(layer, images)
+            return self.by_keras(layer, images)
         mean, variance = (np.asarray(tensor, np.float64) for tensor in (layer.mean, layer.variance))
         scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
         return self._scale(images, scale, -mean * scale)
 
     def zero_padding(self, layer: Any, features: Any) -> Any:
-        """``ZeroPadding2D``."""
+        """Writes ``ZeroPadding2D``."""
         paddings = np.array([(0, 0), *layer.padding, (0, 0)])
         padded = tf.pad(features, paddings)
         self._made[padded.ref()] = _Padded(features, paddings)
         return padded
 
     def average(self, layer: Any, features: Any) -> Any:
-        """``GlobalAveragePooling2D``, named, so that tiles can get the average of their image."""
+        """Writes ``GlobalAveragePooling2D``, named so that tiles can get their image's average."""
         number, self.averages = self.averages, self.averages + 1
         features = tf.identity(features, f"{FEATURES.format(number)}/")
         mean = tf.reduce_mean(features, [1, 2], keepdims=True, name=f"{MEAN.format(number)}/")
         return mean if layer.keepdims else tf.squeeze(mean, [1, 2])
 
     def activate(self, layer: Any, features: Any) -> Any:
-        """``Activation``, and that of a convolution.
+        """Writes ``Activation``, or the activation of a convolution.
 
-        Keras' silu has a gradient of its own, which hides from the optimizer that it is a product.
+        Keras' silu has a custom gradient, which hides from the optimizer that it is a product.
         """
         if layer.activation is keras.activations.silu:
             return features * tf.sigmoid(features)
         return layer.activation(features)
 
     def pass_on(self, layer: Any, images: Any) -> Any:
-        """``PadToStride``: the job pads images by itself."""
+        """Skips ``PadToStride``: the job pads images itself."""
         return images
 
     def _scale(self, images: Any, scale: np.ndarray, offset: np.ndarray) -> Any:
@@ -244,21 +244,21 @@ class Writer:
             made = self._made.get(source.ref())
         factor = np.ones((1, 1))
         if isinstance(made, _Scaled) and made.scale.all():
-            # What is added stays before the convolution, which pads with zeros after it.
+            # The offset cannot be folded in: the convolution pads with zeros after it is added.
             source, factor, by = made.source, made.scale[:, None], made.offset / made.scale
-            if by.any():  # TensorFlow adds one number far faster than one a channel
+            if by.any():  # TensorFlow adds one number far faster than one per channel
                 source = source + _constant(by[0] if (by == by[0]).all() else by)
         size = self.value(kernel).shape[:2]
         if around is not None:
             if id(layer) in self.known or _is_same(source.shape, layer, size, around):
-                self.alike.add(id(layer))
+                self.same_padded.add(id(layer))
                 padding = "SAME"
-            elif depthwise:  # of explicit padding the process ends when TensorFlow fuses it
+            elif depthwise:  # with explicit padding TensorFlow crashes when it fuses this
                 source = tf.pad(source, around)
             else:
                 padding = around.tolist()
         elif size == (1, 1) and tuple(layer.strides) == (1, 1):
-            padding = "SAME"  # of which the optimizer knows that sizes stay
+            padding = "SAME"  # the optimizer knows that this keeps sizes
         made = _Convolution(
             source,
             self.value(kernel),
@@ -272,7 +272,7 @@ class Writer:
         return self._put(made)
 
     def _weight(self, value: np.ndarray) -> Any:
-        """A weight as it was trained."""
+        """Writes a weight as it was trained."""
         if self.half and value.ndim > 1 and value.dtype == np.float32:
             return tf.cast(tf.constant(value.astype(np.float16)), tf.float32)
         return tf.constant(value)
@@ -285,7 +285,7 @@ class Writer:
         else:
             kernel = _constant(made.kernel * made.factor)
         strides, dilations = ([1, *pair, 1] for pair in (made.strides, made.dilations))
-        if made.depthwise:  # tf.nn would rearrange what is dilated
+        if made.depthwise:  # tf.nn would rearrange a dilated one
             found = tf.raw_ops.DepthwiseConv2dNative(
                 input=made.source,
                 filter=kernel,
@@ -318,10 +318,10 @@ _RULES: dict[type, Callable[..., Any]] = {
 def _is_same(
     shape: tf.TensorShape, layer: Any, kernel: tuple[int, ...], around: np.ndarray
 ) -> bool:
-    """Whether ``SAME`` pads as given on both axes (TensorFlow, "Notes on padding" in tf.nn).
+    """Whether ``SAME`` padding equals the given one (TensorFlow, "Notes on padding" in tf.nn).
 
     Args:
-        shape: of what the layer convolves, ``[n, h, w, c]``; False where a side is not known.
+        shape: of the layer's input, ``[n, h, w, c]``; the result is False if a side is unknown.
     """
     for axis in (0, 1):
         side, stride = shape[1 + axis], layer.strides[axis]

@@ -1,7 +1,7 @@
-"""An inference program at work: the functions that a job needs, of its one graph.
+"""Runs an inference program: the functions that a job needs, taken from its single graph.
 
-:mod:`model_build.export` says which tensors a program has. What computes one of them is added to a
-function with other tensors in the place of those that are given.
+:mod:`model_build.export` lists the tensors of a program. Each function adds to TensorFlow's graph
+the nodes that compute one tensor, with its inputs replaced by the function's arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGES, SCORES, LOGITS = "images", "scores", "logits"
 AGAIN = "copy or train the model again"
 FEATURES, MEAN = "features{}", "mean{}"
 
-# A node and the nodes of its inputs → what changes its first input, or None.
+# A node and the nodes of its inputs → a function that changes its first input, or None.
 Change = Callable[[Any, Sequence[Any]], Callable[[Any], Any] | None]
 
 
@@ -28,12 +28,12 @@ class Program:
 
     Args:
         graph: its ``GraphDef``, each node after its inputs.
-        averages: how many averages over whole images it takes.
+        averages: number of averages over whole images that it uses.
 
     Attributes:
-        graph: the same.
-        channels: of scores and logits.
-        averaged: channels of each average.
+        graph: the same ``GraphDef``.
+        channels: number of channels of scores and logits.
+        averaged: number of channels of each average.
 
     Raises:
         UnusableModel: a tensor is missing, or a node comes before its inputs.
@@ -50,18 +50,18 @@ class Program:
         self.channels, *self.averaged = map(self._channels, (LOGITS, *self._means))
 
     def scores(self, images: Any, *means: Any, change: Change | None = None) -> Any:
-        """Scores, float32 ``[n, h/s, w/s, classes]``.
+        """Computes scores, float32 ``[n, h/s, w/s, classes]``.
 
         Args:
             images: uint8 RGB ``[n, h, w, 3]``.
-            means: averages to take instead of the images' own, float32 ``[n, 1, 1, c]`` each.
-            change: what nodes get in the place of their first input.
+            means: averages to use instead of the images' own, float32 ``[n, 1, 1, c]`` each.
+            change: replaces the first input of nodes.
         """
         given = {IMAGES: images, **(dict(zip(self._means, means, strict=True)) if means else {})}
         return self._tensors([SCORES], given, change)[0]
 
     def features(self, images: Any, change: Change | None = None) -> list[Any]:
-        """What is averaged over whole images, float32 ``[n, h/s, w/s, c]``, each s and c its own.
+        """Computes the features to average, float32 ``[n, h/s, w/s, c]`` with s and c for each.
 
         Args:
             images, change: as in :meth:`scores`.
@@ -69,7 +69,7 @@ class Program:
         return self._tensors(self._features, {IMAGES: images}, change)
 
     def logits(self, scores: Any) -> Any:
-        """Logits, float32 ``[n, h, w, classes]``, of scores."""
+        """Computes logits, float32 ``[n, h, w, classes]``, from scores."""
         return self._tensors([LOGITS], {SCORES: scores}, None)[0]
 
     def _channels(self, name: str) -> int:
@@ -108,12 +108,12 @@ class Program:
         values: dict[str, Any],
         instead: Mapping[str, Any] | None = None,
     ) -> None:
-        """Adds the nodes that are missing to the graph that TensorFlow builds, and their values.
+        """Adds missing nodes to the graph that TensorFlow is building.
 
         Args:
-            wanted: tensors.
-            values: tensors that are there already, by name; those of the nodes come to them.
-            instead: what the nodes get in the place of some of these.
+            wanted: names of tensors.
+            values: existing tensors by name; those of the added nodes are added.
+            instead: replacements for some of these as inputs of the nodes.
         """
         names = above(self._nodes, wanted, map(node_of, values))
         if not names:
@@ -129,11 +129,10 @@ class Program:
 
 
 def with_kernels(nodes: Iterable[Any]) -> list[Any]:
-    """Nodes with the products and casts of constants worked out.
+    """Evaluates the products and casts of constants in nodes.
 
-    A kernel that is held as float16 is a cast and a product with what batch norms multiply it by.
-    TensorFlow's optimizer leaves a cast that makes a large constant larger, to be run again for
-    each image.
+    A kernel stored as float16 is cast and multiplied by the factors of batch norms. TensorFlow's
+    optimizer does not fold casts that enlarge a large constant, so they would run for each image.
 
     Raises:
         UnusableModel: a node comes before its inputs.
@@ -156,7 +155,7 @@ def with_kernels(nodes: Iterable[Any]) -> list[Any]:
 
 
 def constant(node: Any, value: np.ndarray) -> Any:
-    """A node's value in its place."""
+    """Returns a constant node with a value, to replace a node."""
     found = tf.compat.v1.NodeDef(name=node.name, op="Const")
     found.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
     found.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
@@ -168,7 +167,7 @@ def constant(node: Any, value: np.ndarray) -> Any:
 def dilates_depthwise() -> bool:
     """Whether this machine's TensorFlow has a kernel for dilated depthwise convolutions.
 
-    That of oneDNN is one, where TensorFlow uses it; TensorFlow's own is none.
+    oneDNN has one, if TensorFlow uses it; TensorFlow itself has none.
     """
     try:
         with tf.init_scope():
@@ -190,7 +189,7 @@ def _is_dilated_depthwise(node: Any) -> bool:
 
 
 def _rearranged(node: Any, images: Any, kernel: Any) -> Any:
-    """A dilated depthwise convolution as a dense one of every second, or so, place."""
+    """Computes a dilated depthwise convolution as dense ones on every second, third … place."""
     _, *dilations, _ = node.attr["dilations"].list.i
     strides, padding = list(node.attr["strides"].list.i), node.attr["padding"].s.decode()
     return tf.nn.depthwise_conv2d(images, kernel, strides, padding, dilations=dilations)

@@ -1,4 +1,4 @@
-"""SavedModels as files: one flat graph written, any read, what they hold checked before they run.
+"""Writes flat graphs as SavedModels; reads any SavedModel and checks its operations.
 
 A program of :mod:`model_build.export` has the form of TensorFlow 1: its only function is the graph
 itself, without variables, so that its tensors keep their names
@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 FILE = "saved_model.pb"
 SIGNATURE = "serving_default"
 
-# Operations that compute one tensor from others, and nothing else: they open no file and no
-# connection, load no library, call no Python and keep no state.
+# Operations that only compute tensors from others: they open no file or connection, load no
+# library, call no Python and keep no state.
 _COMPUTING = """
 Const Placeholder PlaceholderWithDefault NoOp Identity IdentityN Snapshot StopGradient EnsureShape
 PreventGradient PartitionedCall StatefulPartitionedCall If StatelessIf While StatelessWhile Case
@@ -53,11 +53,11 @@ _PRODUCTS = frozenset(("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"
 
 
 class UnusableModel(ValueError):
-    """A SavedModel that cannot be read or must not be run; its text says why, and the way on."""
+    """A SavedModel that cannot be read or must not be run; its text gives cause and remedy."""
 
 
 def _message() -> Any:
-    """The message type of the file, which TensorFlow registers but does not export by name."""
+    """Returns the file's message type, which TensorFlow registers but does not export."""
     pool = descriptor_pool.Default()
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.SavedModel"))
 
@@ -66,9 +66,9 @@ def write(folder: Path, graph: Any, taken: str, given: str) -> None:
     """Writes a SavedModel that is one flat graph; equal graphs give equal bytes.
 
     Args:
-        folder: made here.
+        folder: is created.
         graph: a ``GraphDef`` without variables, with the shapes of its tensors.
-        taken, given: nodes whose tensors its serving signature takes and gives, by their names.
+        taken, given: names of the nodes that are input and output of its serving signature.
     """
     saved = _message()(saved_model_schema_version=1)
     meta = saved.meta_graphs.add()
@@ -91,9 +91,9 @@ def read(folder: str | Path) -> Any:
     """Reads the ``MetaGraphDef`` of a local SavedModel and checks that it only computes.
 
     Raises:
-        UnusableModel: the file is missing, cut short, or holds what this does not run: a file that
-            is read, code, state, an operation that is not known to compute, or a product that ends
-            the process.
+        UnusableModel: the file is missing or cut short, or contains something that must not run:
+            file access, code, state, an operation not known to be pure, or a product that would
+            crash the process.
     """
     try:
         saved = _message().FromString((Path(folder) / FILE).read_bytes())
@@ -111,7 +111,7 @@ def read(folder: str | Path) -> Any:
 
 
 def check(meta: Any) -> None:
-    """Checks what a ``MetaGraphDef`` would run when it is loaded and called.
+    """Checks the operations that a ``MetaGraphDef`` would run when loaded and called.
 
     Raises:
         UnusableModel: as :func:`read`.
@@ -134,16 +134,16 @@ def check(meta: Any) -> None:
 
 
 def _called(meta: Any, functions: Mapping[str, Any]) -> Iterator[Iterable[Any]]:
-    """The nodes of the graph's own part of a signature, and of each function that it calls.
+    """Yields the nodes of a signature in the main graph and in each function that it calls.
 
     The functions that save and restore a SavedModel's variables are left out: TensorFlow's loader
-    reads the variables by itself and does not call them.
+    reads the variables itself and does not call them.
     """
     graph = {node.name: node for node in meta.graph_def.node}
     if meta.HasField("object_graph_def"):
         outputs = meta.signature_def[SIGNATURE].outputs.values()
         nodes = [graph[name] for name in above(graph, (output.name for output in outputs))]
-    else:  # the form of TensorFlow 1, whose loader imports all of it
+    else:  # the form of TensorFlow 1, whose loader imports the whole graph
         nodes = list(graph.values())
     seen: set[str] = set()
     left = [nodes]
@@ -159,7 +159,7 @@ def _called(meta: Any, functions: Mapping[str, Any]) -> Iterator[Iterable[Any]]:
 
 
 def _nodes_of(function: Any) -> list[Any]:
-    """The nodes of a ``FunctionDef``, its arguments as placeholders among them."""
+    """Returns the nodes of a ``FunctionDef``, with its arguments as placeholders."""
     arguments = [
         tf.compat.v1.NodeDef(
             name=argument.name, op="Placeholder", attr=function.arg_attr[index].attr
@@ -171,15 +171,15 @@ def _nodes_of(function: Any) -> list[Any]:
 
 
 def above(graph: Mapping[str, Any], tensors: Iterable[str], given: Iterable[str] = ()) -> set[str]:
-    """Names of the nodes that tensors are computed from, and of their own.
+    """Returns the names of all nodes that tensors depend on, including their own.
 
     Args:
         graph: nodes of a flat ``GraphDef`` by name.
-        tensors: by name, ``"node"``, ``"node:1"``, or ``"^node"`` for what only comes first.
-        given: names of nodes that are taken as computed.
+        tensors: by name, ``"node"``, ``"node:1"``, or ``"^node"`` for a control input.
+        given: names of nodes that count as already computed.
 
     Raises:
-        KeyError: an input is no node.
+        KeyError: an input is not a node.
     """
     stop, found = set(given), set()
     left = [node_of(tensor) for tensor in tensors]
@@ -192,14 +192,14 @@ def above(graph: Mapping[str, Any], tensors: Iterable[str], given: Iterable[str]
 
 
 def node_of(tensor: str) -> str:
-    """The node that a tensor is an output of."""
+    """Returns the name of the node that outputs a tensor."""
     return tensor.removeprefix("^").partition(":")[0]
 
 
 def _check_products(nodes: Iterable[Any]) -> None:
-    """Looks for products of rank 4 × rank 2, as far as the file says ranks.
+    """Refuses products of rank 4 × rank 2, as far as the file states ranks.
 
-    They end the process under oneDNN (https://github.com/tensorflow/tensorflow/issues/117700).
+    They crash the process under oneDNN (https://github.com/tensorflow/tensorflow/issues/117700).
     """
     ranks = {}
     for node in nodes:
@@ -218,6 +218,6 @@ def _check_products(nodes: Iterable[Any]) -> None:
 
 
 def _output(tensor: str) -> tuple[str, int]:
-    """(node, index) of a tensor in a graph, ``node:1``, or in a function, ``node:output:1``."""
+    """Splits the name of a tensor, ``node:1`` or in a function ``node:output:1``."""
     name, *rest = tensor.split(":")
     return name, int(rest[-1]) if rest else 0

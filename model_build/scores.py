@@ -1,4 +1,4 @@
-"""Scores of a segmentation from its confusion matrix."""
+"""Computes the scores of a segmentation from its confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) ->
         int64 ``[classes, classes]``: rows are true classes, columns predicted ones.
 
     Raises:
-        ValueError: other shapes, or an id outside the classes.
+        ValueError: the shapes differ, or an id is not a class.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"the truth is of shape {truth.shape}, its prediction {prediction.shape}")
@@ -38,7 +38,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) ->
 class Scores:
     """The four scores of the field (Long, Shelhamer & Darrell 2015, section 5), from 0 to 1.
 
-    A class that is in neither truth nor prediction has no IoU and no part in the means.
+    A class that is in neither truth nor prediction has no IoU and is left out of the means.
 
     Attributes:
         pixel_accuracy: share of the pixels whose class is right.
@@ -56,10 +56,13 @@ class Scores:
 
 
 def scores(matrix: np.ndarray) -> Scores:
-    """The scores of a confusion matrix ``[classes, classes]``, rows true, columns predicted.
+    """Computes the scores of a confusion matrix, rows true, columns predicted.
+
+    Args:
+        matrix: int64 ``[classes, classes]``.
 
     Raises:
-        ValueError: the matrix holds no pixel.
+        ValueError: the matrix counts no pixel.
     """
     total = matrix.sum()
     if not total:

@@ -1,13 +1,13 @@
 """Images in, masks and histograms out: one Apache Beam pipeline around one network.
 
-What other people's programs import::
+The public names::
 
     segment(inputs, output, …)        the whole job, as `fcn-beam segment` runs it
     evaluate(data, model=…, …)        scores, as `fcn-beam evaluate` finds them
-    SegmentImages(output, model, …)   a PTransform for pipelines of one's own
-    UserError, JobError               what the two raise, with the command's one line
+    SegmentImages(output, model, …)   a PTransform for your own pipelines UserError, JobError
+    the exceptions of both calls, with the command's message
 
-Each is loaded when it is first asked for: neither Beam nor TensorFlow is imported before.
+Each is imported on first access, so that ``import pipeline`` loads neither Beam nor TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The calls of other people's programs; see ``pipeline/__init__.py``."""
+"""The Python API: :func:`segment` and :func:`evaluate`, see ``pipeline/__init__.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model_build.common.errors import UserError
 from pipeline.child_process import run_in_child
 from pipeline.evaluation import run as evaluation
 from pipeline.evaluation.run import Evaluation
-from pipeline.network.threads import fixed_otherwise
+from pipeline.network.threads import threads_differ
 from pipeline.outputs.summary import Summary
 from pipeline.segmentation import run as segmentation
 from pipeline.segmentation.plan import as_text
@@ -38,35 +38,34 @@ def segment(
 ) -> Summary:
     """Segments every image of ``inputs``, as ``fcn-beam segment`` does; resumes where it stopped.
 
-    A run in this process sets TensorFlow's threads to one an operation. Where TensorFlow is in use
-    with others already, as in a notebook, the job runs in a process of its own.
+    A run in this process sets TensorFlow to one thread per operation. If TensorFlow already runs
+    with other settings, as in a notebook, the job runs in a child process.
 
     Args:
         inputs: folders, globs, images or ``@LIST`` files, local or remote; one or several.
         output: the folder for the results, local or remote.
         model: a saved-model folder, local or remote; by default the included one.
-        overlays: also write photo and mask blended.
-        all_files: try files without a known image extension, too.
-        limit: only the first so many images by name.
-        overwrite: do again what was made with other options; masks edited by hand are kept.
-        discard_edits: do masks edited by hand again; their number is printed first, to standard
-            error.
-        moved: the archive is that of the earlier runs, in another place.
-        verify: check the pixels of every mask that stands against its row.
-        workers: streams of a local run; None takes one a core, or one on an accelerator.
-        shared_disk: with a runner elsewhere, every worker sees this machine's disk.
+        overlays: also write each photo blended with its mask.
+        all_files: also try files without a known image extension.
+        limit: only this many images, the first by name.
+        overwrite: redo masks made with another model or other options; edited ones are kept.
+        discard_edits: redo masks edited by hand; their number is first printed to standard error.
+        moved: the archive is the same as in earlier runs, in another place.
+        verify: check the pixels of every existing mask against its row.
+        workers: streams of a local run; None means one per core, or one on an accelerator.
+        shared_disk: with a remote runner, every worker sees this machine's disk.
         storage_options: ``{"s3.anon": "true"}`` and the like, for the clients of the stores.
         beam_options: Apache Beam's own, as on its command line: ``["--runner", "FlinkRunner"]``.
         mask_options: ``long_side``, ``tile``, ``max_pixels``, ``engine``, ``precision`` and
             ``batch_size``; see :class:`pipeline.segmentation.mask_options.MaskOptions`.
 
     Returns:
-        What the run came to. Images that got no mask are counted there and listed in
-        ``rejected-*.jsonl``; they are no error.
+        The summary of the run. Images without a mask are counted there and listed in
+        ``rejected-*.jsonl``; they do not raise.
 
     Raises:
-        UserError: what the command would end with status 2 for; its text is the command's line.
-        JobError: what ended the job, likewise, with status 1.
+        UserError: the command would exit with status 2; the text is the line it would print.
+        JobError: the job failed; the command would exit with status 1.
     """
     request = segmentation.Request(
         inputs=_texts(inputs),
@@ -85,7 +84,7 @@ def segment(
         beam_options=list(beam_options),
         **mask_options,
     )
-    if fixed_otherwise():
+    if threads_differ():
         return Summary(**run_in_child("segment", request))
     return segmentation.segment(request)
 
@@ -110,19 +109,19 @@ def evaluate(
         model: score the masks that this saved model makes; or
         masks: score the masks in this folder.
         split: of the data.
-        skip_missing: score what is there.
-        workers, storage_options, beam_options: see :func:`segment`; the runner is always this
+        skip_missing: leave out images whose mask is missing.
+        workers, storage_options, beam_options: see :func:`segment`; the job always runs in this
             process.
         mask_options: with ``model``; see :func:`segment`.
 
     Returns:
-        Its ``scores`` are a dict: ``pixel_accuracy``, ``mean_accuracy``, ``miou`` and
+        An object whose ``scores`` are a dict: ``pixel_accuracy``, ``mean_accuracy``, ``miou`` and
         ``frequency_weighted_iou``, from 0 to 1; its ``report`` is what ``--json`` writes.
 
     Raises:
-        UserError: what the command would end with status 2 for; or there are no scores, as a mask
-            is missing or bad.
-        JobError: what ended the job.
+        UserError: the command would exit with status 2; or there are no scores, because a mask is
+            missing or bad.
+        JobError: the job failed.
     """
     request = evaluation.Request(
         data=as_text("data", data),
@@ -135,7 +134,7 @@ def evaluate(
         beam_options=list(beam_options),
         **mask_options,
     )
-    if fixed_otherwise():
+    if threads_differ():
         result = Evaluation(**run_in_child("evaluate", request))
     else:
         result = evaluation.evaluate(request)

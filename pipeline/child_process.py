@@ -1,7 +1,8 @@
-"""A job in a process of its own.
+"""Runs a job in a child process.
 
-TensorFlow's threads are set once a process. Where it is in use with others, as in a notebook, a job
-would be slower and its masks might differ in a few pixels, so it runs beside it.
+TensorFlow's threads can be set only once in a process. If they are already set otherwise, as in a
+notebook, a job would be slower and its masks might differ in a few pixels, so it runs in a child
+process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from model_build.common.console import open_streams, visible
 from model_build.common.errors import JobError, UserError
-from model_build.common.limits import stay_within
+from model_build.common.limits import adapt_to_limits
 from model_build.common.quiet_imports import claim_process, gc_paused
 
 ERRORS = {"UserError": UserError, "JobError": JobError}
@@ -28,66 +29,67 @@ _CODE = "import sys; sys.path[:] = {path!r}; from pipeline.child_process import 
 def run_in_child(function: str, request: Any) -> dict[str, Any]:
     """Runs ``segment`` or ``evaluate`` in a new process; its progress goes to standard error.
 
-    The child ends when this process does, however that ends.
+    The child exits when this process ends, even if that is killed.
 
     Args:
         request: the function's request, whose fields are plain values.
 
     Returns:
-        The fields of what the function returns.
+        The fields of the function's result.
 
     Raises:
         UserError, JobError: as the function does.
-        KeyboardInterrupt: the child is interrupted, too, and waited for.
+        KeyboardInterrupt: after the child has been interrupted and has ended.
     """
-    # The request may hold secrets: it goes by a pipe and not by arguments, which all may read.
+    # The request may contain secrets, so it goes through a pipe: arguments are visible to all
+    # users.
     command = [sys.executable, "-c", _CODE.format(path=sys.path)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
     assert child.stdout is not None
-    asked = json.dumps({"function": function, "request": asdict(request)})
+    message = json.dumps({"function": function, "request": asdict(request)})
     with child.stdin, child.stdout:
         try:
-            with contextlib.suppress(BrokenPipeError):  # its status tells
-                os.write(child.stdin.fileno(), f"{asked}\n".encode())
-            # The pipe is left open: its end tells the child that this process has ended.
-            answer = child.stdout.read()
+            with contextlib.suppress(BrokenPipeError):  # reported by its exit status below
+                os.write(child.stdin.fileno(), f"{message}\n".encode())
+            # The pipe stays open: when it closes, the child knows that this process has ended.
+            output = child.stdout.read()
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             raise
         finally:
             child.wait()
     try:
-        told = json.loads(answer.splitlines()[-1])
+        answer = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
         raise JobError(
             f"the job failed: its process ended with status {child.returncode}"
         ) from None
-    if "error" in told:
-        raise ERRORS[told["error"]](told["message"])
-    return told["result"]
+    if "error" in answer:
+        raise ERRORS[answer["error"]](answer["message"])
+    return answer["result"]
 
 
 def main() -> None:
-    """The child's side: a request on standard input, the answer as one line on standard output."""
-    told = json.loads(sys.stdin.readline())
+    """Runs in the child: reads a request from standard input, prints the answer as one line."""
+    message = json.loads(sys.stdin.readline())
     open_streams()
-    stay_within()
+    adapt_to_limits()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     claim_process()
     try:
-        answer: dict[str, Any] = {"result": asdict(_run(told["function"], told["request"]))}
+        answer: dict[str, Any] = {"result": asdict(_run(message["function"], message["request"]))}
     except tuple(ERRORS.values()) as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     except KeyboardInterrupt as interrupt:
-        if interrupt.args:  # what has become of a job elsewhere
+        if interrupt.args:  # the outcome of cancelling a remote job
             print(f"fcn-beam: {visible(str(interrupt))}", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(answer))
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # returns when nobody is left who could write
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent has closed the pipe or ended
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""The small records that travel through the graph, each named for what it is.
+"""The small records that pass through the graph.
 
 Only references, tasks and rows cross a shuffle; a :class:`Window`, which holds pixels, never does.
 """
@@ -33,12 +33,12 @@ class Source(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """What a disk or store says a file is, without its being read.
+    """Size and version of a file, as its disk or store reports them without reading it.
 
     Attributes:
-        size: in bytes, None where nobody knows.
-        version: differs whenever the file has been written: the store's generation or ETag, else
-            the time of writing, on local disk in nanoseconds; None where there is none of these.
+        size: in bytes, None if unknown.
+        version: changes with every write: the store's generation or ETag, else the time of writing,
+            on local disk in nanoseconds; None if the store has none of these.
     """
 
     size: int | None = None
@@ -51,7 +51,7 @@ class ImageRef(NamedTuple):
     Attributes:
         path: absolute path or URI.
         name: the path below the root, with its extension; ``/`` separates folders.
-        stamp: None where nobody has asked the disk or store yet.
+        stamp: None if it has not been looked up yet.
     """
 
     path: str
@@ -81,7 +81,7 @@ class PassedOver(NamedTuple):
     Attributes:
         path: its path or URI.
         written: runs have written it to the output folder.
-        never_photo: its name, or that of a folder it is in, says that it is no photo of the user's.
+        never_photo: its name or its folder's shows that it is not a user's photo.
     """
 
     path: str
@@ -132,9 +132,9 @@ class Window(NamedTuple):
 
     Attributes:
         tasks: what is done.
-        photos: for each task its decoded image, or why there is none.
-        class_maps: once the network has run, for each task uint8 class ids ``[h, w]`` at the size
-            of the photo's pixels, or why there are none.
+        photos: for each task its decoded image or a reject.
+        class_maps: after the network has run, for each task uint8 class ids ``[h, w]`` at the size
+            of the photo's pixels, or a reject.
     """
 
     tasks: tuple[Task, ...]
@@ -212,11 +212,11 @@ class Row(NamedTuple):
 
 
 def _is(kind: Any, value: Any) -> Any:
-    """The value, if it is of that kind; text that is no UTF-8 is none.
+    """Returns the value if it has the given type, and text only if it is valid UTF-8.
 
     Raises:
-        TypeError: it is not.
-        UnicodeError: likewise.
+        TypeError: it has another type.
+        UnicodeError: the text is not valid UTF-8.
     """
     if not isinstance(value, kind):
         raise TypeError(value)
@@ -270,9 +270,9 @@ _logged_causes: set[tuple[str, str]] = set()
 
 
 def rejected(image: str, stage: str, error: BaseException) -> Reject:
-    """A :class:`Reject` for an exception; only the first line of its message is kept.
+    """Makes a :class:`Reject` of an exception and the first line of its message.
 
-    The first of each stage and cause is logged at level info with its traceback.
+    The first one of each stage and exception class is logged at level info with its traceback.
     """
     kind = (stage, type(error).__name__)
     if kind not in _logged_causes:
@@ -282,5 +282,5 @@ def rejected(image: str, stage: str, error: BaseException) -> Reject:
 
 
 def hash_of(data: bytes | memoryview) -> str:
-    """sha256 of a file's bytes, in hex."""
+    """Returns the sha256 of a file's bytes, in hex."""
     return hashlib.sha256(data).hexdigest()

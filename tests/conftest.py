@@ -44,7 +44,7 @@ def pytest_collection_finish(session):
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests come first, so that no worker is left alone with them at the end."""
+    """Runs slow tests first, so that no worker is left with only them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -85,7 +85,7 @@ def save_tiny(folder: Path) -> Path:
 
 
 def vary_statistics(model):
-    """Gives the batch norms of a model, nested ones too, statistics as training leaves them."""
+    """Sets the batch norms of a model, also nested ones, to statistics like those of a training."""
     import keras
     import numpy as np
 

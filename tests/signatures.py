@@ -27,7 +27,7 @@ def remember_signatures() -> None:
 
 
 def _get_signature(function: Any) -> inspect.Signature:
-    """What Beam's own function of this name returns."""
+    """Returns the result of Beam's own function of this name."""
     known = _known.get(type(function))
     key = getattr(function, "__func__", function)
     if known is None or not isinstance(key, types.FunctionType):

@@ -36,7 +36,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """What each script has ended with, and printed, when it was asked for its help."""
+    """Exit status and output of each script's ``--help``."""
     done = subprocess.run(
         [sys.executable, "-c", HELP, *map(str, SCRIPTS)],
         cwd=tmp_path_factory.mktemp("anywhere"),

@@ -60,12 +60,12 @@ def test_the_schemas_are_schemas():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "summary"])
-def test_a_jobs_json_is_as_its_schema_says(out, name):
+def test_a_jobs_json_matches_its_schema(out, name):
     jsonschema.validate(json.loads((out / f"{name}.json").read_text()), schema(name))
 
 
 @pytest.mark.parametrize(("name", "lines"), [("histograms", 3), ("rejected", 1)])
-def test_a_jobs_rows_are_as_their_schema_says(out, name, lines):
+def test_a_jobs_rows_match_their_schema(out, name, lines):
     found = [
         json.loads(line)
         for path in out.glob(f"{name}-*.jsonl")

@@ -92,7 +92,7 @@ ROOMS = {package: rooms_of(package) for package in PACKAGES}
 
 
 def imports(source):
-    """Dotted names that a module imports, also inside functions; not those for types alone."""
+    """Dotted names that a module imports, also inside functions; not those only for types."""
     found = []
 
     def visit(node):
@@ -188,7 +188,7 @@ def test_the_pipeline_takes_nothing_of_model_build_that_trains():
     assert not any(row.shared for row in ROOMS["model_build"].values())
 
 
-def test_storage_alone_knows_its_libraries():
+def test_only_storage_imports_store_libraries():
     for library in ("fsspec", "gcsfs", "s3fs", "adlfs", "botocore", "google.auth"):
         assert [room for room, row in ROOMS["pipeline"].items() if library in row.libraries] == [
             "storage"
@@ -221,7 +221,7 @@ def test_the_document_has_a_line_for_each_module(package):
     assert sorted(listed) == sorted(found - inits)
 
 
-def test_what_is_named_as_text_exists():
+def test_names_in_strings_exist():
     for command, module in COMMANDS.items():
         assert is_in(module, ("pipeline.cli", "model_build.cli"))
         assert hasattr(importlib.import_module(module), command)
@@ -242,7 +242,7 @@ OUTSIDE_STORAGE = [
 
 
 @pytest.mark.parametrize("path", OUTSIDE_STORAGE, ids=label)
-def test_files_of_users_are_opened_by_storage_alone(path):
+def test_only_storage_opens_files_of_users(path):
     name = path.relative_to(ROOT / "pipeline").as_posix()
     assert calls(path.read_text(encoding="utf-8")) == OPENED.get(name, set())
 
@@ -262,14 +262,14 @@ def test_files_of_users_are_opened_by_storage_alone(path):
         "if TYPE_CHECKING:\n    pass\nelse:\n    import fsspec",
     ],
 )
-def test_an_arrow_up_is_found_wherever_it_stands(source):
+def test_an_upward_import_is_found_anywhere_in_a_module(source):
     assert forbidden("pipeline", "images", "decode", source)
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from pipeline.images.sizes import fit",
+        "from pipeline.images.sizes import fitted_size",
         "from pipeline.records import Photo",
         "def f():\n    from PIL import Image",
         "from model_build.data.labels import LabelSet",
@@ -278,7 +278,7 @@ def test_an_arrow_up_is_found_wherever_it_stands(source):
         "import numpy as np",
     ],
 )
-def test_what_the_row_allows_is_no_fault(source):
+def test_imports_that_the_row_allows_are_accepted(source):
     assert not forbidden("pipeline", "images", "decode", source)
 
 
@@ -301,5 +301,5 @@ def test_a_library_for_one_module_is_not_for_its_neighbours():
         ("os.path.isdir(path); glob.has_magic(path)", set()),
     ],
 )
-def test_what_opens_files_is_found(source, found):
+def test_calls_that_open_files_are_found(source, found):
     assert calls(source) == found

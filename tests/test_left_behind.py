@@ -118,7 +118,7 @@ def test_of_a_pytest_whose_worker_lives_nothing_is_left(run):
     wait_until(lambda: not os.path.exists(f"/proc/{worker}"), "its worker is gone")
 
 
-def test_at_the_end_nothing_is_left(run, tmp_path):
+def test_nothing_is_left_behind_at_the_end(run, tmp_path):
     process, _, folder = run("-n0")
     (tmp_path / "end").touch()
     assert process.wait() == 0, (tmp_path / "log").read_text()

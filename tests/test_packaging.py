@@ -1,4 +1,4 @@
-"""What is not Python code: the Makefile's commands and the source distribution."""
+"""Tests the Makefile's commands, the Docker image and the source distribution."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def test_the_locks_agree():
     assert not any(line.startswith("matplotlib") for line in pins("requirements-cloud.txt"))
 
 
-def test_the_image_is_made_of_what_there_is():
+def test_the_docker_image_copies_existing_files():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
     assert "pipeline" in copied

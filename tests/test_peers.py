@@ -1,4 +1,4 @@
-"""The comparison with peers: what it counts and tells, not how fast anything is."""
+"""Tests the comparison with peers: its counts and its table, not any speed."""
 
 import os
 import re
@@ -82,7 +82,7 @@ def test_memory_counts_processes_below_processes(compare):
     assert process.returncode == 0
 
 
-def test_a_commands_status_and_last_words_come_with_its_memory(compare):
+def test_a_commands_status_and_last_output_are_reported_with_its_memory(compare):
     command = [sys.executable, "-c", "print('done'); raise SystemExit(7)"]
     assert compare.memory.run(command, ROOT, {})[:2] == (7, "done\n")
 

@@ -60,7 +60,7 @@ class ClusterError(Exception):
 
 
 def missing(folder: Path = FOLDER) -> str:
-    """What this machine lacks to run a cluster; ``""`` if nothing."""
+    """Returns what this machine lacks to run a cluster; ``""`` if nothing."""
     if shutil.which("java") is None:
         return "Flink needs Java, which is not installed (Debian: openjdk-17-jre-headless)"
     if not _jars(folder) and shutil.which("mvn") is None:
@@ -290,7 +290,7 @@ def down(folder: Path = FOLDER, seconds: float = 20) -> bool:
 
 
 def state(folder: Path = FOLDER) -> dict[str, Any] | None:
-    """What ``cluster.json`` says of a cluster that is up; None if none is."""
+    """Reads ``cluster.json`` of a running cluster; None if none is running."""
     noted = _noted(folder)
     if noted is None or not _is_ours(noted["job_manager"]):
         return None
@@ -322,7 +322,7 @@ def _is_ours(process: int) -> bool:
 
 
 def ask(port: int, path: str) -> Any:
-    """What Flink's REST interface answers."""
+    """Sends a request to Flink's REST API and returns its answer."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return json.load(answer)
 

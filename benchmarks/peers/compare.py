@@ -96,7 +96,7 @@ PEERS = [
 
 
 class Run(NamedTuple):
-    """What one run took: images/s, and bytes held at most."""
+    """One run's images/s and peak memory in bytes."""
 
     rate: float
     peak: int
@@ -153,7 +153,7 @@ def main(photos: str, limit: int | None, rounds: int, only: tuple[str, ...]) -> 
 
 
 def heading(photos: int, rounds: int) -> str:
-    """What was measured, where and when."""
+    """Describes the measurement: what, where and when."""
     return (
         f"{photos} photos; medians of {rounds} rounds; {cpu()}, {shared.CORES} cores, load "
         f"{os.getloadavg()[0]:.1f} before; Python {platform.python_version()}; "
@@ -183,7 +183,7 @@ def prepare(folder: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The CPU alone, quiet, the project importable, and no Ray that reports its use."""
+    """Environment: CPU only, no logs, the project importable, no usage reports of Ray."""
     return os.environ | {
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -95,7 +95,7 @@ def watched(processes: Sequence[int], interval: float = INTERVAL) -> Iterator[li
 
 
 def clear() -> None:
-    """Waits for whatever commands have left behind, then ends it: the next one starts alone.
+    """Waits for processes that commands have left behind, then ends them before the next one.
 
     It is for a process that has no other children, and has called :func:`adopt_orphans`.
     """

@@ -1,4 +1,4 @@
-"""Networks alone, by this project and by OpenVINO in throughput mode: speed, share of the peak.
+"""Compares networks in this project and in OpenVINO's throughput mode: speed, share of the peak.
 
     python benchmarks/peers/network.py [--rounds 7] [--images 32] [--precision NAME …]
         [--network NAME …]
@@ -129,7 +129,7 @@ def measure(work: Round) -> None:
 
 
 def in_streams(work: Round, times: int) -> Round:
-    """Does a piece of work so many times, in as many threads as there are cores."""
+    """Repeats a piece of work in one thread per core."""
 
     pool = ThreadPoolExecutor(shared.CORES)  # whose threads stay, as those of a job do
 

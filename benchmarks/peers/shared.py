@@ -1,4 +1,4 @@
-"""What all peers share, so that their work is equal: listing, reading and padding photos, masks.
+"""Shared by all peers, so that their work is equal: listing, reading and padding photos, masks.
 
 It needs NumPy and Pillow alone, as each peer has an environment of its own.
 """
@@ -29,7 +29,7 @@ Size = tuple[int, int]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """What every peer is told: a folder of JPEGs, and where masks go, which is there already."""
+    """The arguments of every peer: a folder of JPEGs, and an existing folder for masks."""
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     made.add_argument("photos")
     made.add_argument("out")

@@ -1,4 +1,4 @@
-"""The commands of the network: one module each. Nothing heavy is imported before one runs."""
+"""The commands for training, one module each; heavy imports happen when one runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from model_build.common.errors import UserError
 
 
 def local_folder(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """The callback of an argument or option that names a folder on this machine.
+    """Callback for an argument or option that names a folder on this machine.
 
-    A leading ``~`` is the home folder, also where the shell has left it.
+    Expands a leading ``~`` to the home folder, as shells do not expand it in ``--output=~/model``.
 
     Raises:
-        UserError: it is to be read, and there is none: told before anything heavy is imported.
+        UserError: the folder is to be read but does not exist; checked before heavy imports.
         BadParameter: it is a URI.
     """
     value = os.path.expanduser(value)

@@ -1,4 +1,4 @@
-"""The commands ``fcn-beam data …``. Nothing heavy is imported up here."""
+"""The commands ``fcn-beam data …``; heavy imports happen when one runs."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def check(folder: str, splits: tuple[str, ...]) -> int:
     DIR is in PASCAL VOC layout or has the subfolders images and masks. The exit status is 1 if
     anything is wrong.
     """
-    from model_build.common.progress_bar import bar
+    from model_build.common.progress_bar import progress_bar
     from model_build.data.layouts import DataFolder
     from model_build.data.survey import report, survey
 
-    with bar("check") as advance:
+    with progress_bar("check") as advance:
         found = survey(DataFolder(folder), splits, advance)
     for line in report(found):
         say(visible(line))

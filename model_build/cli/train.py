@@ -1,4 +1,4 @@
-"""The command ``fcn-beam train``. Nothing heavy is imported up here."""
+"""The command ``fcn-beam train``; heavy imports happen when it runs."""
 
 from __future__ import annotations
 

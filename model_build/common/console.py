@@ -1,7 +1,7 @@
-"""The console: standard streams that are open and take any character, and text that is harmless.
+"""Console output: standard streams that accept any character, and text safe to print.
 
-A name may hold any character. One that moves the cursor, or ends the line, would let a file's name
-rewrite what a terminal shows, so it is printed as an escape: ``\\x1b``.
+File names may contain any character. One that moves the cursor or ends the line could rewrite what
+a terminal shows, so it is printed as an escape: ``\\x1b``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import click
 
 from model_build.common.errors import JobError, cause
 
-# Control characters (C0, DEL, C1), separators of lines and paragraphs, what turns the direction of
-# writing (https://www.unicode.org/reports/tr9/), and bytes of a name that is not UTF-8.
+# Control characters (C0, DEL, C1), separators of lines and paragraphs, characters that change the
+# writing direction (https://www.unicode.org/reports/tr9/), and bytes of names that are not UTF-8.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _HIDDEN = re.compile(f"[{_CONTROLS}]")
 _HIDDEN_IN_LINES = re.compile(f"(?!\n)[{_CONTROLS}]")
 
 
 def use_utf8() -> None:
-    """Starts this program anew in Python's UTF-8 mode where its locale is ASCII.
+    """Restarts this program in Python's UTF-8 mode if its locale is ASCII.
 
-    Else names with other characters would not be text
+    Otherwise names with other characters could not be decoded
     (https://docs.python.org/3/library/os.html#utf8-mode).
     """
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
@@ -37,10 +37,10 @@ def use_utf8() -> None:
 
 
 def open_streams() -> None:
-    """Opens the standard streams that are closed, and lets them write any character.
+    """Opens closed standard streams, and lets all of them write any character.
 
-    A closed one (``2>&-``) reads and writes the null device from now on: else the next file to be
-    opened would take its place, and get what libraries write to standard error. A character that
+    A closed stream (``2>&-``) is connected to the null device: otherwise the next opened file would
+    get its number, and with it what libraries write to standard error. A character that
     the encoding of standard output lacks is written as an escape.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -55,12 +55,12 @@ def open_streams() -> None:
 
 
 def visible(text: str) -> str:
-    """The text as one line: control characters are escapes, as in ``"a\\\\x1b[2J"``."""
+    """Returns the text as one line, control characters escaped, as in ``"a\\\\x1b[2J"``."""
     return _HIDDEN.sub(_escape, text)
 
 
 def visible_lines(text: str) -> str:
-    """The same of several lines, which stay apart."""
+    """Escapes control characters as :func:`visible`, but keeps line breaks."""
     return _HIDDEN_IN_LINES.sub(_escape, text)
 
 
@@ -72,14 +72,14 @@ def say(text: str) -> None:
     """Prints lines to standard output.
 
     Raises:
-        Exit: nobody reads it any more, as behind ``| head``: the command ends in silence, with the
-            status of a program that the signal has ended.
+        Exit: the reader has closed the pipe, as in ``| head``: the command ends silently, with the
+            status of a program ended by SIGPIPE.
         JobError: it cannot be written.
     """
     try:
         print(visible_lines(text), flush=True)
     except OSError as error:
-        # What could not be written is tried again when Python ends, and must not fail then.
+        # Python retries the unwritten data when it exits; that must not fail.
         with contextlib.suppress(OSError), open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""The exceptions that are told in one line, and how mistakes are told."""
+"""Exceptions that are reported in one line, and helpers for error messages."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class UserError(Exception):
 
 
 class JobError(Exception):
-    """What ended a job: one line with the cause. Commands exit with status 1."""
+    """A job failed: one line with the cause. Commands exit with status 1."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where Ctrl-C is a KeyboardInterrupt."""
+    """Raised on SIGTERM, like KeyboardInterrupt on Ctrl-C."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class if it has none."""
+    """Returns the first line of an exception's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def cause(error: OSError) -> str:
-    """What the operating system or a store says is wrong, without the file's name."""
+    """Returns the operating system's or store's reason, without the file's name."""
     return error.strerror or first_line(error)
 
 
@@ -41,9 +41,9 @@ def require(extra: str, *modules: str, purpose: str) -> None:
     """Checks that modules can be imported, without importing them.
 
     Args:
-        extra: what brings them: ``pip install 'fcn-beam[EXTRA]'``.
+        extra: installs them: ``pip install 'fcn-beam[EXTRA]'``.
         modules: their names.
-        purpose: what needs them, the subject of the message: ``"training"``, ``"gs://"``.
+        purpose: the subject of the message: ``"training"``, ``"gs://"``.
 
     Raises:
         UserError: one or more are not installed.
@@ -59,18 +59,18 @@ def require(extra: str, *modules: str, purpose: str) -> None:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a module's package
+    except ModuleNotFoundError:  # the module's package is missing
         return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message on an unknown word: ``"; did you mean train?"``, or nothing."""
+    """Returns the end of a message on an unknown word: ``"; did you mean train?"``, or ""."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 class SuggestingGroup(click.Group):
-    """Commands that are suggested when they are mistyped."""
+    """A command group that suggests commands for mistyped names."""
 
     def resolve_command(self, context, args):
         known = self.list_commands(context)

@@ -1,7 +1,7 @@
-"""Limits that the system sets to a process: of address space (``ulimit -v``) and of threads.
+"""System limits of a process: address space (``ulimit -v``) and threads.
 
-Past them TensorFlow ends the process by a signal, and Beam and gRPC wait for threads that have not
-started. So what a step needs is asked for before, and a thread that cannot start ends the process.
+Beyond them TensorFlow aborts the process, and Beam and gRPC wait for threads that never started. So
+each step checks in advance that it has enough, and a thread that cannot start ends the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from model_build.common.errors import JobError
 
 MEMORY = Path("/proc/self/statm")  # in pages; the first number is the address space
-LITTLE = 256 << 20  # bytes of address space, with which imports fail by errors of any kind
+LOW_ADDRESS_SPACE = 256 << 20  # bytes: with less left, imports fail with all kinds of errors
 _M_ARENA_MAX = -8  # of mallopt(3)
 _LIMITS = (
     (resource.RLIMIT_AS, "ulimit -v", 1 << 10),
@@ -26,7 +26,7 @@ _LIMITS = (
 
 
 def address_space_left() -> int | None:
-    """Bytes of address space that this process may still take; None where there is no limit."""
+    """Returns the bytes of address space this process may still take; None without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return None
@@ -38,15 +38,15 @@ def address_space_left() -> int | None:
 
 
 def check_address_space(needed: int, purpose: str, remedy: str = "") -> None:
-    """Checks that this process may take so much more address space.
+    """Checks that this process may take more address space.
 
     Args:
         needed: in bytes.
-        purpose: what needs it, the subject of the message: ``"TensorFlow"``.
-        remedy: what else helps than to raise the limit.
+        purpose: the subject of the message: ``"TensorFlow"``.
+        remedy: further advice beside raising the limit.
 
     Raises:
-        JobError: it may not.
+        JobError: too little is left.
     """
     left = address_space_left()
     if left is not None and left < needed:
@@ -59,29 +59,31 @@ def check_address_space(needed: int, purpose: str, remedy: str = "") -> None:
 def memory_limit_hint(error: Exception) -> str:
     """Explains an unexpected error by a lack of memory; returns "" where that is unlikely."""
     left = address_space_left()
-    if left is None or not (left < LITTLE or isinstance(error, MemoryError | ImportError)):
+    if left is None or not (
+        left < LOW_ADDRESS_SPACE or isinstance(error, MemoryError | ImportError)
+    ):
         return ""
     return f"`ulimit -v` leaves {left / 1e9:.1f} GB of address space: raise it and try again"
 
 
-def stay_within() -> None:
-    """Makes this process, which is ours alone, get on with its limits or end by one line.
+def adapt_to_limits() -> None:
+    """Adapts a process of our own to its limits; a thread that cannot start ends it in one line.
 
-    glibc gives each thread 64 MB of address space as long as there is any, until none is left for
-    another thread; where it is limited, all of them share a few such arenas
+    glibc reserves 64 MB of address space per thread, until none is left for another thread; if it
+    is limited, all threads share a few such arenas
     (https://man7.org/linux/man-pages/man3/mallopt.3.html).
     """
     if address_space_left() is not None:
         with contextlib.suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-    threading.Thread.start = _starting(threading.Thread.start)  # type: ignore[method-assign]
+    threading.Thread.start = _exiting_on_failure(threading.Thread.start)  # type: ignore[method-assign]
 
 
-def _starting(start):
-    """``Thread.start``, which ends the process where the system starts no more threads.
+def _exiting_on_failure(start):
+    """Wraps ``Thread.start`` so that it ends the process if the system starts no more threads.
 
-    Those who wait for the thread, in Beam and gRPC, would wait for ever: what it raises is mostly
-    raised in another thread, which nobody hears of. What a killed job leaves serves the next one.
+    Beam and gRPC would wait for the thread for ever, as the exception is mostly raised in another
+    thread and lost. The killed job can be resumed.
     """
 
     def started(thread: threading.Thread) -> None:
@@ -89,8 +91,10 @@ def _starting(start):
             start(thread)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "new thread" not in str(error):
-                raise  # it was started before
-            message = f"fcn-beam: {no_thread()}; run the same command again to continue\n"
+                raise  # it was already started
+            message = (
+                f"fcn-beam: {describe_thread_limit()}; run the same command again to continue\n"
+            )
             with contextlib.suppress(OSError):
                 os.write(2, message.encode())
             os._exit(1)
@@ -98,8 +102,8 @@ def _starting(start):
     return started
 
 
-def no_thread() -> str:
-    """Why no other thread can start, as far as the process's limits say."""
+def describe_thread_limit() -> str:
+    """Explains by the process's limits why no further thread can start."""
     found = [
         f"{name} is {limit // unit}"
         for kind, name, unit in _LIMITS

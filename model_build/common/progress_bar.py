@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; nothing elsewhere."""
+"""A progress bar on terminals only."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Tells a bar how much is done, of how much (None: not known yet), and a word on it."""
+    """Updates a bar: how much is done, the total (None if unknown), and a short note."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
 
 
 def no_progress(done: int, total: int | None, note: str = "") -> None:
-    """The :class:`Advance` of no bar."""
+    """An :class:`Advance` that does nothing."""
 
 
 @contextlib.contextmanager
-def bar(task: str, *, of_bytes: bool = False) -> Iterator[Advance]:
-    """Shows a bar on standard error while its block runs, if that is a terminal.
+def progress_bar(task: str, *, of_bytes: bool = False) -> Iterator[Advance]:
+    """Shows a bar while its block runs, if standard error is a terminal.
 
     Args:
-        task: what is going on, shown before the bar.
-        of_bytes: bytes are counted, shown in kB, MB and a rate.
+        task: the text before the bar.
+        of_bytes: count bytes, shown in kB, MB and with a rate.
 
     Yields:
-        The function to call as the task goes on, from any thread.
+        The function that updates the bar, callable from any thread.
     """
     if not sys.stderr.isatty():
         yield no_progress

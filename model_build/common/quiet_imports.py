@@ -1,4 +1,4 @@
-"""Large imports: without TensorFlow's greetings, without Keras, without the garbage collector."""
+"""Imports large packages quietly and fast: no banners, no Keras, garbage collection paused."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 
 from model_build.common.limits import check_address_space
 
-ADDRESS_SPACE = 1_800_000_000  # bytes that TensorFlow takes to load the default model
+ADDRESS_SPACE = 1_800_000_000  # bytes that TensorFlow needs to load the default model
 
 
 def import_tensorflow() -> None:
     """Imports TensorFlow while stderr is closed to its C++ libraries.
 
-    They write there directly, whatever the log level, that some GPU library is missing and which
-    CPU instructions they use. What goes wrong still comes as an exception.
+    Whatever the log level, they report missing GPU libraries and CPU instructions there. Errors are
+    still raised as exceptions.
 
-    Keras is left until something asks for it, as training does: saved models run without it, and
-    it takes a third of the import. TensorFlow gets on where Keras is missing.
+    Keras is not imported until it is needed, as in training: saved models run without it, and it
+    takes a third of the import time. TensorFlow works without Keras.
 
     Raises:
-        JobError: this process may not take the address space that it needs.
+        JobError: this process may not take the address space that TensorFlow needs.
     """
     if "tensorflow" in sys.modules:
         return
@@ -46,7 +46,7 @@ def import_tensorflow() -> None:
 def _stderr_closed() -> Iterator[None]:
     try:
         stderr = os.dup(2)
-    except OSError:  # it is closed already
+    except OSError:  # it is already closed
         yield
         return
     with open(os.devnull, "wb") as no_progress:
@@ -58,39 +58,39 @@ def _stderr_closed() -> Iterator[None]:
         os.close(stderr)
 
 
-_ours = threading.Event()
+_process_claimed = threading.Event()
 
 
 def claim_process() -> None:
-    """Says that this process runs a command of ours and nothing else.
+    """Declares that this process runs only a command of fcn-beam.
 
-    What is imported is then set aside for good: the collector looks at it neither later nor at the
-    end, which would take a second. In other people's programs that might keep garbage of theirs.
+    Imported objects are then excluded from garbage collection for good, also at exit, where it
+    would take a second. In a user's own program that could keep their garbage alive.
     """
-    _ours.set()
+    _process_claimed.set()
     atexit.register(gc.freeze)
 
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Imports without the collector of cyclic garbage while its block runs.
+    """Pauses the collection of cyclic garbage while its block imports packages.
 
-    Beam and TensorFlow make half a million objects that stay, and the collector looks through them
-    again and again while they come, for a quarter of the time.
+    Beam and TensorFlow create half a million permanent objects, and scanning them again and again
+    would take a quarter of the import time.
     """
     enabled, known = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        if _ours.is_set() and len(sys.modules) > known:
+        if _process_claimed.is_set() and len(sys.modules) > known:
             gc.freeze()
         if enabled:
             gc.enable()
 
 
 class _WithoutKeras(MetaPathFinder):
-    """Tells the thread that made it that there is no Keras; others find it."""
+    """Hides Keras from the thread that created it; other threads still find it."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()

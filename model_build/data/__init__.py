@@ -1,1 +1,1 @@
-"""What a network learns from: labels, folders of photos and masks, and how to get one."""
+"""Training data: labels, folders of photos and masks, decoding, and a download."""

@@ -13,7 +13,7 @@ from model_build.data.pairs import Pair
 
 
 def drop_small(pairs: list[Pair], crop: tuple[int, int]) -> list[Pair]:
-    """The pairs that hold a whole crop of (height, width), as in Dive into Deep Learning."""
+    """Returns pairs no smaller than a crop (height, width), as in Dive into Deep Learning."""
     return [pair for pair in pairs if pair.height >= crop[0] and pair.width >= crop[1]]
 
 
@@ -27,21 +27,21 @@ def training_crops(
     seed: int = 0,
     epochs: range = range(1),
 ) -> tuple[tf.data.Dataset, int]:
-    """Random crops for training.
+    """Makes random crops for training.
 
-    What an epoch yields depends on ``seed`` and the epoch's number alone, so a resumed training
-    sees what an uninterrupted one would have seen.
+    The crops of an epoch depend only on ``seed`` and the epoch's number, so a resumed training sees
+    the same ones as an uninterrupted one.
 
     Args:
         crop: (height, width) in pixels; an image smaller than that is padded with its mirror
-            image, so that its mean stays what it is, and its label with 255.
+            image, which preserves its mean, and its label with 255.
         scales: range of the random factor an image is resized by before it is cropped.
         flip: mirror half of the crops.
-        epochs: numbers of the epochs to run through.
+        epochs: numbers of the epochs to yield.
 
     Returns:
         A dataset of (uint8 ``[n, *crop, 3]``, uint8 ``[n, *crop]``) batches, all epochs in a row;
-        and the number of batches an epoch has. A last partial batch is left out.
+        and the number of batches per epoch. A partial last batch is dropped.
     """
     batch_size = min(batch_size, len(pairs))
     steps = len(pairs) // batch_size
@@ -82,7 +82,7 @@ def training_crops(
 
 
 def whole_images(pairs: Sequence[Pair], *, multiple: int = 32) -> tf.data.Dataset:
-    """Uncropped images for validation, one a batch.
+    """Makes batches of one uncropped image each, for validation.
 
     Returns:
         (uint8 ``[1, h, w, 3]``, uint8 ``[1, h, w]``), padded at the bottom and right to multiples
@@ -104,8 +104,8 @@ def pad_to(
     """Pads at the bottom and right.
 
     Args:
-        image: uint8 ``[h, w, 3]``, padded with its edge or, ``mirror``, with its mirror image,
-            as often as it takes.
+        image: uint8 ``[h, w, 3]``, padded with its edge or, if ``mirror``, with its mirror image,
+            repeated as needed.
         ids: uint8 ``[h, w]``, padded with 255.
         size: int32 ``[2]``, (height, width).
     """
@@ -120,9 +120,9 @@ def pad_to(
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """uint8 ``[h, w, 3]`` of an image file: the pixels that the job gives a network.
+    """Reads an image file as uint8 ``[h, w, 3]``: the same pixels that the job feeds a network.
 
-    Python holds its lock meanwhile, but for the time in which a JPEG is decoded.
+    Holds Python's global lock, except while a JPEG is decoded.
     """
     image = tf.numpy_function(_read, [path], tf.uint8, stateful=False)
     return tf.ensure_shape(image, (None, None, 3))
@@ -134,7 +134,7 @@ def _read(path: bytes) -> np.ndarray:
 
 
 def resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """An image uint8 ``[h, w, 3]`` at another size, int32 ``[2]`` (height, width)."""
+    """Scales an image uint8 ``[h, w, 3]`` to a size, int32 ``[2]`` (height, width)."""
     image = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
 

@@ -1,7 +1,8 @@
-"""Image files → upright uint8 RGB: what training and the job read, by the same rules.
+"""Decodes image files to upright uint8 RGB, by the same rules in training and in the job.
 
-EXIF orientation is applied, transparency is laid on white, grey values of more than 8 bits keep
-their upper 8, of several frames the first one counts. Metadata never costs an image.
+EXIF orientation is applied, transparency is composited on white, grey values of more than 8 bits
+keep their upper 8, and only the first of several frames is used. Damaged metadata never makes an
+image unreadable.
 """
 
 from __future__ import annotations
@@ -21,36 +22,35 @@ from model_build.data.profiles import in_srgb
 from model_build.data.tiff import Samples
 from model_build.data.unreadable import DamagedImage, TooManyPixels, UnsupportedImage
 
-MAX_PIXELS = 178_000_000  # twice what Pillow warns of
-# Formats that are only data: no EPS (runs a PostScript interpreter), no PDF. JPEG and PNG have
-# modules of their own. The MPO that phones write, a JPEG with a second picture behind the first, is
-# a JPEG.
-OTHERS = ("BMP", "DIB", "GIF", "TIFF", "WEBP")
+MAX_PIXELS = 178_000_000  # twice the number at which Pillow warns
+# Formats that are pure data: no EPS (runs a PostScript interpreter), no PDF. JPEG and PNG have
+# their own modules. The MPO files of phones, JPEGs with a second picture appended, count as JPEG.
+OTHER_FORMATS = ("BMP", "DIB", "GIF", "TIFF", "WEBP")
 
-COLOURED = ("RGB", "RGBA", "RGBa", "P", "PA")  # modes whose profiles count
+COLOURED = ("RGB", "RGBA", "RGBa", "P", "PA")  # modes whose colour profiles are applied
 
-# Callers look at an image's size before its pixels are decoded.
+# Pillow's own limit is off: callers check an image's size before they decode its pixels.
 Image.MAX_IMAGE_PIXELS = None
-# Blocks that are large enough to go back to the system when they are freed: of 16 MB, as they come,
-# glibc keeps them (https://pillow.readthedocs.io/en/stable/reference/block_allocator.html).
+# Blocks large enough that glibc returns them to the system when they are freed: it keeps those of
+# 16 MB, the default (https://pillow.readthedocs.io/en/stable/reference/block_allocator.html).
 Image.core.set_block_size(64 << 20)
-Image.init()  # loads the formats Pillow would otherwise load when it meets one
-# Odd metadata is no reason to warn: the pixels count. For the process, as `catch_warnings` is not
-# safe among threads.
+Image.init()  # loads all formats now, not when the first file of one is met
+# Warnings about odd metadata do not matter. Set for the whole process, as `catch_warnings` is not
+# thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Steps through the rows and columns of what is upright, by orientation; from 5 on rows and columns
-# are exchanged first (EXIF 2.32, "Orientation").
+# Steps through rows and columns that turn an image upright, by orientation; from 5 on rows and
+# columns are swapped first (EXIF 2.32, "Orientation").
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 
 
 class Picture(NamedTuple):
-    """An opened image: its header is read, its pixels are not.
+    """An opened image, of which only the header has been read.
 
     Attributes:
-        height: as it is stored, in pixels.
+        height: as stored, in pixels.
         width: likewise.
-        orientation: EXIF's, 1 to 8, that is left to apply.
+        orientation: the EXIF orientation still to be applied, 1 to 8.
         load: see :meth:`pixels`.
     """
 
@@ -61,19 +61,19 @@ class Picture(NamedTuple):
 
     @property
     def upright(self) -> tuple[int, int]:
-        """Height and width in pixels once the orientation is applied."""
+        """Height and width in pixels after the orientation is applied."""
         size = self.height, self.width
         return size[::-1] if self.orientation >= 5 else size
 
     def pixels(self, size: tuple[int, int]) -> np.ndarray:
-        """Decodes the pixels; once only, as the file is closed.
+        """Decodes the pixels; works only once, as the file is closed.
 
         Args:
-            size: (height, width) to scale to, not turned and no larger than the picture. A JPEG is
-                decoded at a fraction of its size where that is enough.
+            size: (height, width) to scale to, as stored and no larger than the picture. A JPEG is
+                decoded at a fraction of its size if that is enough.
 
         Returns:
-            uint8 RGB, upright: ``[*size, 3]``, or of turned sides.
+            uint8 RGB, upright: ``[*size, 3]``, or with swapped sides if it is turned.
 
         Raises:
             DamagedImage: the file is damaged or cut short.
@@ -86,12 +86,12 @@ def opened(data: bytes | io.BytesIO) -> Picture:
     """Reads the header of a JPEG, PNG, BMP, GIF, TIFF or WebP.
 
     Args:
-        data: the file's bytes. A ``BytesIO`` is closed as soon as they are not needed any more: of
-            a large image file, pixels and Pillow's pixels are much to hold at once.
+        data: the file's bytes. A ``BytesIO`` is closed as soon as they are no longer needed: for a
+            large image it would be costly to hold file, pixels and Pillow's pixels at once.
 
     Raises:
-        UnidentifiedImageError: the bytes are no image in one of these formats.
-        UnsupportedImage: they are, but of a kind that is not read.
+        UnidentifiedImageError: the bytes are not an image in one of these formats.
+        UnsupportedImage: they are a variant of one that is not supported.
         DamagedImage: the header is damaged or cut short.
     """
     stream = io.BytesIO(data) if isinstance(data, bytes) else data
@@ -108,7 +108,7 @@ def opened(data: bytes | io.BytesIO) -> Picture:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The upright pixels of an image at its own size.
+    """Decodes an image upright at its own size.
 
     Returns:
         uint8 RGB ``[h, w, 3]``.
@@ -124,7 +124,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels turned upright, by an EXIF orientation from 1 to 8; nothing is copied."""
+    """Turns pixels upright by an EXIF orientation from 1 to 8, as a view."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     rows, columns = _FLIPS.get(orientation, (1, 1))
@@ -166,7 +166,7 @@ def _png(stream: io.BytesIO) -> Picture:
 
 def _other(stream: io.BytesIO, head: bytes) -> Picture:
     try:
-        image = Image.open(stream, formats=OTHERS)
+        image = Image.open(stream, formats=OTHER_FORMATS)
     except Exception as error:
         if head.startswith(tiff.PREFIXES):
             raise tiff.explain(stream) from error
@@ -177,7 +177,7 @@ def _other(stream: io.BytesIO, head: bytes) -> Picture:
         raise
     samples, orientation = Samples(), orientation_of(image.info.get("exif", b""))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        samples, tag = tiff.settle(image)
+        samples, tag = tiff.prepare_to_load(image)
         orientation = _whole(tag)
 
     def load(size: tuple[int, int]) -> np.ndarray:
@@ -191,7 +191,7 @@ def _other(stream: io.BytesIO, head: bytes) -> Picture:
 def _finished(
     image: Image.Image, size: tuple[int, int], profile: bytes, samples: Samples | None = None
 ) -> np.ndarray:
-    """uint8 RGB ``[*size, 3]`` of a loaded image of any mode and size."""
+    """Converts a loaded image of any mode and size to uint8 RGB ``[*size, 3]``."""
     if image.mode == "CMYK" and profile:
         inks = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
         pixels = in_srgb(inks, "CMYK", profile)
@@ -211,18 +211,18 @@ def _in_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
 
 
 def orientation_of(exif: bytes) -> int:
-    """EXIF's orientation, 1 to 8; 1 where there is none, or EXIF is damaged."""
+    """Returns the EXIF orientation, 1 to 8; 1 if it is missing or damaged."""
     if not exif:
         return 1
     tags = Image.Exif()
-    with contextlib.suppress(Exception):  # damaged EXIF must not cost the image
+    with contextlib.suppress(Exception):  # damaged EXIF must not make the image unreadable
         tags.load(exif)
         return _whole(tags.get(ExifTags.Base.Orientation, 1))
     return 1
 
 
 def _whole(tag: Any) -> int:
-    """An orientation of any type of tag: BYTE comes as bytes, several values as a tuple."""
+    """Reads an orientation from a tag of any type: BYTE is bytes, several values are a tuple."""
     with contextlib.suppress(Exception):
         orientation = int(tag[0] if isinstance(tag, bytes | tuple) else tag)
         return orientation if 1 <= orientation <= 8 else 1
@@ -231,7 +231,7 @@ def _whole(tag: Any) -> int:
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Everything that Pillow raises of a file as one error, with its words where these help."""
+    """Turns all errors of Pillow's decoders into DamagedImage, with their text if it helps."""
     try:
         yield
     except (MemoryError, UnidentifiedImageError, UnsupportedImage, DamagedImage):
@@ -240,5 +240,5 @@ def _damage() -> Iterator[None]:
         words = str(error) if isinstance(error, OSError | SyntaxError) else ""
         if words.startswith("Unsupported"):
             raise UnsupportedImage(words) from error
-        # "decoder error -2", "could not create decoder object": these explain nothing.
+        # Texts such as "decoder error -2" or "could not create decoder object" explain nothing.
         raise DamagedImage("" if "decoder" in words else words) from error

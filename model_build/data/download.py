@@ -1,4 +1,4 @@
-"""Fetch an archive over HTTP, however often the connection breaks, and unpack it safely."""
+"""Downloads an archive over HTTP, resuming after breaks, and unpacks it safely."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from model_build.common.errors import UserError, first_line
-from model_build.common.progress_bar import Advance, bar
+from model_build.common.progress_bar import Advance, progress_bar
 
-TIMEOUT = 30.0  # seconds without a byte
-PAUSES = (1.0, 3.0, 10.0, 30.0)  # seconds before each further attempt
-BLOCK = 1 << 20  # bytes
-MARK = "ImageSets/Segmentation/train.txt"  # in every whole folder
+TIMEOUT_SECONDS = 30.0  # without receiving a byte
+RETRY_PAUSES_SECONDS = (1.0, 3.0, 10.0, 30.0)  # before each further attempt
+BYTES_PER_READ = 1 << 20
+COMPLETE_MARKER = "ImageSets/Segmentation/train.txt"  # exists in every complete folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """An archive: where it is, what it must be, and what it holds.
+    """An archive: its URL, its checksum and its contents.
 
     Attributes:
         url: of the tar.
         size: of the tar in bytes.
         sha256: of the tar, in hexadecimal.
-        folder: the folder in the tar that is wanted, in VOC layout.
-        unpacked: bytes of disk it takes, about.
+        folder: the wanted folder in the tar, in VOC layout.
+        unpacked: approximate size on disk in bytes.
     """
 
     url: str
@@ -47,7 +47,7 @@ class Source:
         return self.url.rsplit("/", 1)[-1]
 
 
-# The sha256 is KerasCV's and that of torchvision's prototype datasets. Others know the same file by
+# The sha256 is from KerasCV and torchvision's prototype datasets. The same file is also known by
 # its md5, 6cd6e144f989b92b3379bac3b3de84fd (torchvision), or by its sha1,
 # 4e443f8a2eca6b1dac8a6c57641b67dd40621a49 (Dive into Deep Learning).
 VOC2012 = Source(
@@ -60,24 +60,26 @@ VOC2012 = Source(
 
 
 def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path:
-    """Downloads and unpacks an archive; what an earlier call has done is not done again.
+    """Downloads and unpacks an archive, resuming an earlier call.
 
     Args:
-        dest: the folder to hold the archive and what it holds; made if missing.
-        say: gets lines for the user.
+        dest: the folder for the archive and its contents; created if missing.
+        say: receives lines for the user.
 
     Returns:
-        The unpacked folder, ``dest / source.folder``. It appears only when it is whole.
+        The unpacked folder, ``dest / source.folder``. It appears only when it is complete.
 
     Raises:
-        UserError: no room, no connection, or an archive that is not the one expected.
-        KeyboardInterrupt: what is downloaded so far is kept.
+        UserError: no disk space, no connection, or not the expected archive.
+        KeyboardInterrupt: the data downloaded so far are kept.
     """
     root = Path(dest)
     folder, archive = root / source.folder, root / source.file
     if folder.exists():
-        if not (folder / MARK).exists():
-            raise UserError(f"{folder}: exists, but without {MARK}; move it away and try again")
+        if not (folder / COMPLETE_MARKER).exists():
+            raise UserError(
+                f"{folder}: exists, but without {COMPLETE_MARKER}; move it away and try again"
+            )
         say(f"{folder}: already there; nothing to download")
         return folder
     try:
@@ -111,7 +113,7 @@ def _check_room(source: Source, archive: Path) -> None:
 
 
 class _Broken(Exception):
-    """An attempt came to nothing; unless it is ``final``, another one may not."""
+    """A failed attempt; unless it is ``final``, another may succeed."""
 
     def __init__(self, message: str, final: bool = False) -> None:
         super().__init__(message)
@@ -119,14 +121,14 @@ class _Broken(Exception):
 
 
 def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
-    """Downloads an archive and checks it. ``ARCHIVE.part`` holds what has come so far.
+    """Downloads an archive and checks it; partial data are in ``ARCHIVE.part``.
 
     Raises:
-        UserError: no connection, after a few attempts; or the archive is not the one expected.
+        UserError: no connection after a few attempts, or not the expected archive.
     """
     if archive.exists():
         digest = hashlib.sha256()
-        with bar(f"check {source.file}", of_bytes=True) as advance:
+        with progress_bar(f"check {source.file}", of_bytes=True) as advance:
             _hash(archive, digest, lambda done: advance(done, source.size))
         if digest.hexdigest() != source.sha256:
             raise UserError(f"{archive}: is not the file at {source.url}; move it away first")
@@ -134,7 +136,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
     part = _part(archive)
     if _size(part) > source.size:
         part.unlink()
-    with bar(f"download {source.file}", of_bytes=True) as advance:
+    with progress_bar(f"download {source.file}", of_bytes=True) as advance:
         checksum = _persist(source, part, advance, say)
     if checksum != source.sha256:
         part.unlink()
@@ -146,8 +148,8 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
 
 
 def _persist(source: Source, part: Path, advance: Advance, say: Callable[[str], None]) -> str:
-    """Attempts until the whole is in ``part``; returns its sha256."""
-    pauses = iter(PAUSES)
+    """Retries until the whole file is in ``part``; returns its sha256."""
+    pauses = iter(RETRY_PAUSES_SECONDS)
     while True:
         try:
             return _attempt(source, part, advance)
@@ -164,7 +166,7 @@ def _persist(source: Source, part: Path, advance: Advance, say: Callable[[str], 
 
 
 def _attempt(source: Source, part: Path, advance: Advance) -> str:
-    """Goes on from what is in ``part`` to the end; returns the sha256 of the whole."""
+    """Continues ``part`` to the end of the file; returns the sha256 of the whole."""
     digest = hashlib.sha256()
     done = _size(part)
     if done:
@@ -172,15 +174,15 @@ def _attempt(source: Source, part: Path, advance: Advance) -> str:
     if done == source.size:
         return digest.hexdigest()
     with _request(source, done) as response:
-        if response.status != 206:  # also a server that knows no ranges: it starts anew
+        if response.status != 206:  # or the server does not support ranges and starts again
             digest, done = hashlib.sha256(), 0
         total = _total(response, done)
         if total not in (None, source.size):
             raise _Broken(f"the file there is another one, of {total:,} bytes", final=True)
         with open(part, "ab") as file:
             file.truncate(done)
-            # A byte more than is missing is asked for: a file that goes on is another file.
-            while block := _read(response, min(BLOCK, source.size - done + 1)):
+            # Requests one byte more than is missing: a longer file is a different file.
+            while block := _read(response, min(BYTES_PER_READ, source.size - done + 1)):
                 file.write(block)
                 digest.update(block)
                 done += len(block)
@@ -191,13 +193,13 @@ def _attempt(source: Source, part: Path, advance: Advance) -> str:
 
 
 def _request(source: Source, start: int) -> http.client.HTTPResponse:
-    headers = {"User-Agent": "fcn-beam"}  # some servers turn away urllib's own
+    headers = {"User-Agent": "fcn-beam"}  # some servers reject urllib's own
     if start:
         headers["Range"] = f"bytes={start}-"
     with _as_broken():
         try:
             return urllib.request.urlopen(
-                urllib.request.Request(source.url, headers=headers), timeout=TIMEOUT
+                urllib.request.Request(source.url, headers=headers), timeout=TIMEOUT_SECONDS
             )
         except urllib.error.HTTPError as error:
             error.close()
@@ -208,21 +210,21 @@ def _request(source: Source, start: int) -> http.client.HTTPResponse:
 
 def _read(response: http.client.HTTPResponse, count: int) -> bytes:
     with _as_broken():
-        return response.read1(count)  # what has come already: nothing of it gets lost
+        return response.read1(count)  # returns what has arrived, so that nothing is lost
 
 
 @contextlib.contextmanager
 def _as_broken() -> Iterator[None]:
-    """Tells what the network does from what the disk does: both raise OSError."""
+    """Separates errors of the network from those of the disk: both raise OSError."""
     try:
         yield
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)  # urllib wraps what happened
+        reason = getattr(error, "reason", error)  # urllib wraps the cause
         raise _Broken(first_line(reason if isinstance(reason, Exception) else error)) from None
 
 
 def _total(response: http.client.HTTPResponse, start: int) -> int | None:
-    """The size of the whole file by the headers of a response, None if they do not tell."""
+    """Returns the size of the whole file from a response's headers, None if it is missing."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
         if not match or int(match[1]) != start:
@@ -235,22 +237,23 @@ def _total(response: http.client.HTTPResponse, start: int) -> int | None:
 def _hash(path: Path, digest: hashlib._Hash, advance: Callable[[int], None]) -> None:
     done = 0
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(BYTES_PER_READ):
             digest.update(block)
             done += len(block)
             advance(done)
 
 
 def _unpack_folder(source: Source, archive: Path, folder: Path) -> None:
-    """Unpacks beside the archive first, so that ``folder`` is either whole or not there."""
+    """Unpacks next to the archive first, so that ``folder`` is either complete or absent."""
     staging = archive.with_name(f"{archive.name}.unpacking")
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
     try:
         unpack(archive, staging)
         unpacked = staging / source.folder
-        if not (unpacked / MARK).exists():
+        if not (unpacked / COMPLETE_MARKER).exists():
             raise UserError(
-                f"{archive}: does not contain {source.folder}/{MARK}; it is a different archive"
+                f"{archive}: does not contain {source.folder}/{COMPLETE_MARKER}; "
+                "it is a different archive"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(unpacked, folder)
@@ -259,16 +262,16 @@ def _unpack_folder(source: Source, archive: Path, folder: Path) -> None:
 
 
 def unpack(archive: Path, root: Path) -> None:
-    """Unpacks a tar into ``root``; nothing is ever written outside of it.
+    """Unpacks a tar into ``root`` and never writes outside of it.
 
-    ``tarfile``'s own filter is missing from older Pythons. Only plain files and folders are made:
-    a hard link becomes a copy, so no link can lead a later file astray.
+    Older Pythons lack ``tarfile``'s own filter. Only plain files and folders are created: a hard
+    link becomes a copy, so no link can redirect a later file.
 
     Raises:
         UserError: the tar is damaged, or holds an absolute path, one with ``..``, a symbolic link,
-            a device, or a hard link to what is not in it. What was unpacked before it stays.
+            a device, or a hard link to a file not in it. Files unpacked before that are kept.
     """
-    with bar(f"unpack {archive.name}", of_bytes=True) as advance:
+    with progress_bar(f"unpack {archive.name}", of_bytes=True) as advance:
         total = archive.stat().st_size
         try:
             with tarfile.open(archive, "r:") as tar:

@@ -1,4 +1,4 @@
-"""Which files may be photos or masks, by their names: one rule for training and the job."""
+"""Decides by name which files may be photos or masks, alike in training and in the job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-# What the job decodes. Of several photos of one name the first extension here is used.
+# Formats that the job decodes. Of several photos of one name the first extension here wins.
 IMAGE_EXTENSIONS = (
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif")
     + (".tif", ".tiff", ".webp")
@@ -22,45 +22,45 @@ NEVER_FOLDERS = frozenset(
     + ("@recently-snapshot", ".@__thumb", ".snapshot", ".snapshots", ".zfs", ".stversions")
     + (".dropbox.cache",)
 )
-NEVER_FOLDERS_BEGIN = ".trash-"  # and the number of a user
+NEVER_FOLDER_PREFIX = ".trash-"  # followed by a user id
 NEVER_FILES = frozenset((".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"))
-NEVER_FILES_BEGIN = "._"  # what macOS writes beside each file on foreign disks
+NEVER_FILE_PREFIX = "._"  # macOS writes these next to each file on other file systems
 
 
 def image_extension(name: str) -> str:
-    """The name's extension if it is an image's, in the case it has there, else nothing."""
+    """Returns the name's image extension, in its original case, or "" if it has none."""
     extension = os.path.splitext(name)[1]
     return extension if extension.lower() in IMAGE_EXTENSIONS else ""
 
 
 def is_never_photo(path: str) -> bool:
-    """Whether a file is none of the user's by its name, or by that of a folder it is in.
+    """Whether a file's name or a folder's shows that it is not one of the user's photos.
 
     Args:
-        path: below the folder that the user has named, which may be called anything.
+        path: relative to the folder that the user named, whose own name does not matter.
     """
     *folders, name = path.lower().split("/")
     return is_never_file(name) or any(map(is_never_folder, folders))
 
 
 def is_never_file(name: str) -> bool:
-    """Whether a file manager has left a file of this name: ``.DS_Store``, ``._a.jpg``, …"""
+    """Whether file managers create files of this name: ``.DS_Store``, ``._a.jpg``, …"""
     name = name.lower()
-    return name in NEVER_FILES or name.startswith(NEVER_FILES_BEGIN)
+    return name in NEVER_FILES or name.startswith(NEVER_FILE_PREFIX)
 
 
 def is_never_folder(name: str) -> bool:
-    """Whether no folder of this name holds photos that the user has put there."""
+    """Whether folders of this name never contain photos put there by a user."""
     name = name.lower()
-    return name in NEVER_FOLDERS or name.startswith(NEVER_FOLDERS_BEGIN)
+    return name in NEVER_FOLDERS or name.startswith(NEVER_FOLDER_PREFIX)
 
 
 def by_name(files: Iterable[str], extensions: tuple[str, ...] = IMAGE_EXTENSIONS) -> dict[str, str]:
-    """Images by their names without extension.
+    """Returns images by their names without extension.
 
     Args:
-        extensions: of several images of one name the one that comes first here, in small letters
-            rather than others.
+        extensions: of several images of one name the first in this order is taken, lower case
+            before upper case.
     """
 
     def rank(path: str) -> tuple[int, bool, str]:
@@ -72,18 +72,18 @@ def by_name(files: Iterable[str], extensions: tuple[str, ...] = IMAGE_EXTENSIONS
 
 
 def by_composed_name(files: Iterable[str]) -> dict[str, str]:
-    """Files, images rather than others, by their names without extension in Unicode's form NFC."""
+    """Returns files by name without extension in Unicode's NFC form; images win over others."""
     ordered = sorted(files, key=lambda path: (bool(image_extension(path)), path))
     return {unicodedata.normalize("NFC", os.path.splitext(path)[0]): path for path in ordered}
 
 
 def misnamed(name: str, folder: str, files: dict[str, str]) -> str:
-    """The end of a message on an image that is not there: what is there in its place, or nothing.
+    """Returns the end of a message on a missing image: a similar file that exists, or "".
 
     Args:
         name: of the image, without extension.
         folder: where it should be.
-        files: of that folder, from :func:`by_composed_name`.
+        files: those of that folder, from :func:`by_composed_name`.
     """
     path = files.get(unicodedata.normalize("NFC", name))
     if path is None:
@@ -96,6 +96,6 @@ def misnamed(name: str, folder: str, files: dict[str, str]) -> str:
 
 
 def extensions(files: Iterable[str]) -> str:
-    """How often extensions occur, the most frequent ones: ``.heic 3, .mov 1``."""
+    """Counts the most frequent extensions: ``.heic 3, .mov 1``."""
     counts = Counter(os.path.splitext(path)[1].lower() or "no extension" for path in files)
     return ", ".join(f"{extension} {count}" for extension, count in counts.most_common(5))

@@ -5,12 +5,12 @@ The PASCAL VOC set is built in; others come from a ``labels.json``::
     {"ignore_index": 255, "labels": [{"name": "sky", "color": [128, 128, 128]}, ...]}
 
 Class ids are positions in the list. Id 255 is void: not a class, ignored in losses and scores.
-Where the masks of a data folder have other values, a label's value is its ``"id"``; class ids are
+If the masks of a data folder have other values, a label's value is its ``"id"``; class ids are
 then positions in the order of the values::
 
     {"labels": [{"name": "road", "color": [0, 0, 0]}, {"name": "car", ..., "id": 255}]}
 
-NumPy is imported where pixels are: command lines read the rest to print their help.
+NumPy is imported only in functions of pixels: commands use the rest to print their help.
 """
 
 from __future__ import annotations
@@ -70,12 +70,13 @@ class LabelSet:
     """Names and colours of the classes; the class id is the position.
 
     Attributes:
-        values: of the classes in grey and palette masks of one data folder, by class id; empty
-            where they are the class ids. Networks and their masks do not depend on them.
+        values: the values of the classes in grey and palette masks of one data folder, by class id;
+            empty if they equal the class ids. Networks and their masks do not depend on them.
 
     Raises:
         UserError: no label or more than 255, a name that is empty, not text or used twice, a
-            colour that is no RGB triple of 0..255 or used twice, an ignore index other than 255.
+            colour that is not an RGB triple of 0..255 or used twice, an ignore index other than
+            255.
     """
 
     names: tuple[str, ...]
@@ -117,12 +118,12 @@ class LabelSet:
 
     @cached_property
     def palette(self) -> bytes:
-        """768 bytes: RGB of ids 0..255 in a palette PNG; ids that are no label get VOC's colour."""
+        """768 bytes: RGB of ids 0..255 in a palette PNG; ids without a label get VOC's colour."""
         colors = list(self.colors) + voc_palette()[len(self.colors) :]
         return bytes(channel for color in colors for channel in color)
 
     def to_json(self) -> dict[str, Any]:
-        """The form of ``labels.json``."""
+        """Returns the JSON of ``labels.json``."""
         return {
             "ignore_index": self.ignore_index,
             "labels": [
@@ -133,14 +134,14 @@ class LabelSet:
 
     @classmethod
     def from_json(cls, value: Any, source: str = "labels.json") -> LabelSet:
-        """Parses the form of ``labels.json``.
+        """Parses the JSON of ``labels.json``.
 
         Args:
             value: the decoded JSON.
             source: the file's name, for errors.
 
         Raises:
-            UserError: the value has another form or breaks a rule of :class:`LabelSet`.
+            UserError: the value is invalid or breaks a rule of :class:`LabelSet`.
         """
         try:
             rows = value["labels"]
@@ -170,8 +171,8 @@ def parse_labels(data: bytes, source: str = "labels.json") -> LabelSet:
         source: the file's name, for errors.
 
     Raises:
-        UserError: it is no JSON, or no label set; or an ``"id"`` is no integer 0..255 or used
-            twice.
+        UserError: it is not valid JSON or not a label set; or an ``"id"`` is not an integer 0..255
+            or is used twice.
     """
     try:
         value = json.loads(data)
@@ -202,7 +203,7 @@ def parse_labels(data: bytes, source: str = "labels.json") -> LabelSet:
 
 
 def label2image(ids: np.ndarray, labels: LabelSet = VOC) -> np.ndarray:
-    """Class ids to colours.
+    """Converts class ids to colours.
 
     Args:
         ids: uint8, any shape; 255 is void.
@@ -216,19 +217,19 @@ def label2image(ids: np.ndarray, labels: LabelSet = VOC) -> np.ndarray:
 
 
 def color_ids(labels: LabelSet) -> dict[Color, int]:
-    """Class ids by colour: the labels', and 255 for the void colour unless it is a label's."""
+    """Returns class ids by colour; the void colour is 255, unless it is a label's."""
     by_color = {voc_palette()[VOID]: VOID}
     return by_color | {color: index for index, color in enumerate(labels.colors)}
 
 
 def image2label(image: np.ndarray, labels: LabelSet = VOC) -> tuple[np.ndarray, int]:
-    """Colours to class ids, the way back from :func:`label2image`.
+    """Converts colours to class ids, the inverse of :func:`label2image`.
 
     Args:
         image: uint8 RGB, shape ``[..., 3]``.
 
     Returns:
-        uint8 ids of shape ``[...]``, 255 where the colour is no label's; and the number of pixels
+        uint8 ids of shape ``[...]``, 255 where the colour has no label; and the number of pixels
         whose colour is neither a label's nor the void colour (palette entry 255).
     """
     import numpy as np

@@ -14,9 +14,9 @@ or paired folders::
     DATA/SPLIT.txt                             optional, see :meth:`DataFolder.names`
     DATA/labels.json
 
-Extensions count in any case. Names in folders of caches and systems count where a list has them.
-A folder is only ever listed and read from, by two functions, so that it may be on any storage. A
-folder without a file in it is none, as on an object store.
+Extensions may be upper or lower case. Names in folders of caches and systems count only if a list
+contains them. A folder is accessed only through two functions, one to list and one to read, so it
+may be on any storage. An empty folder counts as missing, as on an object store.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from model_build.data.files import (
 from model_build.data.folders import walk
 from model_build.data.labels import VOC, LabelSet, parse_labels
 
-HELD_BACK = 10  # without lists, about one name in so many is for validation
+NAMES_PER_VALIDATION_NAME = 10  # without lists, about one name in this many is for validation
 USUAL_SPLITS = ("train", "val", "trainval", "test")
 MISSING = (FileNotFoundError, NotADirectoryError)
-# Of names that other tools give to files like labels.json.
+# Parts of names that other tools give to files like labels.json.
 LABEL_WORDS = ("label", "class", "categor", "palette")
 LABEL_EXTENSIONS = (".json", ".jsonc", ".txt", ".csv", ".yaml", ".yml", ".names", ".pbtxt")
 
@@ -79,16 +79,15 @@ def read_local(path: str) -> bytes:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A folder of photos and masks in one of the two layouts; VOC's where it has neither.
+    """A folder of photos and masks in one of the two layouts; VOC's if it has neither.
 
-    The photos are listed once, when they are first asked for; a pickled copy brings the listing
-    along.
+    The photos are listed once, on first use; a pickled copy includes the listing.
 
     Attributes:
         root: its path or URI; all others begin with it and are joined by ``/``.
-        list_files: gives the full paths of all files below a folder, in any order; none if there
+        list_files: returns the full paths of all files below a folder, in any order; none if there
             is no such folder. Raises OSError.
-        read: gives the bytes of a file. Raises FileNotFoundError if it is not there, or another
+        read: returns the bytes of a file. Raises FileNotFoundError if it does not exist, or another
             OSError.
     """
 
@@ -97,7 +96,7 @@ class DataFolder:
     read: Callable[[str], bytes] = read_local
 
     def labels_note(self) -> str | None:
-        """What to say where there is no ``labels.json``, also of files that may be meant as one.
+        """Returns a note if ``labels.json`` is missing, with files that may be meant as one.
 
         Raises:
             UserError: the folder cannot be listed.
@@ -123,10 +122,10 @@ class DataFolder:
         return note + (f"; {', '.join(found)} {verb} not read: write labels.json" if found else "")
 
     def labels(self) -> LabelSet:
-        """The label set: that of ``labels.json``, or VOC's where there is none.
+        """Reads the label set of ``labels.json``; VOC's if the file is missing.
 
         Raises:
-            UserError: the file cannot be read, is no JSON, or is no label set.
+            UserError: the file cannot be read, is not valid JSON, or is not a label set.
         """
         path = self._path("labels.json")
         try:
@@ -137,13 +136,13 @@ class DataFolder:
             raise UserError(f"{path}: cannot be read: {cause(error)}") from None
 
     def splits(self) -> list[str]:
-        """The splits it has, ``train`` and ``val`` first.
+        """Returns the names of its splits, ``train`` and ``val`` first.
 
         Raises:
             UserError: it has none.
         """
         if self._paired:
-            # Beside paired folders a text file may be anything, such as a licence.
+            # Next to paired folders a text file may be anything, such as a licence.
             found = {split for split in USUAL_SPLITS if self._has_split(split)}
             found = found or {"train", "val"}
         else:
@@ -158,13 +157,13 @@ class DataFolder:
         return sorted(found, key=lambda name: (first.get(name, len(first)), name))
 
     def names(self, split: str) -> list[str]:
-        """The names of a split, without suffixes.
+        """Returns the names of a split, without extensions.
 
-        They stand in the split's list. Paired folders need none: a split is then what lies under
-        ``images/SPLIT/``; or, where no such folder exists either, ``val`` is about one name in
-        ten, chosen by a hash of the name, so that it stays the same as photos are added, and
-        ``train`` the rest. Where the hash chooses none, as may be with few photos, ``val`` is the
-        one name that comes nearest to being chosen.
+        They are read from the split's list. Paired folders need no list: a split is then the photos
+        below ``images/SPLIT/``; or, without such a folder, ``val`` is about one name in ten, chosen
+        by a hash of the name, so that it does not change when photos are added, and ``train`` the
+        rest. If the hash chooses none, as may happen with few photos, ``val`` is the one name
+        closest to being chosen.
 
         Raises:
             UserError: there is no such split, or it is empty.
@@ -194,18 +193,18 @@ class DataFolder:
         return found
 
     def photos(self) -> list[str]:
-        """The names of all photos, listed or not, in order; twice where two photos share one."""
+        """Returns the names of all photos, listed or not, in order; twice if two share one."""
         return sorted(self._names(self._photo_files))
 
     def masks(self) -> list[str]:
-        """The names of all masks, with or without a photo, in order."""
+        """Returns the names of all masks, with or without a photo, in order."""
         return sorted(self._names(self._mask_files))
 
     def left_over(self) -> dict[str, list[str]]:
-        """Files below the folders of photos and masks that are neither by their extension.
+        """Finds files in the folders of photos and masks without an image extension.
 
         Returns:
-            By folder, their paths from there, in order.
+            For each folder the relative paths, in order.
         """
         folders = {self.photo_folder: self._photo_files, self.mask_folder: self._mask_files}
         return {
@@ -216,28 +215,28 @@ class DataFolder:
         }
 
     def never_photos(self) -> list[str]:
-        """Files of the photos' folder that are left out by their names, or by their folders'."""
+        """Returns files of the photos' folder that are skipped because of a name in their path."""
         return sorted(filter(_is_hidden, self._photo_files))
 
     def photo(self, name: str) -> str | None:
-        """The path of a name's photo, or None where there is none."""
+        """Returns the path of a name's photo, or None if there is none."""
         found = self._photos.get(_normal(name))
         return f"{self.photo_folder}/{found}" if found else None
 
     def expected(self, name: str) -> str:
-        """Where the photo of a name would be, if there were one."""
+        """Returns the path at which a name's photo is expected."""
         return f"{self.photo_folder}/{_normal(name)}{IMAGE_EXTENSIONS[0]}"
 
     def mask(self, name: str) -> str:
-        """Where the mask of a name is, or would be as a PNG."""
+        """Returns the path of a name's mask; a PNG if it does not exist."""
         name = _normal(name)
         return f"{self.mask_folder}/{self._masks.get(name, f'{name}.png')}"
 
     def near(self, name: str) -> tuple[str, str]:
-        """What is there instead of a name's photo, and instead of its mask.
+        """Finds files similar to a name's missing photo and mask.
 
         Returns:
-            Ends of messages; empty where nothing is.
+            Two ends of messages; empty if there are none.
         """
         photos, masks = self._near
         return (
@@ -246,7 +245,7 @@ class DataFolder:
         )
 
     def list_of(self, split: str) -> str:
-        """Where the list of a split is, if there is one."""
+        """Returns the path of a split's list, whether or not it exists."""
         return self._path(self._lists, f"{split}.txt")
 
     @property
@@ -277,7 +276,7 @@ class DataFolder:
 
     @cached_property
     def _photo_files(self) -> frozenset[str]:
-        """All files below the photos' folder, photos or not, by their paths from there."""
+        """Relative paths of all files below the photos' folder, photos or not."""
         return self._images if self._paired else frozenset(self._below("JPEGImages"))
 
     @cached_property
@@ -298,7 +297,7 @@ class DataFolder:
 
     @staticmethod
     def _names(files: Iterable[str]) -> Iterator[str]:
-        """The names of images that are not hidden."""
+        """Yields the names of images that are not hidden."""
         for path in files:
             if (extension := image_extension(path)) and not _is_hidden(path):
                 yield path.removesuffix(extension)
@@ -309,7 +308,7 @@ class DataFolder:
             self.read(self.list_of(split))
         except MISSING:
             return self._has_photo_folder(split)
-        except OSError:  # there is one, which whoever needs it will complain of
+        except OSError:  # it exists; reading it raises this error again
             pass
         return True
 
@@ -342,7 +341,7 @@ class DataFolder:
 
         def rank(name: str) -> tuple[int, bytes]:
             digest = hashlib.sha256(name.encode()).digest()
-            return digest[0] % HELD_BACK, digest
+            return digest[0] % NAMES_PER_VALIDATION_NAME, digest
 
         first = min(every, key=rank, default=None)
 
@@ -352,7 +351,7 @@ class DataFolder:
         return [name for name in every if held_back(name) == (split == "val")]
 
     def _below(self, folder: str) -> Iterator[str]:
-        """The files below a folder of this one, by their paths from there."""
+        """Yields the relative paths of the files below a folder of this one."""
         path = self._path(folder)
         try:
             for file in self.list_files(path):
@@ -365,7 +364,7 @@ class DataFolder:
 
 
 def _normal(name: str) -> str:
-    """``./a`` and ``b//a``, which a list may hold, are ``a`` and ``b/a``."""
+    """Normalises ``./a`` and ``b//a``, which a list may contain, to ``a`` and ``b/a``."""
     return posixpath.normpath(name)
 
 

@@ -1,8 +1,8 @@
-"""libtiff without its complaints.
+"""Silences libtiff.
 
-It prints what is wrong with a file to standard error by itself, without the file's name and between
-the lines of the progress; that the file is damaged Pillow tells as well. Pillow gives no access to
-libtiff's handlers, so they are unset in the library that it has loaded.
+It prints errors of a file directly to standard error, without the file's name and in the middle of
+the progress bar; Pillow reports damaged files anyway. Pillow gives no access to libtiff's handlers,
+so they are unset in the library that it has loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HANDLERS = (
 
 
 def silence() -> bool:
-    """Unsets the handlers, for this process; False where the library is not found.
+    """Unsets the handlers for this process; returns False if the library is not found.
 
     See https://libtiff.gitlab.io/libtiff/functions/TIFFError.html.
     """
@@ -38,7 +38,7 @@ def silence() -> bool:
 
 
 def _library() -> str | None:
-    """The file that Pillow has loaded: beside it in a wheel, else the system's."""
+    """Returns the file of the library: next to Pillow in a wheel, else the system's."""
     package = Path(PIL.__file__).parent
     for folder in (package.parent / "pillow.libs", package / ".dylibs"):
         for path in folder.glob("libtiff*"):

@@ -1,6 +1,6 @@
-"""Masks as people and tools save them → class ids: palette, grey or in the labels' colours.
+"""Reads masks of any tool as class ids: palette, grey or in the labels' colours.
 
-One reader for true masks, for predicted ones, and for masks that were edited by hand.
+One reader serves true masks, predicted masks, and masks edited by hand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model_build.data.decode import orientation_of
 from model_build.data.labels import VOID, LabelSet, color_ids, image2label
 
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "WEBP")
-# A TIFF may hold JPEG, WebP or JPEG 2000 data, whose colours are not those that were saved.
+# A TIFF may contain JPEG, WebP or JPEG 2000 data, which change the saved colours.
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 
@@ -28,10 +28,9 @@ class MaskFile(NamedTuple):
 
     Attributes:
         ids: uint8 class ids ``[h, w]``, 255 for void.
-        how: what the ids are: ``"ids"``, the file's own samples; ``"colors"``, mapped from RGB;
-            ``"palette"``, mapped from the colours of a palette which has the labels' colours in
-            another order.
-        unknown: number of pixels of an RGB mask whose colour is no label's; they are void.
+        how: the source of the ids: ``"ids"``, the file's own samples; ``"colors"``, mapped from
+            RGB; ``"palette"``, mapped from a palette that has the labels' colours in another order.
+        unknown: number of pixels of an RGB mask whose colour has no label; they are void.
     """
 
     ids: np.ndarray
@@ -42,19 +41,19 @@ class MaskFile(NamedTuple):
 def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
     """Decodes a mask, or the first frame of one.
 
-    Samples of grey masks of 1, 2, 4, 8 and 16 bits are class ids as they are stored, and so are
-    the indices of a palette, unless :func:`palette_order` finds the labels' colours in another
-    order. RGB is mapped by the labels' colours, or holds the same id in all three channels, as
-    OpenCV reads grey files by default. Alpha is ignored.
+    Samples of grey masks of 1, 2, 4, 8 and 16 bits are class ids as stored, and so are the indices
+    of a palette, unless :func:`palette_order` finds the labels' colours in another order. RGB is
+    mapped by the labels' colours, or has the same id in all three channels, as OpenCV reads grey
+    files by default. Alpha is ignored.
 
     Args:
         data: the file's bytes.
         where: the file's name, for errors.
-        labels: whose ids or colours it holds.
+        labels: the label set of its ids or colours.
 
     Raises:
-        UserError: the bytes are no image, damaged, or compressed with loss; or the image is of
-            another mode, or holds an id outside the set.
+        UserError: the bytes are not an image, damaged, or lossily compressed; or the image has
+            another mode, or an id outside the set.
     """
     try:
         reduced = png.reduce(data) if data.startswith(png.SIGNATURE) else None
@@ -66,7 +65,9 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
                 png.check_rows(image, reduced)
     except UserError:
         raise
-    except Exception as error:  # Pillow has many for damaged files, also IndexError and SyntaxError
+    except (
+        Exception
+    ) as error:  # Pillow raises many kinds for damaged files, even IndexError and SyntaxError
         raise UserError(f"{where}: cannot be read as a mask: {first_line(error)}") from None
     if orientation_of(exif) > 1:
         raise UserError(
@@ -91,12 +92,12 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
 
 
 def absence(labels: Sequence[str], pixels: Sequence[int] | np.ndarray, void: int) -> str:
-    """Says which labels no pixel has; nothing where each has one.
+    """Returns a note on labels that no pixel has; "" if there are none.
 
     Args:
         labels: their names.
-        pixels: by class id.
-        void: number of pixels that are stored as 255 and mean void.
+        pixels: number of pixels by class id.
+        void: number of pixels stored as 255, which means void.
     """
     absent = [name for name, count in zip(labels, pixels, strict=False) if not count]
     if not absent:
@@ -111,7 +112,7 @@ def absence(labels: Sequence[str], pixels: Sequence[int] | np.ndarray, void: int
 
 
 def reordered(masks: Collection[str], of: int) -> str:
-    """Says which masks, of so many, are read by :func:`palette_order`; nothing where none is."""
+    """Returns a note on the masks, ``of`` all, that :func:`palette_order` maps; "" if none."""
     if not masks:
         return ""
     return (
@@ -121,7 +122,7 @@ def reordered(masks: Collection[str], of: int) -> str:
 
 
 def class_ids(labels: LabelSet) -> dict[int, int]:
-    """Class ids by their values in grey and palette masks; 255 is void unless it is a label's."""
+    """Returns class ids by values in grey and palette masks; 255 is void unless a label has it."""
     values = labels.values or range(len(labels))
     return {VOID: VOID} | {value: index for index, value in enumerate(values)}
 
@@ -138,7 +139,7 @@ def _ranges(labels: LabelSet) -> str:
 
 
 def check_lossless(image: ImageFile.ImageFile, data: bytes, where: str) -> None:
-    """Checks that a mask's file keeps each pixel as it was saved.
+    """Checks that a mask's file format is lossless.
 
     Args:
         image: the opened file.
@@ -169,17 +170,17 @@ def palette_order(
     """Finds the labels' colours in a palette that programs have reordered.
 
     Programs that optimise or convert PNGs (ImageMagick, pngquant, zopflipng) sort palettes and so
-    give the colours other indices. Where each colour that is used is a label's or void, the
-    colours count. A palette with any other colour, as some tools write, says nothing about the
-    ids; neither does a colour that has occurred at a lower index, as palettes are filled up with
-    black. Index 255 is void without a label's colour, unless it is a label's value.
+    give the colours other indices. If each used colour is a label's or void, the colours decide. A
+    palette with any other colour, as some tools write, does not identify the ids; neither does a
+    colour that also has a lower index, as palettes are filled up with black. Index 255 without a
+    label's colour is void, unless it is a label's value.
 
     Args:
         used: the indices that occur in the mask.
         palette: RGB of 0..255 by index; it may be shorter than 256.
 
     Returns:
-        uint8 ``[256]``, class ids by index; None where the indices are the class ids.
+        uint8 ``[256]``, class ids by index; None if the indices are the class ids.
     """
     ids, own = color_ids(labels), class_ids(labels)
     if own[VOID] != VOID:
@@ -197,10 +198,10 @@ def palette_order(
 def _samples(
     image: ImageFile.ImageFile, where: str
 ) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:
-    """Samples ``[h, w]`` as they are stored and the palette, if any; or uint8 RGB ``[h, w, 3]``.
+    """Returns samples ``[h, w]`` as stored and the palette, if any; or uint8 RGB ``[h, w, 3]``.
 
     Raises:
-        UserError: the image is of a mode that masks have not.
+        UserError: the image has a mode that masks do not have.
     """
     raw = _raw_mode(image)
     if image.mode == "P":
@@ -209,14 +210,14 @@ def _samples(
     if image.mode == "1":
         return np.array(image, np.uint8), None
     if image.mode == "L":
-        # Pillow spreads 2 and 4 bits over 0..255, exactly: by 85 and 17.
+        # Pillow scales 2 and 4 bits to 0..255, exactly by 85 and 17.
         bits = re.match(r"L;([24])", raw)
         return np.array(image) // (255 // (2 ** int(bits[1]) - 1) if bits else 1), None
     if image.mode == "LA":
         return np.array(image)[..., 0], None
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         return np.array(image).astype(np.int64), None
-    # Of 16-bit grey with alpha Pillow keeps the upper bytes, where no id is.
+    # Pillow keeps only the upper bytes of 16-bit grey with alpha, but ids are in the lower ones.
     if image.mode in ("RGB", "RGBA") and not raw.startswith("LA"):
         return np.array(image.convert("RGB")), None
     mode = "16-bit grey with alpha" if raw.startswith("LA") else image.mode
@@ -246,7 +247,7 @@ def _opened(data: bytes, reduced: png.Png | None) -> ImageFile.ImageFile:
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How Pillow unpacks the file's samples, such as ``L;4`` for grey of four bits."""
+    """Returns how Pillow unpacks the file's samples, such as ``L;4`` for grey of four bits."""
     if not image.tile:
         return ""
     args = image.tile[0][3]
@@ -254,7 +255,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _riff_chunks(data: bytes) -> list[bytes]:
-    """The names of a WebP's chunks, those of animation frames among them (RFC 9649, section 2)."""
+    """Returns the names of a WebP's chunks, also within animation frames (RFC 9649, section 2)."""
     names, position = [], 12
     while position + 8 <= len(data):
         name = data[position : position + 4]

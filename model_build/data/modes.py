@@ -1,4 +1,4 @@
-"""Pillow's image modes → RGB: grey of many bits, floats, palettes, CMYK, transparency on white."""
+"""Converts Pillow's image modes to RGB: deep grey, floats, palettes, CMYK, transparency."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from PIL import Image
 from model_build.data.profiles import from_lab
 from model_build.data.tiff import Samples
 
-BAND = 512  # rows that are converted at a time
+ROWS_PER_BAND = 512  # rows that are converted at a time
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 def rgb_pixels(image: Image.Image, samples: Samples | None = None) -> np.ndarray:
-    """An image of any mode as uint8 RGB ``[h, w, 3]``.
+    """Converts an image of any mode to uint8 RGB ``[h, w, 3]``.
 
-    By bands of rows, as Pillow holds four bytes a pixel, and whole images would be held in several
-    modes at once. One that is no higher than a band gains nothing by it.
+    Works in bands of rows: Pillow uses four bytes a pixel, and a whole image would be in memory in
+    several modes at once.
     """
-    # The unit of mode F is told by all of its values.
-    if image.mode == "F" or image.height <= BAND:
+    # The range of mode F depends on all of its values, so it cannot be split.
+    if image.mode == "F" or image.height <= ROWS_PER_BAND:
         return np.asarray(to_rgb(image, samples))
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for start in range(0, image.height, BAND):
-        end = min(start + BAND, image.height)
+    for start in range(0, image.height, ROWS_PER_BAND):
+        end = min(start + ROWS_PER_BAND, image.height)
         band = image.crop((0, start, image.width, end))
         pixels[start:end] = np.asarray(to_rgb(band, samples))
     return pixels
 
 
 def to_rgb(image: Image.Image, samples: Samples | None = None) -> Image.Image:
-    """An image of any mode as RGB; itself where it is."""
+    """Converts an image of any mode to RGB; returns it unchanged if it is RGB."""
     samples, mode = samples or Samples(), image.mode
-    if mode.startswith("I"):  # whatever the order of bytes; Pillow's convert would clip values
+    if mode.startswith("I"):  # in any byte order; Pillow's convert would clip values
         values = np.asarray(image)
         if samples.bits == 32:
             values = values.view(np.uint32)

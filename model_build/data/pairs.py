@@ -20,9 +20,8 @@ from model_build.data.masks import read_mask
 class Pair(NamedTuple):
     """A photo and its mask, both of ``height`` × ``width`` pixels.
 
-    ``ids`` is the mask's class ids as a grey PNG: what TensorFlow can decode, which turns the
-    indices of a palette into colours. ``how`` and ``unknown`` are those of
-    :class:`model_build.data.masks.MaskFile`.
+    ``ids`` is the mask's class ids as a grey PNG, as TensorFlow would turn the indices of a palette
+    into colours. ``how`` and ``unknown`` are those of :class:`model_build.data.masks.MaskFile`.
     """
 
     image: str
@@ -34,20 +33,20 @@ class Pair(NamedTuple):
     how: str = "ids"
 
     def read_ids(self) -> np.ndarray:
-        """uint8 class ids ``[height, width]``."""
+        """Decodes the class ids, uint8 ``[height, width]``."""
         with Image.open(io.BytesIO(self.ids)) as image:
             return np.asarray(image)
 
 
 def read_photo(data: bytes, where: str) -> Picture:
-    """Decodes a photo as training does, to find whether it can be read.
+    """Decodes a photo as training does, to check that it can be read.
 
     Args:
         data: the file's bytes.
         where: the file's name, for errors.
 
     Returns:
-        Its header: size and orientation.
+        Its header, with size and orientation.
 
     Raises:
         UserError: it cannot be read.
@@ -65,9 +64,8 @@ def check_pair(
     """Checks one pair; both files are decoded.
 
     Returns:
-        The pair, None if anything is wrong with it; and all that is: a file is missing or
-        unreadable, its partner has another size, or the mask holds a value outside the set. Each
-        message names the file.
+        The pair, or None if it has errors; and all errors: a file is missing or unreadable, the
+        sizes differ, or the mask has a value outside the set. Each message names the file.
     """
     image, mask = folder.photo(name), folder.mask(name)
     problems = []
@@ -110,7 +108,7 @@ def read_pair(folder: DataFolder, name: str, labels: LabelSet) -> Pair:
     """Checks one pair as :func:`check_pair` does.
 
     Raises:
-        UserError: the first of what is wrong with it.
+        UserError: the first of its errors.
     """
     pair, problems = check_pair(folder, name, labels)
     if pair is None:
@@ -122,14 +120,14 @@ def read_split(folder: DataFolder, split: str, labels: LabelSet) -> list[Pair]:
     """Lists and checks the pairs of a split; every file is decoded once.
 
     Args:
-        folder: where they are.
+        folder: the data folder.
         split: its name, such as ``train`` or ``val``.
-        labels: whose ids or colours the masks hold.
+        labels: the label set of the masks' ids or colours.
 
     Raises:
         UserError: as :meth:`DataFolder.names` and :func:`read_pair` do.
     """
     names = folder.names(split)
-    folder.photos()  # listed before the threads all begin to
+    folder.photos()  # list once before the threads start
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda name: read_pair(folder, name, labels), names))

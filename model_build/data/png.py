@@ -1,7 +1,7 @@
-"""PNG: reduced to the chunks that decide its pixels, checked, and its transparent colour applied.
+"""Reduces PNGs to the chunks that decide their pixels, checks them, and applies transparency.
 
-Pillow reads every chunk, and refuses a file for a comment that is too long or damaged. The standard
-has decoders pass over such chunks (PNG, third edition, section 13.2).
+Pillow reads every chunk, and rejects a file for a comment that is too long or damaged. The standard
+says that decoders should ignore such chunks (PNG, third edition, section 13.2).
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2  # colour types (section 11.2.1)
 _BITS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _CHANNELS = {_GREY: 1, _RGB: 3, 3: 1, 4: 2, 6: 4}
-# Of each pass of Adam7: its first column and row, and the steps between them (section 8.2).
+# For each pass of Adam7 the first column and row, and their steps (section 8.2).
 _PASSES = (
     ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
     + ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 )  # fmt: skip
 _TRANSPARENT = {_GREY: 2, _RGB: 6}  # bytes of a transparent colour (section 11.3.1.1)
-_LIMIT = 4 << 20  # bytes that compressed metadata may take
-_PART = 1 << 16  # bytes that are inflated at a time
+_MAX_METADATA_BYTES = 4 << 20  # of inflated metadata
+_BYTES_PER_READ = 1 << 16  # inflated at a time
 
 
 class Png(NamedTuple):
-    """A PNG without what has no part in its pixels.
+    """A PNG reduced to the chunks that affect its pixels.
 
     Attributes:
-        stream: a whole PNG of the critical chunks and the transparency.
-        bits: of a sample.
-        bits_of_pixel: of all samples of a pixel.
-        interlaced: its rows come in the seven passes of Adam7.
+        stream: a complete PNG of the critical chunks and the transparency.
+        bits: per sample.
+        bits_of_pixel: per pixel, all samples together.
+        interlaced: its rows are in the seven passes of Adam7.
         key: samples of the transparent colour, ``()`` for none.
-        exif: ``b""`` for none.
+        exif: its EXIF data, ``b""`` for none.
         profile: its ICC profile, ``b""`` for none.
     """
 
@@ -54,13 +54,13 @@ class Png(NamedTuple):
 
 
 def reduce(data: bytes | memoryview) -> Png:
-    """Reads the chunks of a PNG; ancillary ones that are damaged count as none.
+    """Reads the chunks of a PNG; damaged ancillary ones are ignored.
 
-    A missing end is no damage: decoding finds whether pixels are missing.
+    A missing end is not an error here: decoding finds out whether pixels are missing.
 
     Raises:
         DamagedImage: a critical chunk is damaged or in a wrong place.
-        UnsupportedImage: its colour type and bits are no pair of the standard.
+        UnsupportedImage: the standard does not allow its colour type with its bits.
     """
     critical: list[tuple[bytes, memoryview]] = []
     transparency = exif = profile = b""
@@ -90,15 +90,15 @@ def reduce(data: bytes | memoryview) -> Png:
     stream: list[bytes | memoryview] = [SIGNATURE]
     for kind, content in critical:
         if kind == b"IDAT" and transparency:
-            stream += _sealed(b"tRNS", transparency)
+            stream += _with_checksum(b"tRNS", transparency)
             transparency = b""
-        stream += _sealed(kind, content)
+        stream += _with_checksum(kind, content)
     interlaced = critical[0][1][12] != 0
     return Png(b"".join(stream), bits, bits * _CHANNELS[color], interlaced, key, exif, profile)
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Names and contents of chunks, and whether their checksums hold, up to the end of the file."""
+    """Yields names and contents of chunks, and whether their checksums match."""
     start = len(SIGNATURE)
     while start + 8 <= len(data):
         length, kind = struct.unpack(">I4s", data[start : start + 8])
@@ -115,14 +115,16 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         start = end + 4
 
 
-def _sealed(kind: bytes, content: bytes | memoryview) -> tuple[bytes, bytes | memoryview, bytes]:
-    """A chunk: length and name, content, checksum (section 5.3)."""
+def _with_checksum(
+    kind: bytes, content: bytes | memoryview
+) -> tuple[bytes, bytes | memoryview, bytes]:
+    """Returns the parts of a chunk: length and name, content, checksum (section 5.3)."""
     checksum = zlib.crc32(content, zlib.crc32(kind))
     return struct.pack(">I4s", len(content), kind), content, struct.pack(">I", checksum)
 
 
 def _color(critical: list[tuple[bytes, memoryview]]) -> tuple[int, int]:
-    """Colour type and bits a sample (section 11.2.1)."""
+    """Returns colour type and bits per sample (section 11.2.1)."""
     if not critical or len(critical[0][1]) < 13:
         raise DamagedImage
     width, height, bits, color = struct.unpack(">IIBB", critical[0][1][:10])
@@ -136,18 +138,18 @@ def _color(critical: list[tuple[bytes, memoryview]]) -> tuple[int, int]:
 
 
 def _inflated(content: bytes) -> bytes:
-    """Compressed metadata, ``b""`` where it is damaged or too long."""
+    """Inflates compressed metadata; ``b""`` if they are damaged or too long."""
     try:
         inflate = zlib.decompressobj()
-        found = inflate.decompress(content, _LIMIT)
+        found = inflate.decompress(content, _MAX_METADATA_BYTES)
         return found if inflate.eof else b""
     except zlib.error:
         return b""
 
 
 def _raw_exif(kind: bytes, content: memoryview) -> bytes:
-    """The EXIF in a text chunk, as ImageMagick and ExifTool write it: hexadecimal, by lines."""
-    keyword, _, text = bytes(content[:_LIMIT]).partition(b"\0")
+    """Reads EXIF from a text chunk, as ImageMagick and ExifTool write it: hexadecimal, in lines."""
+    keyword, _, text = bytes(content[:_MAX_METADATA_BYTES]).partition(b"\0")
     if keyword.lower() != b"raw profile type exif":
         return b""
     lines = (_inflated(text[1:]) if kind == b"zTXt" else text).split(b"\n")
@@ -158,9 +160,9 @@ def _raw_exif(kind: bytes, content: memoryview) -> bytes:
 
 
 def open_reduced(stream: io.BytesIO, png: Png) -> ImageFile.ImageFile:
-    """Opens the stream of a reduced PNG by Pillow, with the right transparent colour.
+    """Opens a reduced PNG in Pillow, with the right transparent colour.
 
-    Pillow scales grey samples of 2 and 4 bits to 8, but not the colour.
+    Pillow scales grey samples of 2 and 4 bits to 8, but not the transparent colour.
     """
     image = Image.open(stream, formats=("PNG",))
     if png.key and image.mode == "L":
@@ -170,9 +172,9 @@ def open_reduced(stream: io.BytesIO, png: Png) -> ImageFile.ImageFile:
 
 
 def check_rows(image: Image.Image, png: Png) -> None:
-    """Checks that a loaded image has all its rows: Pillow makes zeros of those that are missing.
+    """Checks that a loaded image has all its rows: Pillow fills missing ones with zeros.
 
-    Rows are only counted where the last one may be missing, as that takes as long as decoding.
+    Counting rows takes as long as decoding, so it is done only if the last row may be missing.
 
     Raises:
         DamagedImage: the compressed pixels end before the last row.
@@ -183,17 +185,17 @@ def check_rows(image: Image.Image, png: Png) -> None:
     missing = _pixel_bytes(image.width, image.height, png.bits_of_pixel, png.interlaced)
     inflate = zlib.decompressobj()
     for kind, content, _ in _chunks(memoryview(png.stream)):
-        for start in range(0, len(content) if kind == b"IDAT" else 0, _PART):
-            part: bytes | memoryview = content[start : start + _PART]
-            while part and missing > 0:  # what lies behind the last row may inflate without end
-                missing -= len(inflate.decompress(part, _PART))
+        for start in range(0, len(content) if kind == b"IDAT" else 0, _BYTES_PER_READ):
+            part: bytes | memoryview = content[start : start + _BYTES_PER_READ]
+            while part and missing > 0:  # data after the last row may inflate without end
+                missing -= len(inflate.decompress(part, _BYTES_PER_READ))
                 part = inflate.unconsumed_tail
     if missing > 0 and missing > len(inflate.flush()):
         raise DamagedImage("its pixels end before the last row")
 
 
 def _pixel_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
-    """Bytes of all rows, each with its filter's byte (sections 7.2 and 8)."""
+    """Returns the bytes of all rows, each with its filter byte (sections 7.2 and 8)."""
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sizes = (
         (max(0, -(-(width - left) // across)), max(0, -(-(height - top) // down)))
@@ -203,10 +205,10 @@ def _pixel_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
 
 
 def with_key(image: Image.Image, png: Png) -> Image.Image:
-    """A loaded image of 16 bits a sample with its transparent colour as alpha.
+    """Turns the transparent colour of a loaded image of 16 bits per sample into alpha.
 
-    All 16 bits decide (section 13.16), of which Pillow keeps the upper 8 in colour images. Another
-    unpacker of its own gives the lower 8.
+    All 16 bits decide (section 13.16), but Pillow keeps only the upper 8 in colour images. Another
+    of its unpackers returns the lower 8.
     """
     if not png.key or png.bits < 16:
         return image

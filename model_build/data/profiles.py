@@ -1,4 +1,4 @@
-"""Embedded ICC profiles: colours of wide gamuts and of print → sRGB, as browsers show them."""
+"""Converts colours with embedded ICC profiles to sRGB, as browsers do."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-BAND = 512  # rows that are converted at a time
+ROWS_PER_BAND = 512  # rows that are converted at a time
 SPACES = {"RGB": "RGB ", "CMYK": "CMYK"}  # Pillow's modes as profiles call them (ICC.1, 7.2.6)
-# The last pixel, kept for the next one, would be shared by threads.
+# The cache of the last pixel would be shared by threads.
 _FLAGS = ImageCms.Flags.NOCACHE
-_NEAR = 2  # of 255: invisible, and less than JPEG loses
+_NEAR = 2  # of 255: invisible, and less than JPEG's loss
 
 
 def in_srgb(pixels: np.ndarray, mode: str, profile: bytes) -> np.ndarray | None:
-    """Pixels of a profile's colours in sRGB.
+    """Converts pixels in a profile's colours to sRGB.
 
     Args:
         pixels: uint8 ``[h, w, channels]``.
         mode: ``"RGB"`` or ``"CMYK"`` (0 is no ink).
-        profile: of an image file.
+        profile: embedded in an image file.
 
     Returns:
-        uint8 RGB ``[h, w, 3]``; None where there is nothing to convert, as the profile is sRGB, of
+        uint8 RGB ``[h, w, 3]``; None if there is nothing to convert: the profile is sRGB, for
         another mode, or damaged.
     """
     transform = _transform(profile, mode) if profile else None
     if transform is None:
         return None
     converted = np.empty((*pixels.shape[:2], 3), np.uint8)
-    for start in range(0, len(pixels), BAND):  # Pillow holds four bytes a pixel
-        band = Image.fromarray(pixels[start : start + BAND], mode)
-        converted[start : start + BAND] = np.asarray(transform.apply(band))
+    for start in range(0, len(pixels), ROWS_PER_BAND):  # Pillow holds four bytes a pixel
+        band = Image.fromarray(pixels[start : start + ROWS_PER_BAND], mode)
+        converted[start : start + ROWS_PER_BAND] = np.asarray(transform.apply(band))
     return converted
 
 
 def from_lab(image: Image.Image) -> Image.Image:
-    """An image of mode LAB in sRGB."""
+    """Converts an image of mode LAB to sRGB."""
     return _from_lab().apply(image)
 
 
-@functools.lru_cache(maxsize=16)  # an archive is of few cameras
+@functools.lru_cache(maxsize=16)  # an archive comes from few cameras
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -67,7 +67,7 @@ def _to_srgb(
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether a transform leaves colours as they are, whatever the profile calls itself."""
+    """Whether a transform keeps colours unchanged, whatever the profile's name."""
     steps = np.arange(0, 256, 51, dtype=np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, len(steps), 3)
     changed = np.asarray(transform.apply(Image.fromarray(grid)))

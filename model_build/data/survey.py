@@ -1,4 +1,4 @@
-"""What a data folder holds: every pair read, every problem listed, every pixel counted."""
+"""Surveys a data folder: reads every pair, lists every problem, counts every pixel."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from model_build.data.layouts import DataFolder
 from model_build.data.masks import absence, reordered
 from model_build.data.pairs import check_pair
 
-SHOWN = 10  # names in a note
-BAR = 30  # characters of the longest bar
+MAX_NAMES_SHOWN = 10  # in a note
+MAX_BAR_LENGTH = 30  # characters
 
 
 class Tally(NamedTuple):
     """One pair: its photo's size, and ``pixels``, int64 ``[256]``, by id in its mask.
 
-    ``how`` the mask was read says :class:`model_build.data.masks.MaskFile`.
+    For ``how`` see :class:`model_build.data.masks.MaskFile`.
     """
 
     height: int
@@ -37,13 +37,13 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The sound pairs of a split.
+    """The valid pairs of a split.
 
     Attributes:
         sizes: (height, width) of each photo.
-        pixels: int64 ``[256]``, by id; the last one is void.
-        images: int64 ``[256]``, the images in which an id occurs.
-        unknown: pixels of RGB masks whose colour is no label's; they are void, too.
+        pixels: int64 ``[256]``, number of pixels by id; the last one is void.
+        images: int64 ``[256]``, number of images in which an id occurs.
+        unknown: number of pixels of RGB masks whose colour has no label; they also count as void.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Survey:
-    """What :func:`survey` found. Errors stand in the way of a training, notes do not."""
+    """The result of :func:`survey`. Errors prevent a training, notes do not."""
 
     labels: LabelSet
     splits: list[Split] = field(default_factory=list)
@@ -66,14 +66,14 @@ class Survey:
 def survey(
     folder: DataFolder, splits: Iterable[str] = (), advance: Advance = no_progress
 ) -> Survey:
-    """Reads every pair of a folder; one that stands in several splits is read once.
+    """Reads every pair of a folder; one in several splits is read once.
 
     Args:
-        splits: names; all that the folder has if there are none.
-        advance: is told how many pairs are read, of how many.
+        splits: names; empty means all splits of the folder.
+        advance: receives the number of pairs read and the total.
 
     Raises:
-        UserError: the folder has no split, or its ``labels.json`` cannot serve.
+        UserError: the folder has no split, or its ``labels.json`` is invalid.
     """
     labels, note = folder.labels(), folder.labels_note()
     result = Survey(labels, notes=[note] if note else [])
@@ -88,7 +88,7 @@ def survey(
     if not asked:
         _check_photos(folder, listed, result)
 
-    folder.photos()  # listed before the threads all begin to
+    folder.photos()  # list once before the threads start
     every = list(dict.fromkeys(name for names in listed.values() for name in names))
     tallies: dict[str, Tally] = {}
     with ThreadPoolExecutor() as pool:
@@ -145,7 +145,9 @@ def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Surv
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + f", and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + f", and {len(names) - MAX_NAMES_SHOWN} more" * (
+        len(names) > MAX_NAMES_SHOWN
+    )
 
 
 def _check_masks(folder: DataFolder, tallies: dict[str, Tally], result: Survey) -> None:
@@ -178,7 +180,7 @@ def _summed(name: str, tallies: list[Tally]) -> Split:
 
 
 def report(found: Survey) -> Iterator[str]:
-    """The lines to print: errors, notes, a table for each split, and how many errors there are."""
+    """Yields the lines to print: errors, notes, a table per split, and the number of errors."""
     for error in found.errors:
         yield f"error: {error}"
     for note in found.notes:
@@ -209,9 +211,9 @@ def _table(split: Split, labels: LabelSet) -> Iterator[str]:
     for index, name in rows:
         row = f"  {index:>3}  {name:<{longest}}  {shares[index]:>8.3%}  {split.images[index]:>7}  "
         if split.pixels[index]:
-            # Background would dwarf all others on a linear scale. What occurs at all shows.
+            # Square roots, as background would dwarf all others; classes that occur get a bar.
             share = shares[index] / shares.max()
-            yield row + "#" * max(1, round(BAR * share**0.5))
+            yield row + "#" * max(1, round(MAX_BAR_LENGTH * share**0.5))
         else:
             yield (row + ("never occurs" if index != VOID else "")).rstrip()
 

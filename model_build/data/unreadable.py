@@ -1,4 +1,4 @@
-"""Images that cannot be read, and how it is said."""
+"""Errors of images that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class DamagedImage(ValueError):
     """An image that is damaged or cut short.
 
     Args:
-        detail: the damage, where it is known.
+        detail: the kind of damage, if known.
     """
 
     def __init__(self, detail: str = ""):
@@ -15,11 +15,11 @@ class DamagedImage(ValueError):
 
 
 class UnsupportedImage(ValueError):
-    """A whole image of a kind that is not decoded; the message names the kind."""
+    """An intact image of an unsupported kind, which the message names."""
 
 
 class TooManyPixels(ValueError):
-    """An image larger than the limit: it would not fit into memory."""
+    """An image larger than the limit, which might not fit into memory."""
 
     def __init__(self, height: int, width: int, limit: int, remedy: str = ""):
         super().__init__(f"{width}×{height} is more than the {limit:,} pixels allowed{remedy}")

@@ -1,7 +1,7 @@
-"""Headless ImageNet backbones by name, and the input normalisation each one expects.
+"""ImageNet backbones without their heads, by name, and the input normalisation of each.
 
-Any ``keras.applications`` family whose features come at stride 32 works by name: ``resnet50``,
-``mobilenet_v2``, ``efficientnet_b0``, ``mobilenet_v3_large``. ``resnet18`` is written here.
+Any ``keras.applications`` family with features at stride 32 can be used by name: ``resnet50``,
+``mobilenet_v2``, ``efficientnet_b0``, ``mobilenet_v3_large``. ``resnet18`` is defined here.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What happens to uint8 RGB before the first convolution: ``pixel * scale + offset``.
+    """The transform of uint8 RGB before the first convolution: ``pixel * scale + offset``.
 
     Attributes:
-        channels: ``"RGB"``, or ``"BGR"`` where the channels are reversed first.
-        scale: one factor a channel, in the order of ``channels``.
-        offset: one summand a channel.
+        channels: ``"RGB"``, or ``"BGR"`` if the channels are reversed first.
+        scale: one factor per channel, in the order of ``channels``.
+        offset: one summand per channel.
     """
 
     channels: str
@@ -35,7 +35,7 @@ class Normalisation:
     offset: tuple[float, float, float]
 
     def __call__(self, images: keras.KerasTensor) -> keras.KerasTensor:
-        """Applies it to a uint8 ``[n, h, w, 3]`` batch; float32 comes back."""
+        """Applies it to a uint8 ``[n, h, w, 3]`` batch; returns float32."""
         if self.channels == "BGR":
             images = keras.ops.flip(images, axis=-1)
         return keras.layers.Rescaling(self.scale, self.offset, name="normalise")(images)
@@ -65,7 +65,8 @@ def backbone(name: str, weights: str = "none") -> tuple[keras.Model, Normalisati
     constructor, normalisation = _find(name)
     try:
         with warnings.catch_warnings():
-            # Keras warns that weights of 224×224 serve an input of any size: just what is wanted.
+            # Keras warns that weights of 224×224 are used for inputs of any size, which is
+            # intended.
             warnings.filterwarnings("ignore", message=".*input_shape.*")
             model = constructor(
                 include_top=False,
@@ -89,7 +90,7 @@ def backbone(name: str, weights: str = "none") -> tuple[keras.Model, Normalisati
     if weights not in ("none", "imagenet"):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what matters comes as an exception
+                warnings.simplefilter("ignore")  # real errors raise exceptions
                 model.load_weights(weights)
         except Exception as error:
             raise UserError(
@@ -107,17 +108,16 @@ def pyramid(
     coarsest: int = STRIDE,
     expanded: bool = True,
 ) -> tuple[keras.Model, dict[int, float], Normalisation]:
-    """A backbone that gives the features of several strides.
+    """Builds a backbone that outputs the features of several strides.
 
     Args:
         name, weights: see :func:`backbone`.
-        finest: 8, 16 or 32, the stride of the finest features wanted.
-        coarsest: 8, 16 or 32, the stride at which the last features are wanted; where that is
-            finer than the backbone's own, it is dilated
+        finest: 8, 16 or 32, the stride of the finest features.
+        coarsest: 8, 16 or 32, the stride of the last features; if that is finer than the backbone's
+            own, it is dilated
             (:func:`model_build.network.strides.dilate`).
-        expanded: whether the last features come after the expanding 1×1 convolution that some
-            backbones end with, or before it
-            (:func:`model_build.network.strides.before_expansion`).
+        expanded: whether to take the last features after the expanding 1×1 convolution at the end
+            of some backbones, or before it (:func:`model_build.network.strides.before_expansion`).
 
     Returns:
         A model from normalised float32 ``[n, h, w, 3]`` to a list of features, coarsest first,
@@ -125,13 +125,13 @@ def pyramid(
         pixels, by stride (:func:`model_build.network.strides.grid_centers`); and the normalisation.
 
     Raises:
-        UserError: as :func:`backbone`; or a stride the backbone does not offer.
+        UserError: as :func:`backbone`; or the backbone has no features of a stride.
     """
     plain, normalisation = backbone(name, weights)
     try:
         dilated = strides.dilate(plain, coarsest)
         shape = dilated.compute_output_shape((1, strides.PROBE, strides.PROBE, 3))
-    except ValueError:  # branches that no longer fit
+    except ValueError:  # the shapes of branches no longer match
         shape = ()
     if tuple(shape[1:3]) != (strides.PROBE // coarsest,) * 2:
         raise UserError(
@@ -174,7 +174,7 @@ def _find(name: str) -> tuple[Callable[..., keras.Model], Normalisation]:
         raise UserError(f"backbone {name}: no such network in keras.applications; {hint}")
 
     def owns(module_name: str) -> tuple[bool, int]:
-        # MobileNetV3's constructors stand beside their module, not inside it: it is known by name.
+        # MobileNetV3's constructors are outside their module, so they are matched by name.
         module = vars(keras.applications)[module_name]
         holds = constructors[key] in vars(module).values()
         return holds, len(module_name) if key.startswith(plain_name(module_name)) else 0
@@ -185,13 +185,14 @@ def _find(name: str) -> tuple[Callable[..., keras.Model], Normalisation]:
 
 
 def probe_normalisation(preprocess: Callable[[np.ndarray], np.ndarray]) -> Normalisation:
-    """Reads the affine map out of a ``preprocess_input``.
+    """Derives the affine map of a ``preprocess_input``.
 
     Each mode of Keras (``tf``, ``torch``, ``caffe``, or nothing where the network scales its own
-    input) is a channel order followed by a scale and an offset per channel, so four pixels tell it.
+    input) is a channel order followed by a scale and an offset per channel, so four pixels
+    determine it.
 
     Raises:
-        UserError: the function is of another kind.
+        UserError: the function is not affine.
     """
     probes = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.float32)
     offset, *unit = np.asarray(preprocess(probes.reshape(1, 4, 1, 3).copy())).reshape(4, 3)
@@ -210,7 +211,7 @@ def resnet18(
     Padding is symmetric, as there, and not TensorFlow's (0, 1).
 
     Raises:
-        UserError: ``include_top``, or ``weights`` other than None: Keras publishes none.
+        UserError: ``include_top``, or ``weights`` other than None, as Keras publishes none.
     """
     if include_top or weights is not None:
         raise UserError("backbone resnet18: Keras has no weights for it; use none or a file")
@@ -234,7 +235,7 @@ def resnet18(
 
     images = keras.Input(input_shape)
     x = convolution(images, 64, 7, 2, "conv1")
-    # The input is a ReLU's, so padding with zeros equals torch's padding with -infinity.
+    # The input comes from a ReLU, so padding with zeros equals torch's padding with -infinity.
     x = layers.ZeroPadding2D(1, name="pool_pad")(x)
     x = layers.MaxPooling2D(3, 2, name="pool")(x)
     for stage, filters in enumerate((64, 128, 256, 512), start=1):

@@ -1,8 +1,8 @@
 """FCN-32s, -16s and -8s: fully convolutional networks (Long, Shelhamer & Darrell 2015).
 
 An ImageNet backbone without its head, 1×1 convolutions from its features to class scores, and
-bilinear interpolation, as a transposed convolution where it is to be learned, back to the size of
-the input.
+upsampling to the size of the input: bilinear interpolation, or a transposed convolution if it is
+learned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HIDDEN = 256  # channels of each hidden layer, as in the head of DeepLabv3
 class PadToStride(keras.layers.Layer):
     """Pads images at the bottom and right, with zeros, to sides that are multiples of the stride.
 
-    Backbones disagree on what becomes of the odd pixels of other sides.
+    Backbones treat the extra pixels of other sides differently.
     """
 
     def call(self, images):
@@ -41,7 +41,7 @@ class PadToStride(keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which network :func:`fcn` builds: its arguments but for the number of classes."""
+    """The arguments of :func:`fcn`, except the number of classes."""
 
     backbone_name: str = "resnet50"
     backbone_weights: str = "none"
@@ -51,25 +51,25 @@ class Architecture:
     context: bool = False
 
     def without_weights(self) -> Architecture:
-        """The same, its backbone not pretrained: for weights that come from a checkpoint."""
+        """Returns it without pretrained backbone, for weights from a checkpoint."""
         return replace(self, backbone_weights="none")
 
     def to_json(self) -> dict[str, Any]:
-        """The form of ``model.json``: all but where the backbone's weights come from."""
+        """Returns the JSON for ``model.json``, without the source of the backbone's weights."""
         value = asdict(self)
         del value["backbone_weights"]
         return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any], source: str = "model.json") -> Architecture:
-        """Parses the form of ``model.json``.
+        """Parses the JSON of ``model.json``.
 
         Args:
             value: the decoded JSON.
             source: the file's name, for errors.
 
         Raises:
-            UserError: a field is missing, not known, or of a value that :func:`fcn` does not know.
+            UserError: a field is missing or unknown, or its value is not valid for :func:`fcn`.
         """
         strides = (8, 16, 32)
 
@@ -110,27 +110,26 @@ def fcn(
         num_classes: int, channels of the output.
         backbone_name: see :func:`model_build.network.backbones.backbone`.
         backbone_weights: ``"none"``, ``"imagenet"`` or a weights file.
-        skips: 32, 16 or 8: the finest stride whose features are scored. Scores of coarser
-            features are enlarged to twice their size, learnably, and scores of the features there,
-            which start at zero, are added (section 4 of the paper).
+        skips: 32, 16 or 8: the finest stride whose features are scored. Scores of coarser features
+            are upsampled to twice their size, with learned weights, and added to the scores of the
+            next finer features, which start at zero (section 4 of the paper).
         output_stride: 32, 16 or 8: the stride of the backbone's last features; below 32 its last
             stages are dilated.
         learn_upsampling: whether the last step, to the size of the image, is a transposed
-            convolution or plain interpolation (the paper, section 4: either does).
+            convolution or plain interpolation (the paper, section 4, finds no difference).
         context: score the last features together with their mean over the image, through two
             hidden layers: the head of Chen et al. 2017, section 3.3, with its image pooling and
-            1×1 convolutions but without those that are dilated, as in Sandler et al. 2018, section
-            6.3. It takes the place of the expanding 1×1 convolution that some backbones end with
-            for classification.
+            1×1 convolutions but without its dilated ones, as in Sandler et al. 2018, section 6.3.
+            It replaces the expanding 1×1 convolution at the end of some backbones, which serves
+            classification.
 
     Returns:
         A model from uint8 RGB ``[n, h, w, 3]`` of any size to float32 logits
         ``[n, ⌈h/32⌉·32, ⌈w/32⌉·32, num_classes]``, and the normalisation that is part of it.
 
     Raises:
-        UserError: as :func:`model_build.network.backbones.backbone` does; the backbone has no
-            features at a stride that is asked for; or the skips are none, as the output stride is
-            that fine.
+        UserError: as :func:`model_build.network.backbones.backbone`; the backbone has no features
+            at a requested stride; or the output stride is too fine for any skips.
 
     Example:
 
@@ -158,7 +157,7 @@ def fcn(
         mean = keras.layers.GlobalAveragePooling2D(keepdims=True, name="mean")(coarse)
         local = keras.layers.Conv2D(HIDDEN, 1, activation="relu", name="local")(coarse)
         distant = keras.layers.Conv2D(HIDDEN, 1, activation="relu", name="context")(mean)
-        # Both side by side through one convolution, but what all places share is computed once.
+        # Equals a convolution of both concatenated, but computes the part of the mean only once.
         parts = [
             keras.layers.Conv2D(HIDDEN, 1, name="from_local")(local),
             keras.layers.Conv2D(HIDDEN, 1, use_bias=False, name="from_context")(distant),
@@ -189,6 +188,6 @@ def fcn(
 
 
 def scoring_layers(model: keras.Model) -> list[str]:
-    """The names of the layers of :func:`fcn` whose weights depend on the number of classes."""
+    """Returns the names of layers whose weights depend on the number of classes."""
     names = (layer.name for layer in model.layers if layer.weights)
     return [name for name in names if name.startswith((SCORES, ENLARGED, LOGITS))]

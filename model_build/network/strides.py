@@ -1,4 +1,4 @@
-"""Where a backbone's features lie: their strides, their sampling grids, and dilation for stride."""
+"""The strides and sampling grids of a backbone's features, and dilation in place of stride."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import keras
 
-PROBE = 256  # pixels a side of the image whose shapes are followed through a backbone
+PROBE = 256  # pixels per side of the image whose shape is traced through a backbone
 
 
 def feature_layers(model: keras.Model) -> dict[int, str]:
-    """The layers whose outputs serve as features, by stride.
+    """Finds the layers whose outputs are used as features, by stride.
 
-    For each stride that is the last layer in the order of computation whose output has just that
-    resolution: what the next stage starts from. A plain ``a + b`` between layers counts as one.
+    For each stride this is the last layer in the order of computation with that resolution: the
+    input of the next stage. A plain ``a + b`` between layers counts as one.
 
     Args:
         model: a backbone as :mod:`keras.applications` builds it, of any input size.
@@ -30,16 +30,16 @@ def feature_layers(model: keras.Model) -> dict[int, str]:
 
 
 def grid_centers(model: keras.Model) -> dict[str, float]:
-    """Where the first cell of each layer's output looks in an image with sides divisible by 32.
+    """Finds the position of each layer's first output cell in an image with sides divisible by 32.
 
-    The centre of its receptive field, along either axis, as a pixel index. A cell that stands for
-    the pixels 0 to ``stride - 1`` would have its centre at ``(stride - 1) / 2``; strided
-    convolutions with odd kernels look at the first or the last of these instead, depending on how
-    they pad: (1, 1) or, as TensorFlow does on even sizes, (0, 1).
+    That is the centre of its receptive field, along either axis, as a pixel index. A cell that
+    covers the pixels 0 to ``stride - 1`` would have its centre at ``(stride - 1) / 2``; strided
+    convolutions with odd kernels are centred on the first or the last of these instead, depending
+    on their padding: (1, 1) or, as TensorFlow does on even sizes, (0, 1).
 
     Returns:
-        name of the layer → centre in pixels; what has no position, as a mean over the image, is
-        left out.
+        name of the layer → centre in pixels; layers without a position, such as a mean over the
+        image, are left out.
     """
     sizes, sources_of = _sizes(model), _sources(model)
     centers: dict[str, float] = {}
@@ -50,14 +50,14 @@ def grid_centers(model: keras.Model) -> dict[str, float]:
         if not sources:
             centers[layer.name] = 0.0
             continue
-        # Where branches meet, any with a longer way says what the features look at.
+        # Where branches meet, the longest one determines the position.
         source = max(sources, key=lambda name: abs(centers[name]))
         kernel, stride, dilation, padding = _geometry(layer)
         step = _stride(sizes[source])
         if isinstance(layer, keras.layers.ZeroPadding2D):
             cells = -float(layer.padding[0][0])
         elif kernel == 1 and stride == 1:
-            # A layer of another kind that lowers the resolution is taken to do so evenly.
+            # Any other layer that lowers the resolution is assumed to do so evenly.
             cells = (_stride(sizes[layer.name]) / step - 1) / 2
         else:
             reach = (kernel - 1) * dilation
@@ -69,25 +69,27 @@ def grid_centers(model: keras.Model) -> dict[str, float]:
 
 
 def dilate(model: keras.Model, output_stride: int) -> keras.Model:
-    """A copy whose last stages keep a finer resolution and dilate their kernels instead.
+    """Copies a model so that its last stages keep a finer resolution and dilate their kernels.
 
-    A layer that would take the stride beyond ``output_stride`` takes no step, and the kernels
-    after it are spread by the factor that was left out: every weight meets the pixels it met
-    before, only more often (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1).
+    A layer that would increase the stride beyond ``output_stride`` gets stride 1, and the kernels
+    after it are dilated by the omitted factor: every weight is applied to the same pixels as
+    before, but at more positions (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1).
 
     Args:
         model: a backbone with features at stride 32.
         output_stride: 8, 16 or 32 pixels.
 
     Returns:
-        A model with the same weights. Its shapes are for the caller to check: a backbone that
-        pools or crops in ways of its own may not come out at ``output_stride``.
+        A model with the same weights. The caller must check its shapes: a backbone with unusual
+        pooling or cropping may not end at ``output_stride``.
     """
     if output_stride == 32:
         return model
     sizes, sources_of = _sizes(model), _sources(model)
     strides = {name: _stride(size) for name, size in sizes.items()}
-    padding: dict[str, int] = {}  # new paddings of the ZeroPadding2D layers before valid kernels
+    padding: dict[
+        str, int
+    ] = {}  # new padding of each ZeroPadding2D layer before a "valid" convolution
     changes: dict[str, dict[str, Any]] = {}
     for layer in model.operations:
         kernel, stride, _, _ = _geometry(layer)
@@ -102,7 +104,7 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
         if hasattr(layer, "dilation_rate"):
             change["dilation_rate"] = dilation
         else:
-            change["padding"] = "same"  # pooling cannot dilate, but must keep the size
+            change["padding"] = "same"  # pooling cannot be dilated, but must keep the size
         changes[layer.name] = change
         if isinstance(source, keras.layers.ZeroPadding2D):
             padding[source.name] = (kernel - 1) * dilation // 2
@@ -118,10 +120,10 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
 
 
 def before_expansion(model: keras.Model) -> str:
-    """The layer whose output the last 1×1 convolution expands; the last layer where none does.
+    """Returns the layer before a final expanding 1×1 convolution; the last layer if there is none.
 
     MobileNets and EfficientNets end with such a convolution, which belongs to the classifier:
-    networks for segmentation leave it out (Sandler et al. 2018, section 6.3).
+    segmentation networks leave it out (Sandler et al. 2018, section 6.3).
     """
     sources_of = _sources(model)
     last = layer = last_operation(model)
@@ -135,12 +137,12 @@ def before_expansion(model: keras.Model) -> str:
 
 
 def last_operation(model: keras.Model) -> keras.Operation:
-    """The operation that gives a model's only output."""
+    """Returns the operation that produces a model's only output."""
     return _made_by(model)[id(model.output)]
 
 
 def _sizes(model: keras.Model) -> dict[str, tuple[int, int]]:
-    """(height, width) of what has a position in a probe image, in the order of computation."""
+    """Returns the (height, width) of each spatial output, in the order of computation."""
     layers = [layer for layer in model.operations if len(layer.output.shape) == 4]
     every = keras.Model(model.input, [layer.output for layer in layers])
     shapes = every.compute_output_shape((1, PROBE, PROBE, 3))
@@ -149,12 +151,12 @@ def _sizes(model: keras.Model) -> dict[str, tuple[int, int]]:
 
 
 def _stride(size: tuple[int, int]) -> int:
-    """The stride of a layer whose output is that large, a little padding notwithstanding."""
+    """Returns the stride of a layer from its output size, tolerating a little padding."""
     return 2 ** round(math.log2(PROBE / size[0]))
 
 
 def _sources(model: keras.Model) -> dict[str, list[keras.Operation]]:
-    """The operations whose outputs each operation takes, in order, by its name."""
+    """Returns for each operation's name the operations of its inputs, in order."""
     made_by = _made_by(model)
     return {
         layer.name: [made_by[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
@@ -163,7 +165,7 @@ def _sources(model: keras.Model) -> dict[str, list[keras.Operation]]:
 
 
 def _made_by(model: keras.Model) -> dict[int, keras.Operation]:
-    """Operations by the ``id`` of each tensor that they give."""
+    """Returns the operations by the ``id`` of each output tensor."""
     return {
         id(tensor): layer
         for layer in model.operations
@@ -172,7 +174,7 @@ def _made_by(model: keras.Model) -> dict[int, keras.Operation]:
 
 
 def _geometry(layer: keras.Operation) -> tuple[int, int, int, str]:
-    """(kernel, stride, dilation, padding) along one axis; (1, 1, 1, "valid") without a kernel."""
+    """Returns (kernel, stride, dilation, padding); (1, 1, 1, "valid") without a kernel."""
     kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
     if kernel is None:
         return 1, 1, 1, "valid"

@@ -1,4 +1,4 @@
-"""Scores → as many more as an image has pixels: layers that enlarge, learned or not."""
+"""Layers that upsample scores to the size of the image, learned or fixed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import tensorflow as tf
 def bilinear_kernel(
     in_channels: int, out_channels: int, kernel_size: int, shift: float = 0.0
 ) -> np.ndarray:
-    """The kernel that makes a transposed convolution interpolate bilinearly.
+    """Returns the kernel with which a transposed convolution interpolates bilinearly.
 
-    With stride ``s`` and kernel ``2s`` every channel is upsampled by itself (section 3.3 of the
+    With stride ``s`` and kernel ``2s`` every channel is upsampled separately (section 3.3 of the
     paper; "Transposed Convolution" in Dive into Deep Learning).
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output; channel i comes from input i, those beyond are zero.
+        out_channels: channels of the output; channel i is input i, further ones are zero.
         kernel_size: odd or even, at least 1.
-        shift: moves what is interpolated down and right by so many output pixels, at most 0.5.
+        shift: moves the result down and right by this many output pixels, at most 0.5.
 
     Returns:
         float32 ``[kernel_size, kernel_size, out_channels, in_channels]``, as
@@ -40,16 +40,16 @@ def bilinear_kernel(
 class Upsampling(keras.layers.Layer):
     """A transposed convolution, kernel twice its stride, that starts as bilinear interpolation.
 
-    It is ``Conv2DTranspose(filters, 2 * stride, stride, "same", use_bias=False)`` of an input that
-    goes on beyond its border as it is there. It runs as a 2×2 convolution to ``stride²·filters``
-    channels, depth-to-space and a crop: the same sums, but dense matrix products, where XLA on a
-    CPU runs a strided transposed convolution naively.
+    It is ``Conv2DTranspose(filters, 2 * stride, stride, "same", use_bias=False)`` of an input
+    extended by repeating its border. It runs as a 2×2 convolution to ``stride²·filters`` channels,
+    depth-to-space and a crop: the same sums as dense matrix products, whereas XLA on a CPU runs
+    strided transposed convolutions naively.
 
     Args:
         filters: int, number of output channels.
         stride: int, the factor.
-        shift: how far, in output pixels, the grid of the input lies down and right of where the
-            cells of a size-``stride`` tiling have their centres.
+        shift: offset, in output pixels down and right, of the input's grid from the centres of
+            cells of size ``stride``.
 
     Example:
 
@@ -62,9 +62,9 @@ class Upsampling(keras.layers.Layer):
         self.filters = filters
         self.stride = stride
         self.shift = shift
-        # Of an odd stride the kernel's centre is half a pixel off the tiling's.
+        # For odd strides the kernel's centre is half a pixel off the cells' centres.
         offset = shift - stride % 2 / 2
-        # Whole pixels move the crop, the rest of a pixel the kernel.
+        # Whole pixels shift the crop, the fraction shifts the kernel.
         whole = round(offset)
         self._rest = offset - whole
         start = stride // 2 - whole
@@ -85,7 +85,7 @@ class Upsampling(keras.layers.Layer):
         framed = inputs
         for _ in range(self._frame):
             framed = tf.pad(framed, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        # Output pixel j·s + r is x[j]·K[r] + x[j-1]·K[s+r]; the convolution meets x[j-1] first.
+        # Output pixel j·s + r is x[j]·K[r] + x[j-1]·K[s+r]; the convolution sees x[j-1] first.
         taps = tf.reshape(self.kernel, (2, s, 2, s, self.filters, channels))
         taps = tf.transpose(taps[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
         taps = tf.reshape(taps, (2, 2, channels, s * s * self.filters))
@@ -106,10 +106,10 @@ class Upsampling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("fcn_beam")
 class Interpolation(keras.layers.Layer):
-    """What :class:`Upsampling` starts as, without weights: each channel for itself.
+    """Bilinear interpolation of each channel, the initial state of :class:`Upsampling`.
 
-    Two products with matrices that hold the tent function: at 21 channels an order of magnitude
-    less work than the transposed convolution.
+    It has no weights and multiplies by two matrices of the tent function: at 21 channels an order
+    of magnitude less work than the transposed convolution.
 
     Args:
         stride: int, the factor.
@@ -137,7 +137,7 @@ class Interpolation(keras.layers.Layer):
         return outputs
 
     def _tents(self, cells: tf.Tensor) -> tf.Tensor:
-        """``[cells * stride, cells]``: how much of each cell goes into each pixel."""
+        """Returns the weight of each cell in each pixel, ``[cells * stride, cells]``."""
         grid = tf.cast(tf.range(cells), self.compute_dtype)
         pixels = tf.cast(tf.range(cells * self.stride), self.compute_dtype)
         where = (pixels - self.shift - (self.stride - 1) / 2) / self.stride

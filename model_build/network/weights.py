@@ -1,4 +1,4 @@
-"""A network's weights as a file of Keras, with its kernels at half the size where that is asked."""
+"""Saves a network's weights in Keras' format, optionally with kernels as float16."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def save_weights(path: Path, model: keras.Model, *, half: bool = False) -> None:
 
     Args:
         path: its name ends in ``.weights.h5``.
-        model: any.
-        half: kernels as float16; Keras reads them as what the network has.
+        model: any Keras model.
+        half: store kernels as float16; Keras converts them back when it loads them.
     """
     model.save_weights(path)
     if not half:

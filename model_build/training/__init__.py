@@ -1,1 +1,1 @@
-"""From pairs of photos and masks to a saved-model folder: how, with what and what is kept."""
+"""Trains a network on pairs of photos and masks and writes a saved-model folder."""

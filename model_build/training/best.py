@@ -1,4 +1,4 @@
-"""The network of a training's best epoch: taken from its checkpoint, scored, shown."""
+"""The network of a training's best epoch: loaded, validated and drawn."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SAMPLES = 6  # validation photos in samples.png
 
 @dataclass(frozen=True)
 class Best:
-    """A network in float32, whatever its training computed in.
+    """The network of the best epoch, in float32 whatever the precision of the training.
 
     Attributes:
         model: from :func:`model_build.network.fcn.fcn`.
-        normalisation: the one that is part of it.
-        epoch: after how many epochs it was the best by validation mIoU.
+        normalisation: the one in the model.
+        epoch: the epoch with the best validation mIoU.
     """
 
     model: keras.Model
@@ -39,7 +39,7 @@ class Best:
 
     @cached_property
     def classify(self) -> Callable[[np.ndarray], tf.Tensor]:
-        """uint8 images ``[n, h, w, 3]`` → int64 class ids ``[n, h, w]``, sides multiples of 32."""
+        """Function: uint8 images ``[n, h, w, 3]`` → int64 ids, sides multiples of 32."""
         images = tf.TensorSpec([None, None, None, 3], tf.uint8)
         return tf.function(lambda images: tf.argmax(self.model(images), -1), [images])
 
@@ -47,13 +47,13 @@ class Best:
 def load_best(
     output: Path, classes: int, architecture: Architecture, *, half: bool = False
 ) -> Best:
-    """Builds the network of the best epoch anew from its checkpoint.
+    """Rebuilds the network of the best epoch from its checkpoint.
 
     Args:
         output: the folder of the training.
         classes: channels of the network's output.
-        architecture: of the network; weights of the backbone are not loaded.
-        half: round the kernels to float16, as they will be stored.
+        architecture: of the network; no pretrained backbone weights are loaded.
+        half: round the kernels to float16, as they are stored.
 
     Raises:
         UserError: the checkpoint is missing.
@@ -69,7 +69,7 @@ def load_best(
 
 
 def validate(classify: Callable, batches: tf.data.Dataset, classes: int) -> np.ndarray:
-    """The confusion matrix, int64 ``[classes, classes]``, over (images, ids) batches.
+    """Computes the confusion matrix, int64 ``[classes, classes]``, of (images, ids) batches.
 
     Args:
         classify: uint8 images ``[n, h, w, 3]`` → class ids ``[n, h, w]``.
@@ -83,18 +83,18 @@ def validate(classify: Callable, batches: tf.data.Dataset, classes: int) -> np.n
 
 
 def draw(output: Path, examples: Examples, matrix: np.ndarray, classify: Callable) -> None:
-    """Draws ``training.png``, if there was an epoch, ``confusion.png`` and ``samples.png``.
+    """Draws ``confusion.png``, ``samples.png`` and, if there was an epoch, ``training.png``.
 
     Args:
         output: the folder of the training, with its history.
-        examples: samples are of their validation split.
+        examples: samples are from their validation split.
         matrix, classify: those of :func:`validate`.
 
     Raises:
         OSError: a file cannot be written.
     """
     samples = []
-    # From all over the split: neighbours may be frames of one film.
+    # Spread over the split, as neighbours may be frames of one film.
     shown = examples.validation[:: max(1, len(examples.validation) // SAMPLES)][:SAMPLES]
     for pair, (images, _) in zip(shown, crops.whole_images(shown, multiple=STRIDE), strict=True):
         seen = slice(pair.height), slice(pair.width)

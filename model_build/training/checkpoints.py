@@ -1,9 +1,9 @@
-"""What a training leaves behind after each epoch: a checkpoint and a row of its history.
+"""Saves a checkpoint and a row of the history after each epoch, and restores them.
 
 ::
 
-    MODEL/checkpoints/epoch-NNN.keras      network and optimizer; the last epoch's and the best's;
-                                           epoch-000 before there is any
+    MODEL/checkpoints/epoch-NNN.keras      network and optimizer of the last and the best epoch;
+                                           epoch-000 before the first
     MODEL/history.csv                      one row an epoch
 """
 
@@ -27,16 +27,17 @@ NAME = re.compile(r"epoch-(\d+)\.keras")
 
 
 def latest(output: Path) -> tuple[Path, int] | None:
-    """The newest checkpoint and the number of epochs it has behind it, or None."""
+    """Returns the newest checkpoint and its number of completed epochs, or None."""
     found = _found(output)
     return (found[max(found)], max(found)) if found else None
 
 
 def starting_point(output: Path, resume: bool) -> tuple[Path, int] | None:
-    """Where a training into a folder starts: after its :func:`latest` checkpoint, or anew (None).
+    """Returns the checkpoint to resume a training from, or None for a new training.
 
     Raises:
-        UserError: there is nothing to resume; or there is, or a model, and that was not asked for.
+        UserError: ``resume`` without a checkpoint; or the folder has a checkpoint or a model and
+            ``resume`` is False.
     """
     found = latest(output)
     if resume and not found:
@@ -54,13 +55,13 @@ def starting_point(output: Path, resume: bool) -> tuple[Path, int] | None:
 
 
 def best(output: Path) -> tuple[Path, int]:
-    """The checkpoint of the epoch that scored best in validation, and that epoch's number.
+    """Returns the checkpoint of the epoch with the best validation score, and its number.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no checkpoint.
     """
     found = _found(output)
-    # A row may be there of an epoch that was cut off before its checkpoint.
+    # The history may have a row of an epoch that was interrupted before its checkpoint.
     epoch = best_epoch(read_history(output)[: max(found, default=0)])
     if epoch not in found:
         raise UserError(
@@ -71,9 +72,9 @@ def best(output: Path) -> tuple[Path, int]:
 
 
 def save(model: keras.Model, output: Path, epochs: int) -> Path:
-    """Writes network and optimizer as ``checkpoints/epoch-NNN.keras``, whole or not at all.
+    """Writes network and optimizer atomically as ``checkpoints/epoch-NNN.keras``.
 
-    Older checkpoints but the best one's are removed once the new one is in place.
+    Afterwards older checkpoints, except the best one, are removed.
 
     Raises:
         UserError: the file cannot be written.
@@ -89,12 +90,12 @@ def save(model: keras.Model, output: Path, epochs: int) -> Path:
 
 
 def restore(model: keras.Model, path: Path) -> None:
-    """Puts a checkpoint's weights and optimizer state into a compiled network of the same kind.
+    """Loads a checkpoint's weights and optimizer state into a compiled network.
 
-    The learning rate stays the network's own: a lower one is the remedy where a training diverged.
+    The learning rate is not restored: lowering it is the remedy for a training that diverged.
 
     Raises:
-        UserError: the checkpoint is of a network or an optimizer of another kind.
+        UserError: the checkpoint is from another network or optimizer.
     """
     try:
         saved = keras.models.load_model(path)
@@ -104,7 +105,9 @@ def restore(model: keras.Model, path: Path) -> None:
         ) from None
     ours, theirs = model.optimizer.variables, saved.optimizer.variables
     try:
-        if saved.name != model.name:  # dilation and skips that start at zero keep all shapes
+        if (
+            saved.name != model.name
+        ):  # shapes alone do not show dilation, nor skips that start at zero
             raise ValueError(f"it is for {saved.name}, not {model.name}")
         if len(ours) != len(theirs):
             raise ValueError("other layers were trained, or with another optimizer")
@@ -119,16 +122,16 @@ def restore(model: keras.Model, path: Path) -> None:
         ) from None
 
 
-class Keeper(keras.callbacks.Callback):
-    """After each epoch a row of ``history.csv`` and a checkpoint; stops where it must.
+class CheckpointEachEpoch(keras.callbacks.Callback):
+    """Writes a row of ``history.csv`` and a checkpoint after each epoch; stops when necessary.
 
     Args:
-        output: the folder.
-        done: epochs that are behind already.
+        output: the folder of the training.
+        done: number of epochs already completed.
         patience: epochs without a better validation mIoU after which the training stops.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: the loss is not finite.
     """
 
     def __init__(self, output: Path, done: int, patience: int | None = None):
@@ -136,8 +139,8 @@ class Keeper(keras.callbacks.Callback):
         self.output, self.done, self.patience = output, done, patience
         self.rows = read_history(output)[:done]
 
-    def worthwhile(self) -> bool:
-        """Whether fewer than ``patience`` epochs have gone by since the best one."""
+    def has_patience(self) -> bool:
+        """Whether fewer than ``patience`` epochs have passed since the best one."""
         return not self.patience or self.done - best_epoch(self.rows) < self.patience
 
     def on_train_batch_end(self, batch, logs=None):
@@ -145,13 +148,13 @@ class Keeper(keras.callbacks.Callback):
             self._check(logs["loss"], "loss", batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        # An epoch's last step can spoil the weights after its loss was taken.
+        # The last step of an epoch can ruin the weights after its loss was computed.
         self._check(logs["val_loss"], "validation loss", self.params["steps"])
         self.done = epoch + 1
         row = {"epoch": self.done} | {key: f"{value:.6g}" for key, value in logs.items()}
         self.rows.append(row)
-        # The row comes first: which checkpoints stay depends on it, and a row too many, of an
-        # epoch that was cut off here, is dropped on resuming.
+        # The row is written first, as it decides which checkpoints are kept; if the epoch is
+        # interrupted here, the extra row is dropped on resuming.
         with (
             _whole(self.output / "history.csv", self.output) as scratch,
             open(scratch, "w", newline="", encoding="utf-8") as file,
@@ -160,7 +163,7 @@ class Keeper(keras.callbacks.Callback):
             writer.writeheader()
             writer.writerows(self.rows)
         save(self.model, self.output, self.done)
-        self.model.stop_training = not self.worthwhile()
+        self.model.stop_training = not self.has_patience()
 
     def _check(self, loss: float, name: str, step: int) -> None:
         if math.isfinite(loss):
@@ -185,7 +188,7 @@ def _found(output: Path) -> dict[int, Path]:
 
 @contextlib.contextmanager
 def _whole(path: Path, output: Path) -> Iterator[Path]:
-    """A name to write to; the file takes its place at ``path`` once it is whole."""
+    """Yields a temporary name to write to, and moves the complete file to ``path``."""
     scratch = path.with_name(f"unfinished{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The defaults of a training: its start, recipe and padding follow from the options given."""
+"""Resolves the defaults of a training: start, recipe and padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model_build.artifact import DEFAULT_MODEL
 from model_build.network.fcn import Architecture
 from model_build.training.options import Options
 from model_build.training.recipes import RECIPES, Recipe
-from model_build.training.start import starting
+from model_build.training.start import resolve_start
 
 
 def resolve(given: Mapping[str, Any], start: str | None = None) -> dict[str, Any]:
@@ -22,16 +22,16 @@ def resolve(given: Mapping[str, Any], start: str | None = None) -> dict[str, Any
     Args:
         given: ``recipe``, a name of :data:`RECIPES`, and fields of :class:`Recipe`,
             :class:`Architecture` and :class:`Options`; None is "not given".
-        start: see :func:`model_build.training.start.starting`.
+        start: see :func:`model_build.training.start.resolve_start`.
 
     Raises:
-        UserError: see :func:`model_build.training.start.starting` and :class:`Options`.
+        UserError: see :func:`model_build.training.start.resolve_start` and :class:`Options`.
     """
     name = given.get("recipe") or "default"
     architecture, options = _fields(Architecture, given), _fields(Options, given)
     if start is None and not architecture and name != "d2l":
         start = DEFAULT_MODEL
-    begun = starting(start, architecture) if start else None
+    begun = resolve_start(start, architecture) if start else None
     if begun:
         name = "start" if name == "default" else name
         options = {"pad_small": True} | options

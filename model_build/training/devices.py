@@ -1,4 +1,4 @@
-"""What a training computes with: copies on several GPUs, XLA, mixed precision."""
+"""The hardware settings of a training: replicas on several GPUs, XLA, mixed precision."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from model_build.training.recipes import Recipe
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Copies of the network on all GPUs where there are several, each with its part of a batch."""
+    """Replicates the network on all GPUs, if there are several, and splits batches among them."""
     several = len(tf.config.list_logical_devices("GPU")) > 1
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 def engine(choice: str, precision: str, replicas: int = 1) -> tuple[bool, str]:
-    """What computes a training step.
+    """Resolves how a training step is computed.
 
     Args:
         choice: ``"xla"``, ``"graph"``, or ``"auto"``: XLA on one GPU; not on a CPU, where it is
-            many times slower on depthwise convolutions, nor on several GPUs, as Keras compiles the
-            step of all of them as one program, and XLA's programs are for one device.
-        precision: a dtype policy of Keras', or ``"auto"``: mixed_float16 on GPUs that have tensor
-            cores (compute capability 7.0), float32 elsewhere. CPUs lose by bfloat16 even where
-            they have instructions for it (``benchmarks/training.py``).
-        replicas: copies of the network, see :func:`strategy`.
+            many times slower on depthwise convolutions, nor on several GPUs, as Keras compiles
+            their common step as one program, and an XLA program runs on one device.
+        precision: a Keras dtype policy, or ``"auto"``: mixed_float16 on GPUs with tensor cores
+            (compute capability 7.0), else float32. On CPUs bfloat16 is slower even with
+            instructions for it (``benchmarks/training.py``).
+        replicas: number of copies of the network, see :func:`strategy`.
 
     Returns:
         Whether to compile the step with XLA, and the name of the dtype policy.
@@ -52,12 +52,12 @@ def engine(choice: str, precision: str, replicas: int = 1) -> tuple[bool, str]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training computes with.
+    """The hardware settings of a training.
 
     Attributes:
-        strategy: copies of the network, see :func:`strategy`.
+        strategy: see :func:`strategy`.
         jit: whether a step is compiled with XLA.
-        policy: a dtype policy of Keras'.
+        policy: a Keras dtype policy.
     """
 
     strategy: tf.distribute.Strategy
@@ -74,17 +74,17 @@ class Machine:
 
 
 def machine(choice: str = "auto", precision: str = "auto") -> Machine:
-    """All that is here, used as :func:`engine` says; its arguments and errors are the same."""
+    """Returns the settings for all devices of this machine; arguments as for :func:`engine`."""
     where = strategy()
     return Machine(where, *engine(choice, precision, where.num_replicas_in_sync))
 
 
 def check_replicas(recipe: Recipe, images: int, replicas: int) -> None:
-    """Checks that a recipe can be shared by several copies of the network.
+    """Checks that a recipe works with several replicas.
 
     Raises:
-        UserError: each must get as many crops as the others; and Keras' optimizers cannot wait for
-            each other in a step that only perhaps updates the weights.
+        UserError: batches cannot be split evenly; or gradients are accumulated, as Keras'
+            optimizers cannot synchronise in a step that may or may not update the weights.
     """
     if replicas == 1:
         return
@@ -104,7 +104,7 @@ def check_replicas(recipe: Recipe, images: int, replicas: int) -> None:
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Layers made in its block follow a dtype policy of Keras'."""
+    """Sets the Keras dtype policy of layers created while its block runs."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

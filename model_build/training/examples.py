@@ -1,4 +1,4 @@
-"""What a training reads: two splits of a data folder, checked as a whole."""
+"""Reads and checks the two splits of a data folder that a training uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model_build.data.pairs import Pair, read_split
 
 @dataclass(frozen=True)
 class Examples:
-    """Pairs to learn from, pairs to score on, and their labels."""
+    """Pairs to train on, pairs to validate on, and their labels."""
 
     pairs: list[Pair]
     validation: list[Pair]
@@ -33,19 +33,19 @@ def read_examples(
     pad_small: bool = False,
     say: Callable[[str], None] = print,
 ) -> Examples:
-    """Reads and checks both splits, and says what was found.
+    """Reads and checks both splits, and reports their sizes.
 
     Args:
-        folder: on local disk, as TensorFlow reads the photos again and again.
+        folder: on local disk, as TensorFlow reads the photos in every epoch.
         labels: of the folder.
-        splits: names of those to train on and to validate on.
+        splits: names of the splits to train on and to validate on.
         crop: (height, width) of the training crops in pixels.
         pad_small: keep images smaller than the crop instead of dropping them.
-        say: gets lines for the user.
+        say: receives lines for the user.
 
     Raises:
-        UserError: a pair cannot serve, no image is large enough, one is in both splits, or all
-            pixels of a split are void.
+        UserError: a pair is invalid, no image is large enough, one is in both splits, or all pixels
+            of a split are void.
     """
     every, validation = (read_split(folder, split, labels) for split in splits)
     pairs = every if pad_small else crops.drop_small(every, crop)
@@ -84,7 +84,7 @@ def read_examples(
 
 
 def _pixels(pairs: list[Pair], classes: int) -> tuple[np.ndarray, int]:
-    """Pixels by class, int64 ``[classes]``, and those stored as void, until each class has some."""
+    """Counts pixels by class, int64 ``[classes]``, and void, until each class has some."""
     counts, void = np.zeros(VOID + 1, np.int64), 0
     for pair in pairs:
         found = np.bincount(pair.read_ids().ravel(), minlength=VOID + 1)

@@ -1,4 +1,4 @@
-"""The epochs of a training: all that is between a network and its checkpoints."""
+"""Compiles a network and runs the epochs of its training."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def prepare(
     say: Callable[[str], None] = print,
     inherited: tuple[str, ...] = (),
 ) -> tuple[tf.data.Dataset, int]:
-    """Compiles a network, and restores its state or saves the first.
+    """Compiles a network, and restores its checkpoint or saves the initial one.
 
     Args:
         model: from :func:`model_build.training.train.build`.
-        examples: to learn from.
+        examples: the training data.
         output: the folder of the training.
         start: from :func:`model_build.training.checkpoints.starting_point`.
         recipe, options, machine: those of :func:`model_build.training.train.train`.
-        say: gets lines for the user.
-        inherited: layers beside the backbone's that start with weights of a trained network.
+        say: receives lines for the user.
+        inherited: layers outside the backbone that start with weights of a trained network.
 
     Returns:
-        Batches to train on, of all epochs that are left, and how many of them an epoch has.
+        The training batches of all remaining epochs, and the number of batches per epoch.
 
     Raises:
         UserError: the checkpoint does not fit, or ``output`` cannot be written to.
@@ -65,8 +65,8 @@ def prepare(
             checkpoints.restore(model, start[0])
             say(f"{start[0]}: resuming after epoch {done}")
     if not start:
-        # What is interrupted in its first epoch can be resumed too; and a folder that cannot be
-        # written to is found before that epoch.
+        # So a training interrupted in its first epoch can be resumed, and a folder that is not
+        # writable is noticed before that epoch.
         checkpoints.save(model, output, 0)
     return batches, steps
 
@@ -82,23 +82,23 @@ def fit(
     replicas: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains to the last epoch, or until patience ends.
+    """Trains to the last epoch, or stops early by ``patience``.
 
     Args:
         model, batches, steps: from :func:`prepare`.
         validation: from :func:`model_build.data.crops.whole_images`.
-        output: the folder that gets a checkpoint and a row of the history after each epoch.
-        epochs: numbers of those to train, from 0.
-        patience: stop after so many epochs without a better validation mIoU.
-        replicas: copies of the network.
-        say: gets lines for the user.
+        output: the folder for the checkpoint and row of the history of each epoch.
+        epochs: numbers of the epochs to train, from 0.
+        patience: stop after this many epochs without a better validation mIoU.
+        replicas: number of copies of the network.
+        say: receives lines for the user.
 
     Raises:
         UserError: memory ran out, the training diverged or ``output`` cannot be written to.
-        KeyboardInterrupt: after the user was told how to go on.
+        KeyboardInterrupt: after printing how to resume.
     """
-    keeper = checkpoints.Keeper(output, epochs.start, patience)
-    if not epochs or not keeper.worthwhile():
+    keeper = checkpoints.CheckpointEachEpoch(output, epochs.start, patience)
+    if not epochs or not keeper.has_patience():
         return
     try:
         model.fit(
@@ -106,17 +106,17 @@ def fit(
             epochs=epochs.stop,
             initial_epoch=epochs.start,
             steps_per_epoch=steps,
-            # Each replica scores the same image: Keras needs as many, all of one shape.
+            # Each replica validates the same image: Keras needs one per replica, all of one shape.
             validation_data=validation.map(lambda *pair: [tf.repeat(x, replicas, 0) for x in pair]),
             callbacks=[
                 keeper,
                 keras.callbacks.TensorBoard(output / "tensorboard", write_graph=False),
             ],
-            shuffle=False,  # the dataset is shuffled already
+            shuffle=False,  # the dataset is already shuffled
             verbose=2,
         )
     except KeyboardInterrupt:
-        # The epoch that was begun is run again as a whole, so what it has learnt is not kept.
+        # The interrupted epoch is repeated from its start, so its updates are not saved.
         path, _ = checkpoints.latest(output) or (output, 0)
         say(f"{path}: saved; run the same command with --resume to continue")
         raise

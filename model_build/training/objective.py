@@ -1,4 +1,4 @@
-"""What a training minimises, how, and what it watches: loss, class weights, metrics."""
+"""The objective of a training: loss, class weights, metrics, and compilation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CrossEntropy(keras.losses.Loss):
     """Per-pixel cross-entropy on logits, a weighted mean over the pixels that are not void.
 
     Args:
-        weights: one a class.
+        weights: one per class.
     """
 
     def __init__(self, weights: Sequence[float], name: str = "cross_entropy", **kwargs):
@@ -32,7 +32,7 @@ class CrossEntropy(keras.losses.Loss):
         weights = tf.gather(tf.constant(self.weights), ids) * tf.cast(known, tf.float32)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(y_pred, tf.float32))
         mean = tf.math.divide_no_nan(tf.reduce_sum(weights * losses), tf.reduce_sum(weights))
-        return mean[None]  # a vector: Keras divides no scalar by the number of replicas
+        return mean[None]  # a vector, as Keras does not divide a scalar by the number of replicas
 
     def get_config(self):
         return {**super().get_config(), "weights": self.weights}
@@ -40,7 +40,7 @@ class CrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("fcn_beam")
 class PixelAccuracy(keras.metrics.MeanIoU):
-    """Share of the non-void pixels whose class is right."""
+    """Share of the non-void pixels whose class is correct."""
 
     def result(self):
         matrix = keras.ops.cast(self.total_cm, "float32")
@@ -48,7 +48,7 @@ class PixelAccuracy(keras.metrics.MeanIoU):
 
 
 def class_weights(pairs: Sequence[Pair], classes: int, balance: float) -> list[float]:
-    """Weights of the classes in the loss: their shares of the pixels to the power of -``balance``.
+    """Returns class weights for the loss: shares of the pixels to the power of -``balance``.
 
     Scaled so that the mean over the pixels is 1; a class without pixels weighs 1.
     """
@@ -70,16 +70,16 @@ def compile_model(
 ) -> None:
     """Compiles a network from :func:`model_build.network.fcn.fcn` in place.
 
-    The optimizer's state is made here too, so that it is there to be saved or restored.
+    The optimizer's state is also created, so that it can be saved or restored.
 
     Args:
         model: the network.
         recipe: how to train it.
-        freeze_backbone: leave all of the backbone as it is.
-        steps: batches an epoch, for the schedule.
+        freeze_backbone: do not train the backbone.
+        steps: batches per epoch, for the schedule.
         weights: of the classes in the loss; all 1 by default.
         jit: compile the step with XLA.
-        inherited: layers beside the backbone's that learn at the rate of pretrained ones.
+        inherited: layers outside the backbone that learn at its rate.
     """
     features = model.get_layer(BACKBONE)
     features.trainable = not freeze_backbone

@@ -1,4 +1,4 @@
-"""What a training is told beside its recipe and its network."""
+"""Options of a training other than its recipe and its network."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class Options:
     """How to read the data, what to compute with, and when to stop.
 
     Attributes:
-        splits: names of those to train on and to validate on.
+        splits: names of the splits to train on and to validate on.
         crop: (height, width) of the training crops in pixels, multiples of 32.
         pad_small: pad images smaller than the crop instead of dropping them.
         half: store the kernels as float16; the scores reported are those of the rounded network.
-        patience: stop after so many epochs without a better validation mIoU.
+        patience: stop after this many epochs without a better validation mIoU.
         engine, precision: see :func:`model_build.training.devices.engine`.
         seed: of the new layers' weights, the order and the crops.
-        resume: go on from the last checkpoint in the output folder.
-        freeze_backbone: train the new layers only.
+        resume: continue from the last checkpoint in the output folder.
+        freeze_backbone: train only the new layers.
 
     Raises:
-        UserError: a side of the crop is no multiple of the network's stride.
+        UserError: a side of the crop is not a multiple of the network's stride.
     """
 
     splits: tuple[str, str] = ("train", "val")

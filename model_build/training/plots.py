@@ -1,6 +1,6 @@
-"""The pictures a training leaves in its folder: its curves, its confusions and some samples.
+"""Draws the figures of a training: curves, confusion matrix and samples, saved as PNG.
 
-Each is built as a figure of its own, apart from pyplot and its global state, and saved as a PNG.
+Figures are created without pyplot and its global state.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from model_build.training.history import best_epoch, number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Matplotlib tells of caches it builds and of folders it cannot write to: nobody's concern here.
+# Matplotlib logs the caches it builds and the folders it cannot write to; irrelevant here.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 CURVES = (("loss", "loss"), ("accuracy", "pixel accuracy"), ("miou", "mIoU"))
 TRAINING, VALIDATION, BEST = "#7a869a", "#d9480f", "#2b8a3e"
-LEGIBLE = 25  # classes up to which the cells of a confusion matrix hold numbers
-LONGEST = 24  # characters of a class name that are shown beside a confusion matrix
+MAX_CLASSES_WITH_NUMBERS = 25  # in the cells of a confusion matrix
+MAX_NAME_LENGTH = 24  # characters of a class name at a confusion matrix
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -58,12 +58,12 @@ def draw_samples(samples: Sequence[Sample], labels: LabelSet, path: str | Path) 
 
 
 def history_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
-    """Loss, pixel accuracy and mIoU by epoch, in training and validation.
+    """Plots loss, pixel accuracy and mIoU by epoch, in training and validation.
 
     Args:
-        rows: of ``history.csv``, as :class:`csv.DictReader` gives them: ``epoch``, ``loss``,
-            ``accuracy``, ``miou`` and the same with ``val_``, all text; others are not drawn, and
-            those that are missing or empty leave a gap.
+        rows: of ``history.csv``, as read by :class:`csv.DictReader`: ``epoch``, ``loss``,
+            ``accuracy``, ``miou`` and the same with ``val_``, all text; other columns are ignored,
+            and missing or empty values leave a gap.
 
     Returns:
         A figure of three axes with the epoch of the best validation mIoU marked.
@@ -98,10 +98,11 @@ def history_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
 
 
 def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
-    """A confusion matrix, each row as shares of the pixels of its true class.
+    """Plots a confusion matrix, each row as shares of the pixels of its true class.
 
-    The colours follow the square root of the share, so that rare confusions show too. Up to
-    ``LEGIBLE`` classes the cells also hold percentages. The row of a class without pixels is grey.
+    The colours follow the square root of the share, so that rare confusions are visible. With up to
+    :data:`MAX_CLASSES_WITH_NUMBERS` classes the cells also contain percentages. The row of a class
+    without pixels is grey.
 
     Args:
         matrix: int64 ``[classes, classes]``, pixels by true (rows) and predicted class (columns).
@@ -118,8 +119,11 @@ def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
     totals = matrix.sum(axis=1, keepdims=True)
     absent = np.broadcast_to(totals == 0, matrix.shape)
     shares = np.ma.masked_array(matrix / np.maximum(totals, 1), absent)
-    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in label_names]
-    legible = classes <= LEGIBLE
+    names = [
+        name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
+        for name in label_names
+    ]
+    legible = classes <= MAX_CLASSES_WITH_NUMBERS
     side = max(3.0, classes * (0.45 if legible else 0.15))
     margin = 0.6 + 0.08 * max(map(len, names))
     figure = _figure(side + margin + 1, side + margin)
@@ -161,13 +165,13 @@ def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
 
 
 def _percent(share: float) -> str:
-    """``"37"``; nothing for what would round to zero."""
+    """Formats a share as ``"37"``; "" if it would round to zero."""
     text = f"{100 * share:.0f}"
     return "" if text == "0" else text
 
 
 def samples_figure(samples: Sequence[Sample], labels: LabelSet) -> Figure:
-    """Photos, what the network made of them, and what is true: a column each.
+    """Plots photos, predictions and truths, one column per photo.
 
     As at the end of "Fully Convolutional Networks" in Dive into Deep Learning.
 
@@ -181,7 +185,7 @@ def samples_figure(samples: Sequence[Sample], labels: LabelSet) -> Figure:
     """
     from matplotlib.patches import Patch
 
-    height = 2.2  # inches of a row
+    height = 2.2  # inches per row
     ratios = [min(max(photo.shape[1] / photo.shape[0], 0.5), 2.5) for photo, _, _ in samples]
     width = height * sum(ratios) + 0.4
     ids = np.unique(np.concatenate([np.unique(ids) for sample in samples for ids in sample[1:]]))
@@ -193,7 +197,7 @@ def samples_figure(samples: Sequence[Sample], labels: LabelSet) -> Figure:
     for column, (photo, prediction, truth) in enumerate(samples):
         images = (photo, label2image(prediction, labels), label2image(truth, labels))
         for axes, image in zip(grid[:, column], images, strict=True):
-            # Colours that are mixed at the edges would be those of other classes.
+            # Interpolated colours at edges could be those of other classes.
             axes.imshow(image, interpolation="auto" if image is photo else "nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
@@ -210,7 +214,7 @@ def samples_figure(samples: Sequence[Sample], labels: LabelSet) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """Creates an empty figure; sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), dpi=110, layout="constrained")

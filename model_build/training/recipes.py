@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, and the optimizer a recipe means."""
+"""Training recipes and their optimizers."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from model_build.common.errors import UserError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """A training recipe: the hyperparameters of a training.
 
     Attributes:
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate: of the new layers, per step on the mean loss.
-        backbone_rate: factor on it for the pretrained backbone, for all else that comes from a
-            trained network, and for the last upsampling, where that is learned: it starts as a
-            good interpolation and not from noise; AdamW only.
+        backbone_rate: factor on it for the pretrained backbone, for other layers from a trained
+            network, and for the last upsampling if it is learned, as that starts as interpolation
+            and not from noise; only with AdamW.
         weight_decay: decoupled, times the learning rate.
         schedule: ``"constant"``; or ``"cosine"`` or ``"poly"`` (power 0.9, as in DeepLab), both to
             zero, after a linear warm-up of 5 % of the steps.
         epochs: passes over the training split.
-        batch_size: crops a step.
-        accumulate: steps whose gradients are averaged into one update.
-        freeze_batch_norm: keep the backbone's batch norms as they are, where batches are too small
-            to estimate statistics.
-        scales: range of the random resizing before the crop.
+        batch_size: crops per step.
+        accumulate: number of steps whose gradients are averaged into one update.
+        freeze_batch_norm: do not update the backbone's batch norms, if batches are too small to
+            estimate their statistics.
+        scales: range of the random scale factor applied before the crop.
         flip: mirror half of the crops.
-        class_balance: 0 to 1; a pixel counts in the loss by its class' share of the training
-            pixels to the power of minus this, so rare classes are not drowned by the background.
+        class_balance: 0 to 1; a pixel's weight in the loss is its class's share of the training
+            pixels to the power of minus this, so that the background does not outweigh rare
+            classes.
     """
 
     optimizer: str
@@ -63,7 +64,7 @@ RECIPES = {
         flip=True,
         class_balance=0.5,
     ),
-    # From a trained network: see docs/train-on-your-own-photos.md.
+    # For starting from a trained network: see docs/train-on-your-own-photos.md.
     "start": Recipe(
         optimizer="adamw",
         learning_rate=1e-3,
@@ -98,7 +99,7 @@ RECIPES = {
 
 @keras.saving.register_keras_serializable("fcn_beam")
 class AdamW(keras.optimizers.AdamW):
-    """``keras.optimizers.AdamW`` with a smaller step for the layers that do not start from noise.
+    """``keras.optimizers.AdamW`` with a smaller step for layers that do not start from noise.
 
     Args:
         slow: names of the layers that learn at ``slow_rate`` times the learning rate.
@@ -109,7 +110,7 @@ class AdamW(keras.optimizers.AdamW):
         self.slow, self.slow_rate = tuple(slow), slow_rate
 
     def update_step(self, gradient, variable, learning_rate):
-        # The backend's variable has lost its path; the optimizer's list of them has it.
+        # The backend's variable has no path, but the optimizer's list of variables does.
         path = self._trainable_variables[self._get_variable_index(variable)].path
         slow = path.split("/")[0] in self.slow
         rate = learning_rate * self.slow_rate if slow else learning_rate
@@ -127,8 +128,8 @@ class WarmupThenPoly(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         rate: the highest learning rate.
-        warmup: steps to get there, from a hundredth of it.
-        steps: all steps, those of the warm-up included.
+        warmup: steps to reach it, starting from a hundredth.
+        steps: total number of steps, including the warm-up.
     """
 
     def __init__(self, rate: float, warmup: int, steps: int):
@@ -145,7 +146,7 @@ class WarmupThenPoly(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Any:
-    """A recipe's learning rate over ``steps`` batches: a number or a schedule of Keras'."""
+    """Returns a recipe's learning rate over ``steps`` batches: a number or a Keras schedule."""
     if recipe.schedule == "constant":
         return recipe.learning_rate
     warmup = max(1, steps // 20)
@@ -160,14 +161,14 @@ def learning_rate(recipe: Recipe, steps: int) -> Any:
 
 
 def optimizer(recipe: Recipe, steps: int, slow: tuple[str, ...]) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe.
+    """Creates the optimizer of a recipe.
 
     Args:
         steps: batches of the whole training, for the schedule.
         slow: names of the layers that learn at ``backbone_rate``.
 
     Raises:
-        UserError: a ``backbone_rate`` for SGD.
+        UserError: ``backbone_rate`` is set for SGD.
     """
     options = {
         "learning_rate": learning_rate(recipe, steps),

@@ -1,8 +1,8 @@
-"""What a training starts from: a saved model, or a weights file of the same network.
+"""Starts a training from a saved model, or from a weights file of the same network.
 
-The network is built anew, by this code, and gets the weights. Where the data has other labels than
-the model, the layers that score them are new and all others are kept. In these new layers, labels
-that the model knows by the same name keep their weights.
+The network is rebuilt by this code and the weights are loaded into it. If the labels of the data
+differ from the model's, the layers that score labels are new and all others are kept. In the new
+layers, labels that the model also has by name keep their weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from model_build.network.upsampling import Upsampling
 from model_build.training.variables import classes_in_file, put_file_into, put_saved_into
 
 SUFFIX = ".weights.h5"
-# As the command line calls them.
+# Their names on the command line.
 OPTIONS = {
     "backbone_name": "--backbone",
     "skips": "--skips",
@@ -37,14 +37,14 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Start:
-    """A network to start from; its weights are not read yet.
+    """A network to start from, without its weights.
 
     Attributes:
         path: the saved-model folder or the weights file.
         architecture: of the network.
-        labels: of the saved model; a weights file has none.
-        long_side: the longest side, in pixels, of the images it was trained at; a weights file
-            does not say.
+        labels: of the saved model; None for a weights file.
+        long_side: the longest side, in pixels, of the images it was trained at; None for a weights
+            file.
     """
 
     path: str
@@ -58,12 +58,12 @@ class Start:
         return Path(self.path).resolve().name
 
     def known(self, labels: LabelSet, classes: int) -> dict[int, int]:
-        """Ids of the labels that the start knows → their ids there.
+        """Returns the ids of labels that the start has, mapped to their ids there.
 
         Args:
             labels: of the data.
-            classes: the number of classes of the start. A weights file with as many as the data
-                is taken to be of the same labels in the same order.
+            classes: the number of classes of the start. A weights file with the same number as the
+                data is assumed to have the same labels in the same order.
         """
         if self.labels is None:
             return {index: index for index in range(classes)} if classes == len(labels) else {}
@@ -72,28 +72,28 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Inherited:
-    """What a network has of its start.
+class InheritedWeights:
+    """What a network has taken over from its start.
 
     Attributes:
-        layers: names of the layers, those of the backbone left out, that are as they were.
-        new: names of the labels that the start does not know.
+        layers: names of the layers outside the backbone whose weights were taken over.
+        new: names of the labels that the start does not have.
     """
 
     layers: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
 
 
-def starting(path: str, given: Mapping[str, Any]) -> Start:
-    """What ``--start`` and options of the architecture mean together.
+def resolve_start(path: str, given: Mapping[str, Any]) -> Start:
+    """Resolves ``--start`` together with the options of the architecture.
 
     Args:
         path: a saved-model folder, or a file that ends in ``.weights.h5``.
-        given: fields of :class:`model_build.network.fcn.Architecture`. For a folder they may only
-            say what is so anyway; for a file they replace those of the default model.
+        given: fields of :class:`model_build.network.fcn.Architecture`. For a folder they must agree
+            with its architecture; for a file they replace those of the default model.
 
     Raises:
-        UserError: no model or no architecture there, or options that contradict it.
+        UserError: no model there, its architecture is unknown, or options contradict it.
     """
     if "backbone_weights" in given:
         raise UserError(
@@ -124,23 +124,23 @@ def starting(path: str, given: Mapping[str, Any]) -> Start:
     return Start(path, architecture, description.labels, description.long_side)
 
 
-def inherit(
+def load_start_weights(
     model: keras.Model, start: Start, labels: LabelSet, *, weights: bool = True
-) -> Inherited:
-    """Gives a network the weights of its start.
+) -> InheritedWeights:
+    """Loads the weights of its start into a network.
 
     Args:
         model: of the start's architecture, with a class for each label; changed in place.
-        start: from :func:`starting`.
+        start: from :func:`resolve_start`.
         labels: of the data.
-        weights: False where the weights come from elsewhere, as from a checkpoint: nothing is
-            read but what it takes to tell which layers are new.
+        weights: False if the weights are loaded elsewhere, as from a checkpoint: then only which
+            layers are new is determined.
 
     Returns:
-        What it has of the start.
+        What was taken over.
 
     Raises:
-        UserError: weights that cannot be read or are of another network.
+        UserError: the weights cannot be read or belong to another network.
     """
     classes = len(start.labels) if start.labels else classes_in_file(start.path, model)
     known = start.known(labels, classes)
@@ -151,11 +151,11 @@ def inherit(
         _copy(_network(start, classes), model, known)
     scoring = scoring_layers(model)
     kept = [layer.name for layer in model.layers if layer.weights and layer.name not in scoring]
-    return Inherited((*kept, *(() if new else scoring)), new)
+    return InheritedWeights((*kept, *(() if new else scoring)), new)
 
 
 def _network(start: Start, classes: int) -> keras.Model:
-    """The network of the start, as it was saved."""
+    """Rebuilds the network of the start as it was saved."""
     model, _ = fcn(classes, **dataclasses.asdict(start.architecture.without_weights()))
     _read(start, model)
     return model
@@ -169,33 +169,37 @@ def _read(start: Start, model: keras.Model) -> None:
 
 
 def _copy(source: keras.Model, model: keras.Model, known: Mapping[int, int]) -> None:
-    """Copies all weights but the scores of labels that are new."""
+    """Copies all weights except those of new labels' scores."""
     scoring = scoring_layers(model)
-    ours, theirs = list(known), list(known.values())
+    ids, source_ids = list(known), list(known.values())
     for layer in model.layers:
         if not layer.weights:
             continue
         values = source.get_layer(layer.name).get_weights()
         if layer.name in scoring:
-            # A class is a position along the last axis, or along the last two of what enlarges.
+            # A class is a position along the last axis, or along the last two in upsampling layers.
             axes = 2 if isinstance(layer, Upsampling) else 1
             values = [
-                _placed(own, value, ours, theirs, axes)
+                _copy_classes(own, value, ids, source_ids, axes)
                 for own, value in zip(layer.get_weights(), values, strict=True)
             ]
         layer.set_weights(values)
 
 
-def _placed(
-    own: np.ndarray, other: np.ndarray, ours: Sequence[int], theirs: Sequence[int], axes: int
+def _copy_classes(
+    values: np.ndarray,
+    source: np.ndarray,
+    ids: Sequence[int],
+    source_ids: Sequence[int],
+    axes: int,
 ) -> np.ndarray:
-    """``own`` with the classes ``ours`` of its last axes as ``theirs`` of ``other`` are."""
+    """Returns ``values`` with classes ``ids`` taken from ``source_ids`` of ``source``."""
 
     def at(classes: Sequence[int]) -> tuple[Any, ...]:
-        return (slice(None),) * (own.ndim - axes) + np.ix_(*[classes] * axes)
+        return (slice(None),) * (values.ndim - axes) + np.ix_(*[classes] * axes)
 
-    result = own.copy()
-    result[at(ours)] = other[at(theirs)]
+    result = values.copy()
+    result[at(ids)] = source[at(source_ids)]
     return result
 
 
@@ -211,7 +215,7 @@ def _architecture(folder: str) -> Architecture:
 
 
 def _option(name: str, value: Any) -> str:
-    """A field of the architecture as the command line has it."""
+    """Formats a field of the architecture as a command-line option."""
     if isinstance(value, bool):
         return OPTIONS[name].split("/")[not value]
     return f"{OPTIONS[name]} {value}{'s' * (name == 'skips')}"

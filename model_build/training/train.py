@@ -1,4 +1,4 @@
-"""Trains an FCN: from a data folder to a saved-model folder."""
+"""Trains an FCN on a data folder and writes a saved-model folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from model_build.training.examples import Examples, read_examples
 from model_build.training.loop import fit, prepare
 from model_build.training.options import Options
 from model_build.training.recipes import RECIPES, Recipe
-from model_build.training.start import Inherited, Start, inherit
+from model_build.training.start import InheritedWeights, Start, load_start_weights
 
 ARCHITECTURE, OPTIONS = Architecture(), Options()  # the defaults
-SHOWN = 8  # names of new labels in a message
+MAX_LABELS_SHOWN = 8  # in a message
 
 
 def train(
@@ -43,37 +43,38 @@ def train(
 ) -> artifact.Description:
     """Trains on a data folder and writes a saved-model folder.
 
-    The network that is saved is that of the epoch with the best validation mIoU.
+    The saved network is that of the epoch with the best validation mIoU.
 
     Args:
         data: see :mod:`model_build.data.layouts`.
-        output: the saved-model folder; also gets what :mod:`model_build.training.checkpoints` and
-            :func:`model_build.training.best.draw` name, and ``tensorboard/``.
+        output: the saved-model folder; also receives the files of
+            :mod:`model_build.training.checkpoints` and :func:`model_build.training.best.draw`, and
+            ``tensorboard/``.
         recipe: how to train.
         architecture: of a new network.
-        start: what to start from instead of a new network. With no epochs it is saved as it is.
-        options: all else.
-        say: gets lines for the user.
+        start: a network to start from instead of a new one. With zero epochs it is saved unchanged.
+        options: all further options.
+        say: receives lines for the user.
 
     Raises:
-        UserError: for data, weights or folders that cannot serve, a training that diverges, or no
-            epochs where some weights would be random.
+        UserError: invalid data, weights or folders, a training that diverges, or zero epochs
+            although some weights would be random.
         KeyboardInterrupt: after the state has been saved.
     """
     root, folder = Path(output), DataFolder(data)
-    # The network is made before all data is read: options that cannot serve are told early.
+    # The network is built before the data are read, to report invalid options early.
     resumed = checkpoints.starting_point(root, options.resume)
     machine = devices.machine(options.engine, options.precision)
     labels = check_folder(folder, options.splits)
     architecture = start.architecture if start else architecture
     initial = architecture.without_weights() if resumed else architecture
     model = build(len(labels), initial, machine, options.seed)
-    inherited = Inherited()
+    inherited = InheritedWeights()
     if start:
         with machine.strategy.scope():
-            inherited = inherit(model, start, labels, weights=not resumed)
+            inherited = load_start_weights(model, start, labels, weights=not resumed)
         if not resumed:
-            say(announce(start, inherited, labels))
+            say(describe_start(start, inherited, labels))
     if not recipe.epochs:
         check_finished(start, inherited)
 
@@ -118,18 +119,20 @@ def train(
     return written
 
 
-def announce(start: Start, inherited: Inherited, labels: LabelSet) -> str:
-    """The line that says what a training starts from."""
+def describe_start(start: Start, inherited: InheritedWeights, labels: LabelSet) -> str:
+    """Describes in one line what a training starts from."""
     if not inherited.new:
         return f"{start.path}: starting from this network, which has all {len(labels)} labels"
-    names = ", ".join(inherited.new[:SHOWN]) + ", …" * (len(inherited.new) > SHOWN)
+    names = ", ".join(inherited.new[:MAX_LABELS_SHOWN]) + ", …" * (
+        len(inherited.new) > MAX_LABELS_SHOWN
+    )
     return (
         f"{start.path}: starting from this network; {len(inherited.new)} of {len(labels)} "
         f"labels are new to it ({names})"
     )
 
 
-def check_finished(start: Start | None, inherited: Inherited) -> None:
+def check_finished(start: Start | None, inherited: InheritedWeights) -> None:
     """Checks that a network can be saved without any training.
 
     Raises:
@@ -151,7 +154,7 @@ def check_folder(folder: DataFolder, splits: Sequence[str]) -> LabelSet:
     """Checks that a data folder has these splits, and returns its labels; reads no photo.
 
     Raises:
-        UserError: it lacks one, or its ``labels.json`` is broken.
+        UserError: a split is missing, or its ``labels.json`` is invalid.
     """
     labels = folder.labels()
     for split in splits:
@@ -163,7 +166,7 @@ def build(classes: int, architecture: Architecture, machine: Machine, seed: int 
     """Builds the network to be trained, on all devices and in their precision.
 
     Raises:
-        UserError: as :func:`model_build.network.fcn.fcn` does.
+        UserError: as :func:`model_build.network.fcn.fcn`.
     """
     keras.utils.set_random_seed(seed)
     with machine.strategy.scope(), devices.dtype_policy(machine.policy):
@@ -181,15 +184,15 @@ def report(
     epoch: int,
     matrix: np.ndarray,
 ) -> dict[str, Any]:
-    """What ``model.json`` says of a training: all that went in, and the scores.
+    """Returns the ``training`` field of ``model.json``: all settings, and the scores.
 
-    ``val_absent``, only where there are any, names the labels that no pixel scored has.
+    ``val_absent``, only if there are any, names the labels without a validation pixel.
 
     Args:
         data, recipe, options: those of :func:`train`.
-        origin: the name of what the weights started as: a model, or weights of the backbone.
-        examples: what was read.
-        machine: what computed it.
+        origin: the name of the initial weights: a model, or weights of the backbone.
+        examples: the data.
+        machine: the hardware settings.
         epoch: the best one.
         matrix: its network's, from :func:`model_build.training.best.validate`.
     """
@@ -214,5 +217,5 @@ def report(
         "val_pixel_accuracy": round(score.pixel_accuracy, 4),
         "val_miou": round(score.miou, 4),
     }
-    # Even a perfect mIoU says nothing about them.
+    # The mIoU does not cover these classes.
     return said | ({"val_absent": absent} if absent else {})

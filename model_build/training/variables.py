@@ -1,6 +1,6 @@
-"""Weights on disk → a network: a weights file of Keras', or variables of an earlier SavedModel.
+"""Loads weights from a Keras weights file, or from the variables of an earlier SavedModel.
 
-Both are read as data. Nothing of a SavedModel's graph is run.
+Both are read as data: no SavedModel graph is run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model_build.common.errors import UserError, first_line
 from model_build.network.fcn import LOGITS, scoring_layers
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-MOST_CLASSES = 255
+MAX_CLASSES = 255
 NAME_IT = (
     "name the file's architecture with --backbone, --output-stride, --skips, --context and "
     "--learn-upsampling"
@@ -27,17 +27,17 @@ NAME_IT = (
 
 
 def put_saved_into(folder: str, model: keras.Model) -> None:
-    """Gives a network the weights of a local saved-model folder.
+    """Loads the weights of a local saved-model folder into a network.
 
     Args:
-        folder: its description is of this network.
+        folder: its description is that of the network.
         model: from :func:`model_build.network.fcn.fcn`.
 
     Raises:
-        UserError: the weights are another network's, or cannot be read.
+        UserError: the weights belong to another network, or cannot be read.
     """
     description = artifact.describe(folder)
-    artifact.check_files(folder, description)  # which labels the weights are of is in model.json
+    artifact.check_files(folder, description)  # model.json says which labels the weights are for
     if description.format == artifact.EARLIER_FORMAT:
         put_checkpoint_into(Path(folder, artifact.NETWORK), model)
     elif description.kind == artifact.PROGRAM:
@@ -51,7 +51,7 @@ def put_saved_into(folder: str, model: keras.Model) -> None:
 
 
 def put_checkpoint_into(network: Path, model: keras.Model) -> None:
-    """Gives a network the variables of a SavedModel of the earlier format, a checkpoint.
+    """Loads the variables of a SavedModel of the earlier format, a checkpoint, into a network.
 
     Raises:
         UserError: as :func:`put_saved_into`.
@@ -84,16 +84,16 @@ def put_checkpoint_into(network: Path, model: keras.Model) -> None:
 
 
 def classes_in_file(path: str, model: keras.Model) -> int:
-    """With how many classes a network was saved as a weights file of Keras'.
+    """Returns the number of classes of a network in a Keras weights file.
 
-    A file names no labels, but its number of weights tells how many there are.
+    A file names no labels, but their number follows from its number of weights.
 
     Args:
         path: the file.
         model: the same network with any number of classes.
 
     Raises:
-        UserError: the file cannot be read, or holds weights of another network.
+        UserError: the file cannot be read, or has weights of another network.
     """
     total = 0
 
@@ -113,7 +113,7 @@ def classes_in_file(path: str, model: keras.Model) -> int:
     classes = model.output.shape[-1]
     scoring = [w for name in scoring_layers(model) for w in model.get_layer(name).weights]
     fixed = model.count_params() - sum(math.prod(weight.shape) for weight in scoring)
-    for number in range(1, MOST_CLASSES + 1):
+    for number in range(1, MAX_CLASSES + 1):
         scored = sum(
             math.prod(number if side == classes else side for side in weight.shape)
             for weight in scoring
@@ -127,19 +127,19 @@ def classes_in_file(path: str, model: keras.Model) -> int:
 
 
 def put_file_into(path: str, model: keras.Model, remedy: str = NAME_IT) -> None:
-    """Gives a network the weights of a file.
+    """Loads a weights file into a network.
 
     Args:
-        path: of a weights file of Keras'.
-        model: of the network and the number of classes that it was saved with.
-        remedy: the end of the message where the file does not fit.
+        path: a Keras weights file.
+        model: the network, with the number of classes it was saved with.
+        remedy: the end of the message if the file does not fit.
 
     Raises:
-        UserError: the file holds weights of another network.
+        UserError: the file has weights of another network.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters comes as an exception
+            warnings.simplefilter("ignore")  # real errors raise exceptions
             model.load_weights(path)
     except Exception as error:
         raise UserError(

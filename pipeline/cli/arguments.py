@@ -1,6 +1,6 @@
-"""Beam's own options, told apart from INPUTs and from mistakes.
+"""Separates Beam's own options from INPUTs, and refuses unknown options.
 
-Beam drops options it does not know, silently; here they are refused.
+Beam silently drops options it does not know.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-# Beam has no public way to ask which options there are: this is how it collects them itself.
+# Beam has no public list of its options; this is how it collects them itself.
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from model_build.common.errors import did_you_mean
@@ -23,11 +23,11 @@ class _Parser(_BeamArgumentParser):
 def split_arguments(
     arguments: Sequence[str], own_options: Iterable[str]
 ) -> tuple[list[str], list[str]]:
-    """Splits what the command itself does not know.
+    """Splits the arguments that are not the command's own options.
 
     Args:
-        arguments: of the command line, less the command's own options.
-        own_options: their names, for suggestions.
+        arguments: the command line without the command's own options.
+        own_options: the names of those, for suggestions.
 
     Returns:
         The INPUTs, and Beam's options with their values.
@@ -57,5 +57,5 @@ def split_arguments(
 
 
 def own_options(command: click.Command) -> list[str]:
-    """The names of a command's own options."""
+    """Returns the names of a command's own options."""
     return [name for parameter in command.params for name in parameter.opts]

@@ -12,12 +12,12 @@ from model_build.common.console import complain, say
 from model_build.common.errors import UserError
 from model_build.common.quiet_imports import gc_paused
 from pipeline.cli.options import (
-    WithNames,
-    given,
+    PassThroughCommand,
+    given_options,
     log_level,
     mask_options,
     path,
-    require,
+    require_option,
     set_up_logging,
     storage_options,
     workers,
@@ -25,7 +25,7 @@ from pipeline.cli.options import (
 
 
 @click.command(
-    cls=WithNames,
+    cls=PassThroughCommand,
     context_settings={"ignore_unknown_options": True},
     epilog="Apache Beam's own options are passed on, but for --runner: it always runs here.",
 )
@@ -88,8 +88,8 @@ def evaluate(
         raise click.UsageError(
             f"unexpected argument {unexpected[0]!r}; inputs are named by options"
         )
-    require(options, "data")
-    result = run.evaluate(run.Request(beam_options=beam_options, **given(options)))
+    require_option(options, "data")
+    result = run.evaluate(run.Request(beam_options=beam_options, **given_options(options)))
     text = json.dumps(result.report, indent=1)
     if json_file not in (None, "-"):
         try:

@@ -1,4 +1,4 @@
-"""The group ``fcn-beam``. Nothing heavy is imported before a command runs."""
+"""The command group ``fcn-beam``, which imports a command only when it runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import click
 
 from model_build.common.console import complain, open_streams, use_utf8
 from model_build.common.errors import GONE, JobError, SuggestingGroup, Terminated, UserError
-from model_build.common.limits import memory_limit_hint, stay_within
+from model_build.common.limits import adapt_to_limits, memory_limit_hint
 from model_build.common.quiet_imports import claim_process
 
-# Where each command lives. The network's own commands are only named here, not imported.
+# The module of each command, imported when the command runs.
 COMMANDS = {
     "segment": "pipeline.cli.segment",
     "status": "pipeline.cli.status",
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 class Commands(SuggestingGroup):
-    """Commands that are imported when they run."""
+    """A group that imports its commands when they run."""
 
     def list_commands(self, context):
         return list(COMMANDS)
@@ -47,11 +47,11 @@ def fcn_beam() -> None:
 
 
 def main() -> None:
-    """Runs a command; what a user can fix is one line and status 2, what fails is status 1."""
+    """Runs a command; errors are one line, with status 2 for a user's mistake, else 1."""
     use_utf8()
     open_streams()
-    stay_within()
-    # Libraries address these to developers: an old Python, a renamed argument.
+    adapt_to_limits()
+    # These are for developers: an old Python version, a renamed argument.
     warnings.simplefilter("ignore", FutureWarning)
     signal.signal(signal.SIGTERM, _terminate)
     claim_process()
@@ -82,9 +82,9 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def interrupt_message(interrupt: BaseException) -> tuple[str, int]:
-    """What an interrupt is called, with what has become of its job, and the status to exit with.
+    """Returns the message for an interrupt, with the state of its job, and the exit status.
 
-    That is 128 and the signal's number.
+    The status is 128 plus the signal's number.
     """
     what, status = (
         ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, and their callbacks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import click
 from model_build.common.console import visible_lines
 from pipeline.network import ENGINES, PRECISIONS
 
-# What Beam warns of where it starts and ends a job server, which is no cause for worry.
-_OF_JOB_SERVERS = ("Really starting service", "Waiting for grpc channel", "Really destroying")
+# Beam logs these warnings whenever it starts or stops a job server.
+_JOB_SERVER_MESSAGES = ("Really starting service", "Waiting for grpc channel", "Really destroying")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def path(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """The callback of a path or URI: a leading ``~`` is the home folder.
+    """Callback for a path or URI: expands a leading ``~`` to the home folder.
 
-    Shells leave it in ``--output=~/masks`` and in ``@~/list.txt``.
+    Shells do not expand it in ``--output=~/masks``.
     """
     return value and os.path.expanduser(value)
 
 
 def input_path(text: str) -> str:
-    """The same of an INPUT, which may be a list."""
+    """Expands a leading ``~`` in an INPUT, also after the ``@`` of a list."""
     at = "@" * text.startswith("@")
     return at + os.path.expanduser(text.removeprefix("@"))
 
 
-class WithNames(click.Command):
-    """A command that passes on options it does not know, but takes all behind ``--`` for names."""
+class PassThroughCommand(click.Command):
+    """A command that passes on unknown options; arguments after ``--`` are always paths."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         if "--" in arguments:
@@ -67,7 +67,7 @@ def _storage_options(
     return options
 
 
-# What decides a model's masks: said to `evaluate` as to `segment`, and meaning the same.
+# These decide a model's masks, so `segment` and `evaluate` share them.
 _MASK_OPTIONS = (
     click.option(
         "--long-side",
@@ -132,46 +132,49 @@ log_level = click.option(
 
 
 def mask_options(command: Callable) -> Callable:
-    """Gives a command the options that decide what a model's masks are."""
+    """Adds to a command the options that decide a model's masks."""
     for option in reversed(_MASK_OPTIONS):
         command = option(command)
     return command
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given; the others keep the default of the function they go to."""
+def given_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given, so that others keep their function's default."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def require(options: dict[str, Any], name: str) -> None:
-    """Checks that an option was given, once the unknown ones have been told.
+def require_option(options: dict[str, Any], name: str) -> None:
+    """Checks that a required option was given.
+
+    Click itself would check this before unknown options are reported, of which one may be a
+    misspelling of this one.
 
     Raises:
-        click.UsageError: it was not.
+        click.UsageError: it is missing.
     """
     if options[name] is None:
         raise click.UsageError(f"missing option --{name}")
 
 
-class _Visible(logging.Formatter):
-    """Names in the log may hold any character."""
+class _VisibleFormatter(logging.Formatter):
+    """Escapes control characters, as file names in the log may contain any."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible_lines(super().format(record))
 
 
 def set_up_logging(level: str) -> None:
-    """Sends the log to standard error, less what libraries address to developers."""
+    """Sends the log to standard error, without messages that only developers need."""
     logging.basicConfig(level=level.upper())
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Visible("%(levelname)s: %(message)s"))
-    if level != "debug":  # what ends a job is told in one line, not by a worker's traceback
+        handler.setFormatter(_VisibleFormatter("%(levelname)s: %(message)s"))
+    if level != "debug":  # a failure is reported in one line, without a worker's traceback
         for name in ("common", "worker"):
             logging.getLogger(f"apache_beam.runners.{name}").setLevel(logging.CRITICAL)
-    if level not in ("debug", "info"):  # nor by what Dataflow tells, or by each attempt to ask it
+    if level not in ("debug", "info"):  # nor Dataflow's messages, or retried requests
         for name in ("runners.dataflow", "utils.retry", "internal.gcp.auth"):
             logging.getLogger(f"apache_beam.{name}").setLevel(logging.CRITICAL)
-    # Beam says so where optional packages of its own are missing; nothing here needs them.
-    noise = ("Resource module is not available", "apitools not found", *_OF_JOB_SERVERS)
+    # Beam logs which of its optional packages are missing; they are not needed here.
+    noise = ("Resource module is not available", "apitools not found", *_JOB_SERVER_MESSAGES)
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: not str(record.msg).startswith(noise))

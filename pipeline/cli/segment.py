@@ -10,13 +10,13 @@ from model_build.common.console import complain, say
 from model_build.common.quiet_imports import gc_paused
 from pipeline.cli.main import interrupt_message
 from pipeline.cli.options import (
-    WithNames,
-    given,
+    PassThroughCommand,
+    given_options,
     input_path,
     log_level,
     mask_options,
     path,
-    require,
+    require_option,
     set_up_logging,
     storage_options,
     workers,
@@ -34,7 +34,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 
 
 @click.command(
-    cls=WithNames,
+    cls=PassThroughCommand,
     context_settings={"ignore_unknown_options": True},
     epilog="Apache Beam's own options are passed on: --runner DataflowRunner --project P …",
 )
@@ -113,9 +113,9 @@ def segment(
         from pipeline.segmentation import plan, run
 
     inputs, beam_options = split_arguments(arguments, own_options(context.command))
-    require(options, "output")  # after a look at the others, of which one may be mistyped
+    require_option(options, "output")  # after unknown options are reported
     request = plan.Request(
-        inputs=[*map(input_path, inputs)], beam_options=beam_options, **given(options)
+        inputs=[*map(input_path, inputs)], beam_options=beam_options, **given_options(options)
     )
     if dry_run:
         preview.dry_run(plan.plan(request), say)

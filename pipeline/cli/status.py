@@ -13,7 +13,7 @@ from pipeline.cli.options import log_level, path, set_up_logging, storage_option
 @storage_options
 @log_level
 def status(output: str, storage_options: dict[str, str], log_level: str) -> None:
-    """Tell how far the job that writes to OUT is, on whatever machine it runs."""
+    """Show the progress of the job that writes to OUT, on whatever machine it runs."""
     set_up_logging(log_level)
     from pipeline.segmentation.status import status
 

@@ -1,8 +1,8 @@
-"""The command ``fcn-beam-worker``, by which a runner starts a worker on a machine of its own.
+"""The command ``fcn-beam-worker``, with which a runner starts a worker process.
 
-Beam's container image has such a command, ``boot``; this one is for machines on which fcn-beam is
-installed, by ``--environment_type PROCESS``. What a job's client would stage is not fetched: the
-worker has its own copy of the code.
+It does the work of ``boot`` in Beam's container image on machines where fcn-beam is installed, with
+``--environment_type PROCESS``. It does not fetch the files that a job's client stages: the worker
+uses the installed code.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from apache_beam.portability.api import (
 from google.protobuf import json_format, text_format
 
 from model_build.common.console import open_streams
-from model_build.common.limits import stay_within
+from model_build.common.limits import adapt_to_limits
 
 
-def environment(worker: str, info: Any, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables that Beam's harness takes its settings from.
+def environment(worker: str, info: Any, endpoints: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment variables from which Beam's harness takes its settings.
 
     Args:
         worker: its id.
-        info: the ``ProvisionInfo`` that the runner has for it.
-        given: endpoints of the command line, by name, for what the runner's answer lacks.
+        info: the runner's ``ProvisionInfo`` for it.
+        endpoints: those of the command line, by name, for any missing in ``info``.
     """
     found = {
         "WORKER_ID": worker,
@@ -39,7 +39,7 @@ def environment(worker: str, info: Any, given: Mapping[str, str]) -> dict[str, s
         "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
     }
     for name in ("control", "logging", "status"):
-        address = getattr(info, f"{name}_endpoint").url or given.get(name)
+        address = getattr(info, f"{name}_endpoint").url or endpoints.get(name)
         if address:
             descriptor = endpoints_pb2.ApiServiceDescriptor(url=address)
             found[f"{name.upper()}_API_SERVICE_DESCRIPTOR"] = text_format.MessageToString(
@@ -49,7 +49,7 @@ def environment(worker: str, info: Any, given: Mapping[str, str]) -> dict[str, s
 
 
 def _plain(options: Any) -> Any:
-    """Options as Beam's parser takes them: all numbers of a ``Struct`` are floats, ``300.0``."""
+    """Returns options as Beam's parser expects them: a ``Struct`` has only floats, ``300.0``."""
 
     def number(text: str) -> int | float:
         value = float(text)
@@ -59,7 +59,7 @@ def _plain(options: Any) -> Any:
 
 
 def provision(worker: str, address: str) -> Any:
-    """Asks the runner what its worker has to know: a ``ProvisionInfo``."""
+    """Fetches the ``ProvisionInfo`` of a worker from its runner."""
     with grpc.insecure_channel(address) as channel:
         answer = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel).GetProvisionInfo(
             beam_provision_api_pb2.GetProvisionInfoRequest(),
@@ -70,23 +70,23 @@ def provision(worker: str, address: str) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a worker until its runner needs it no more."""
+    """Runs a worker until its runner stops it."""
     open_streams()
-    stay_within()
+    adapt_to_limits()
     parser = argparse.ArgumentParser(
         prog="fcn-beam-worker",
         description="A worker for --environment_type PROCESS; its runner starts it.",
         allow_abbrev=False,
     )
-    # Prism quotes it, though no shell takes the quotes off again.
+    # Prism puts quotes around it, and no shell removes them.
     parser.add_argument("--id", required=True, type=lambda text: text.strip("'"))
     parser.add_argument("--provision_endpoint", required=True)
     for name in ("control", "logging", "artifact"):
         parser.add_argument(f"--{name}_endpoint")
-    options, _ = parser.parse_known_args(arguments)  # newer runners may say more
-    given = {name: getattr(options, f"{name}_endpoint") for name in ("control", "logging")}
+    options, _ = parser.parse_known_args(arguments)  # newer runners may pass further options
+    endpoints = {name: getattr(options, f"{name}_endpoint") for name in ("control", "logging")}
     info = provision(options.id, options.provision_endpoint)
-    os.environ.update(environment(options.id, info, {k: v for k, v in given.items() if v}))
+    os.environ.update(environment(options.id, info, {k: v for k, v in endpoints.items() if v}))
 
     from apache_beam.runners.worker import sdk_worker_main
 

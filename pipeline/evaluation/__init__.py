@@ -1,1 +1,1 @@
-"""Predicted masks scored against true masks."""
+"""Scores predicted masks against true masks."""

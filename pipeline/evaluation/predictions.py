@@ -1,6 +1,7 @@
-"""Names of a split → predicted masks: read from a folder, or made by a model as ``segment`` does.
+"""Names of a split → predicted masks: read from a folder, or made by a model as in ``segment``.
 
-What cannot be had is a :class:`Fault`, an element among the others: nothing raises for one image.
+An image that cannot be scored becomes a :class:`Fault`, an element like the others: no single image
+raises an exception.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Example(NamedTuple):
 
     Attributes:
         name: as the split lists it.
-        photo: path or URI of its photo; where it would be, if there is none.
+        photo: path or URI of its photo, or the path where it is expected.
         truth: likewise of its true mask.
     """
 
@@ -42,8 +43,8 @@ class Fault(NamedTuple):
     Attributes:
         name: as the split lists it.
         what: ``"prediction"`` or ``"truth"``.
-        missing: there is none, rather than one that is bad.
-        file: its path; where a model should have made it, the photo's.
+        missing: the file does not exist; False if it is bad.
+        file: its path; the photo's if a model should have made it.
         detail: the cause in a sentence.
     """
 
@@ -59,11 +60,11 @@ class Prediction(NamedTuple):
 
     Attributes:
         name: as the split lists it.
-        file: the mask it was read from, or the photo it was made of.
+        file: the mask it was read from, or the photo it was made from.
         truth: path or URI of the true mask.
-        class_map: uint8 class ids ``[h, w]``, 255 where the mask says void; or why there is none.
-        size: (height, width) the class map stands for, which may be larger than it is.
-        how: a mask was read, see :class:`model_build.data.masks.MaskFile`.
+        class_map: uint8 class ids ``[h, w]``, 255 for void; or a fault.
+        size: (height, width) of the full-size class map, of which this may be a smaller version.
+        how: how the mask was read, see :class:`model_build.data.masks.MaskFile`.
     """
 
     name: str
@@ -77,14 +78,14 @@ class Prediction(NamedTuple):
 def decode_ids(
     name: str, path: str, data: bytes | Exception, what: str, labels: LabelSet
 ) -> MaskFile | Fault:
-    """A mask, or a fault, whose ``what`` is given."""
+    """Decodes a mask; returns a fault with the given ``what`` if that fails."""
     if isinstance(data, FileNotFoundError | NotADirectoryError):
         return Fault(name, what, True, path, "no such file")
     try:
         if isinstance(data, Exception):
             raise data
         return read_mask(data, path, labels)
-    except Exception as error:  # whatever is wrong with one mask is told of that mask
+    except Exception as error:  # any error of one mask is reported for that mask
         return Fault(name, what, False, path, first_line(error).removeprefix(f"{path}: "))
 
 
@@ -105,16 +106,16 @@ def read_predictions(
 
 
 def as_task(example: Example) -> Task:
-    """The task of making an example's prediction."""
+    """Returns the task of predicting an example."""
     return Task(ImageRef(example.photo, example.name), mask_name=example.truth)
 
 
 def as_predictions(window: Window) -> Iterator[Prediction]:
-    """What the network made of a window's photos, whose tasks are of :func:`as_task`."""
+    """Yields the predictions of a window whose tasks come from :func:`as_task`."""
     for task, photo, class_map in zip(*window, strict=True):
         name, path = task.image.name, task.image.path
         if isinstance(class_map, Reject):
-            # `segment` writes no mask for a photo it rejects: to score, that is a missing one.
+            # `segment` writes no mask for a photo it rejects: for scores, the mask is missing.
             detail = f"{class_map.stage}: {class_map.error}: {class_map.detail}"
             if class_map.error == FileNotFoundError.__name__:
                 detail = "no such file"
@@ -158,11 +159,10 @@ class PredictMasks(beam.PTransform):
 
 
 def check_folder(folder: str, names: Sequence[str], files: Files) -> None:
-    """Tells a folder of masks from the one above or below it.
+    """Checks that a folder of masks is not the one above or below the intended one.
 
     Raises:
-        UserError: there is no such folder, or it has none of the masks itself, but a folder below
-            it has the first one.
+        UserError: there is no such folder, or the first mask is not there but in a folder below it.
     """
     files.check(folder)
     root = folder.rstrip("/")

@@ -1,4 +1,4 @@
-"""What an evaluation found, scored: as JSON and as a table."""
+"""The report of an evaluation: as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from model_build.data.labels import LabelSet
 from model_build.data.masks import absence
 from model_build.scores import scores
 
-SHOWN = 10  # more lines of one kind are a flood
+MAX_LINES = 10  # of one kind
 
 
 def report(found: dict[str, Any], labels: LabelSet, skip_missing: bool = False) -> dict[str, Any]:
-    """Scores what was found.
+    """Computes the report from the findings.
 
     Args:
         found: from :func:`pipeline.evaluation.scoring.findings`.
         labels: of the data.
-        skip_missing: leave out images that have no prediction or no truth. Bad ones still count.
+        skip_missing: leave out images that have no prediction or no truth. Bad files still count as
+            faults.
 
     Returns:
         The form of ``--json``: ``scores``, ``absent`` (names), ``not_in_truth`` (names),
-        ``classes``, ``skipped`` (names) and what was found. Where a fault is in the way or all
-        pixels are void, ``scores`` is None and nothing is there that scores could be made of.
+        ``classes``, ``skipped`` (names) and the findings. If there are faults or all pixels are
+        void, ``scores`` is None and only ``images`` and ``faults`` are included.
     """
     faults = found["faults"]
     skipped = [fault for fault in faults if skip_missing and fault["missing"]]
@@ -51,7 +52,7 @@ def report(found: dict[str, Any], labels: LabelSet, skip_missing: bool = False) 
 
 
 def table(report: dict[str, Any]) -> str:
-    """A report with scores, for people."""
+    """Formats a report that has scores as a table."""
     scored, classes, absent = report["scores"], report["classes"], report["absent"]
     known = sum(row["true_pixels"] for row in classes)
     true = sum(row["true_pixels"] > 0 for row in classes)
@@ -92,17 +93,21 @@ def table(report: dict[str, Any]) -> str:
         rows.append(
             (
                 "scaled predictions",
-                f"{len(scaled)}, to the true mask's size ({', '.join(few(each))})",
+                f"{len(scaled)}, to the true mask's size ({', '.join(shorten(each))})",
             )
         )
     if skipped := report["skipped"]:
-        rows.append(("skipped as missing", f"{len(skipped)} ({', '.join(few(skipped))})"))
+        rows.append(("skipped as missing", f"{len(skipped)} ({', '.join(shorten(skipped))})"))
     return "\n".join([*lines, "", *(f"{name:<{width}}{value}" for name, value in rows)])
 
 
-def few(texts: list[str]) -> list[str]:
-    """The first few, and how many more there are."""
-    return [*texts[:SHOWN], f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else texts
+def shorten(texts: list[str]) -> list[str]:
+    """Returns the first few texts and the number of further ones."""
+    return (
+        [*texts[:MAX_LINES], f"and {len(texts) - MAX_LINES} more"]
+        if len(texts) > MAX_LINES
+        else texts
+    )
 
 
 def _state(fault: dict[str, Any]) -> str:
@@ -110,7 +115,7 @@ def _state(fault: dict[str, Any]) -> str:
 
 
 def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) -> list[str]:
-    """Says why a report has no scores: a line with the remedy, then one for each of a few files.
+    """Explains why a report has no scores: a line with the remedy, then one line per file.
 
     Args:
         names: number of images in the split.
@@ -129,4 +134,4 @@ def complaint(report: dict[str, Any], names: int, skip_missing: bool = False) ->
     if not skip_missing and report["images"] and any(fault["missing"] for fault in faults):
         remedy += ", or add --skip-missing to leave out those that are missing"
     count = len({fault["name"] for fault in faults})
-    return [f"no scores: {count} of {names} images cannot be scored; {remedy}", *few(lines)]
+    return [f"no scores: {count} of {names} images cannot be scored; {remedy}", *shorten(lines)]

@@ -1,4 +1,4 @@
-"""The run around the graph of ``evaluate``."""
+"""Runs ``evaluate``: checks the request, builds and runs the graph, makes the report."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Request(MaskOptions):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation came to.
+    """The result of an evaluation.
 
     Attributes:
         report: the form of ``--json``, see :func:`pipeline.evaluation.report.report`.
         images: number of images in the split.
-        skip_missing: images without a prediction or a truth were left out.
+        skip_missing: whether images without a prediction or a truth were left out.
     """
 
     report: dict[str, Any]
@@ -59,7 +59,7 @@ class Evaluation:
         return self.report["scores"]
 
     def table(self) -> str:
-        """The scores for people."""
+        """Returns the scores as a table."""
         return report.table(self.report)
 
     def complaint(self) -> list[str]:
@@ -71,8 +71,8 @@ def evaluate(request: Request) -> Evaluation:
     """Scores predicted masks against a split's true ones.
 
     Raises:
-        UserError: what the user can fix.
-        JobError: what ended the job.
+        UserError: the request, the data or the model is invalid.
+        JobError: the job failed.
         KeyboardInterrupt: on Ctrl-C.
     """
     options = _check(request)
@@ -93,13 +93,13 @@ def evaluate(request: Request) -> Evaluation:
     else:
         assert request.masks is not None
         predict, source = _by_masks(request, request.masks, names, labels, files)
-        # No network runs: TensorFlow, which knows of accelerators, need not be asked.
+        # No network runs, so there is no need to import TensorFlow and look for accelerators.
         workers = request.workers or threads.usable_cores()
     local.check_memory(workers)
     local.run_here(options, workers)
     found = scoring.score(examples, predict, labels, files, options)
-    asked = {"data": request.data, "split": request.split, "source": source}
-    content = asked | report.report(found, labels, request.skip_missing)
+    header = {"data": request.data, "split": request.split, "source": source}
+    content = header | report.report(found, labels, request.skip_missing)
     return Evaluation(content, len(names), request.skip_missing)
 
 
@@ -117,7 +117,7 @@ def _check(request: Request) -> PipelineOptions:
 
 
 def data_folder(data: str, files: Files) -> DataFolder:
-    """A data folder on any disk or store."""
+    """Opens a data folder on any disk or store."""
 
     def paths(folder: str) -> Iterator[str]:
         return (file.path for file in files.list(folder) if isinstance(file, File))
@@ -139,7 +139,7 @@ def _names(data: DataFolder, request: Request) -> list[str]:
 def _by_model(
     request: Request, model: str, labels: LabelSet, files: Files
 ) -> tuple[beam.PTransform, dict[str, Any]]:
-    """What predicts with a model, and what the report says of it."""
+    """Returns a transform that predicts with a model, and the model's part of the report."""
     description = models.describe(model, files)
     _check_labels(model, description.labels.names, data_folder(request.data, files), labels)
     import_tensorflow()
@@ -160,10 +160,10 @@ def _by_model(
 def _by_masks(
     request: Request, masks: str, names: list[str], labels: LabelSet, files: Files
 ) -> tuple[beam.PTransform, dict[str, Any]]:
-    """What reads masks, and what the report says of them."""
+    """Returns a transform that reads masks, and their part of the report."""
     check_folder(masks, names, files)
     source = {"masks": masks}
-    # Of masks that `segment` wrote the model is known, and its labels are checked.
+    # For masks that `segment` wrote, the model is known, so its labels can be checked.
     out = OutputFolder(folder_of(absolute(masks).rstrip("/")), files)
     try:
         summary = out.read_json(SUMMARY)
@@ -180,9 +180,9 @@ def _check_labels(source: str, names: tuple[str, ...], data: DataFolder, labels:
     if names == labels.names:
         return
     difference = f"{len(names)} labels, not {len(labels)}"
-    for index, (ours, theirs) in enumerate(zip(names, labels.names, strict=False)):
-        if ours != theirs:
-            difference = f"label {index} is {ours!r}, not {theirs!r}"
+    for index, (name, expected) in enumerate(zip(names, labels.names, strict=False)):
+        if name != expected:
+            difference = f"label {index} is {name!r}, not {expected!r}"
             break
     note = data.labels_note()
     raise UserError(

@@ -1,11 +1,11 @@
-"""Predicted masks against a data folder's true ones, as one Beam graph.
+"""Scores predicted masks against a data folder's true ones in one Beam graph.
 
 ::
 
     examples ─► windows: predictions ─► count against the truth ─► sum ─► findings
 
-An image's pixels are counted where its prediction is made or read: only its confusion matrix goes
-further. A prediction is counted at the size of its truth.
+An image's pixels are counted on the worker that makes or reads its prediction: only the confusion
+matrix is passed on. Predictions are scaled to the size of the truth before they are counted.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pipeline.segmentation.windows import Windowed
 from pipeline.storage import Files, on_temporary_disk, temporary_folder
 
 
-class Counted(NamedTuple):
+class PixelCounts(NamedTuple):
     """One image's pixels.
 
     Attributes:
         name: as the split lists it.
         matrix: see :func:`model_build.scores.confusion_matrix`.
         ignored: number of pixels whose truth is void.
-        unknown: those of them that an RGB truth paints in a colour of no label.
-        scaled: the prediction's size and the truth's, where they differ.
-        void: number of pixels whose truth is stored as 255, which is void.
-        reordered: how many of its two masks have the labels' colours in another order in their
-            palettes, see :func:`model_build.data.masks.palette_order`.
+        unknown: number of these whose colour in an RGB truth is no label's.
+        scaled: the prediction's size and the truth's, if they differ.
+        void: number of pixels whose truth is stored as 255.
+        reordered: number of its two masks whose palettes have the labels' colours in another order,
+            see :func:`model_build.data.masks.palette_order`.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Counted(NamedTuple):
 
 def count_window(
     predictions: Sequence[Prediction], labels: LabelSet, files: Files
-) -> Iterator[Counted | Fault]:
-    """Counts predictions' pixels against those of their truths, which are read at once.
+) -> Iterator[PixelCounts | Fault]:
+    """Counts predictions' pixels against their truths, which are read in one go.
 
     Yields:
-        For each a :class:`Counted`; or what is wrong with the prediction, the truth, or both.
+        For each prediction its :class:`PixelCounts`; or the faults of prediction and truth.
     """
     truths = files.read_each((prediction.truth, None) for prediction in predictions)
     for prediction, truth in zip(predictions, truths, strict=True):
@@ -67,9 +67,9 @@ def count_window(
 
 def _count(
     prediction: Prediction, data: bytes | Exception, labels: LabelSet
-) -> Iterator[Counted | Fault]:
+) -> Iterator[PixelCounts | Fault]:
     name, predicted = prediction.name, prediction.class_map
-    # The truth is looked at where there is no prediction, too: one run tells all that is wrong.
+    # The truth is read even without a prediction, so that one run reports all faults.
     truth = decode_ids(name, prediction.truth, data, "truth", labels)
     if isinstance(predicted, Fault) or isinstance(truth, Fault):
         yield from (one for one in (predicted, truth) if isinstance(one, Fault))
@@ -78,7 +78,7 @@ def _count(
     at_source = enlarge(predicted, prediction.size)
     try:
         matrix = confusion_matrix(ids, enlarge(at_source, ids.shape), len(labels))
-    except ValueError:  # void is the one id that a mask may hold and a prediction may not
+    except ValueError:  # a mask may contain void, a prediction may not
         detail = "has void or an unknown colour where the true mask has a class; use class ids only"
         yield Fault(name, "prediction", False, prediction.file, detail)
         return
@@ -87,7 +87,7 @@ def _count(
     ignored = ids.size - int(matrix.sum())
     void = ignored if truth.how == "ids" else 0
     reordered = [truth.how, prediction.how].count("palette")
-    yield Counted(name, matrix, ignored, truth.unknown, scaled, void, reordered)
+    yield PixelCounts(name, matrix, ignored, truth.unknown, scaled, void, reordered)
 
 
 def _size(ids: np.ndarray) -> str:
@@ -95,7 +95,7 @@ def _size(ids: np.ndarray) -> str:
 
 
 class CountWindow(beam.DoFn):
-    """Lists of predictions → :class:`Counted`, and faults apart, see :func:`count_window`."""
+    """Lists of predictions → :class:`PixelCounts`, and faults as a second output."""
 
     def __init__(self, labels: LabelSet, files: Files):
         self.labels, self.files = labels, files
@@ -136,7 +136,7 @@ class ScoreSplit(beam.PTransform):
     """Examples → one element, the dict of :func:`findings`.
 
     Args:
-        predict: lists of examples → lists of predictions: see
+        predict: lists of examples → lists of predictions, see
             :mod:`pipeline.evaluation.predictions`.
         labels: of the data.
     """
@@ -173,11 +173,11 @@ class ScoreSplit(beam.PTransform):
 def findings(
     matrix: np.ndarray, notes: list[dict[str, Any]], faults: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """All that was found, as JSON can hold it.
+    """Returns all findings in JSON's types.
 
     Args:
-        matrix: the sum over all images that could be counted.
-        notes: their :class:`Counted`, less the matrix, in any order.
+        matrix: the sum over all counted images.
+        notes: their :class:`PixelCounts` without the matrix, in any order.
         faults: every :class:`Fault`, in any order.
     """
     notes = sorted(notes, key=lambda note: note["name"])
@@ -203,13 +203,13 @@ def score(
     """Runs :class:`ScoreSplit` in this process and waits for it.
 
     Args:
-        options: Beam's, with the local runner among them.
+        options: Beam's, set to the local runner.
 
     Returns:
         The dict of :func:`findings`.
 
     Raises:
-        JobError: what ended the job.
+        JobError: the job failed.
         KeyboardInterrupt: on Ctrl-C.
     """
     with temporary_folder() as scratch:
@@ -219,12 +219,12 @@ def score(
             pipeline
             | "Examples" >> beam.Create(examples)
             | "ScoreSplit" >> ScoreSplit(predict, labels, files)
-            | "Keep" >> beam.Map(_keep, path)
+            | "Keep" >> beam.Map(_write_findings, path)
         )
         run_pipeline(pipeline, listed=len(examples))
         return json.loads(Path(path).read_text())
 
 
-def _keep(found: dict[str, Any], path: str) -> None:
+def _write_findings(found: dict[str, Any], path: str) -> None:
     with on_temporary_disk():
         Path(path).write_text(json.dumps(found))

@@ -11,25 +11,24 @@ import numpy as np
 from PIL import Image
 
 from model_build.data.labels import VOID, LabelSet, label2image
-from pipeline.images.png import SIGNATURE, chunks, compressed, palette_png
-from pipeline.images.sizes import enlarge, nearest
+from pipeline.images.png import SIGNATURE, chunks, compress, palette_png
+from pipeline.images.sizes import enlarge, nearest_indices
 from pipeline.records import hash_of
 
-BAND = 256  # rows of a large image that are worked on at a time
-KEYWORD = "fcn-beam"  # of the text chunk (PNG, section 11.3.4.3)
-_HEAD = KEYWORD.encode() + b"\0"  # of its content
+ROWS_PER_BAND = 256  # of a large image, processed at a time
+KEYWORD = "fcn-beam"  # keyword of the text chunk (PNG, section 11.3.4.3)
+_TEXT_PREFIX = KEYWORD.encode() + b"\0"  # the start of its content
 
 
 class Origin(NamedTuple):
-    """Where a mask comes from, as its text records it: true wherever the mask is.
+    """Where a mask comes from, as recorded in its text chunk; valid wherever the mask is moved.
 
     Attributes:
         image: name of the source below the root.
         hash: of the source's bytes.
-        recipe: id of what it was made by.
+        recipe: id of the mask recipe it was made with.
         pixels: its histogram.
-        idat: sha256 of its image data as it was written; of a mask that has been edited it is
-            another one.
+        idat: sha256 of its image data as written; it no longer matches after an edit.
     """
 
     image: str
@@ -45,32 +44,33 @@ def encode_mask(
     origin: Origin | None = None,
     size: tuple[int, int] | None = None,
 ) -> bytes:
-    """A class map as a PNG of mode P with the label set's palette.
+    """Encodes a class map as a PNG of mode P with the label set's palette.
 
     Args:
         class_map: uint8 ``[h, w]``.
         origin: kept as JSON in a text chunk of the PNG; its ``idat`` is filled in.
-        size: (height, width) of the PNG, where it is larger; see
+        size: (height, width) of the PNG, if it is larger; see
             :func:`pipeline.images.sizes.enlarge`.
     """
     size = size or class_map.shape
-    idat = compressed(class_map, size)
+    idat = compress(class_map, size)
     text = b""
     if origin is not None:
-        text = _HEAD + json.dumps(origin._replace(idat=hash_of(idat))._asdict()).encode()
+        fields = origin._replace(idat=hash_of(idat))._asdict()
+        text = _TEXT_PREFIX + json.dumps(fields).encode()
     return palette_png(idat, size, labels.palette, text)
 
 
 class Traces(NamedTuple):
-    """What a file in a mask's place shows of who has made it, whatever its labels or mode.
+    """Evidence of who made a file in a mask's place, whatever its labels or mode.
 
-    Where it shows neither of ``made`` and ``ruined``, a person or another program has made it.
+    If neither ``made`` nor ``ruined`` is set, a person or another program made it.
 
     Attributes:
-        origin: that its text names, None where it has no such text.
-        size: (height, width) in pixels; zeros where it is no PNG.
-        made: its image data are those that a run has written.
-        ruined: it is what a crash or a damaged disk has left of a mask that a run has written.
+        origin: from its text chunk, None if it has none.
+        size: (height, width) in pixels; zeros if it is not a PNG.
+        made: its image data are exactly those that a run wrote.
+        ruined: it is the remains of a mask of a run, after a crash or on a damaged disk.
     """
 
     origin: Origin | None = None
@@ -85,9 +85,11 @@ def find_traces(data: bytes) -> Traces:
         found = list(chunks(data))
     except ValueError:
         # A crash may leave a file empty, full of zeros, or cut short before its pixels begin.
-        begun = SIGNATURE.startswith(data[: len(SIGNATURE)]) and b"IDAT" not in data
-        return Traces(ruined=begun or not data.strip(b"\0") or b"tEXt" + _HEAD in data)
-    texts = (content[len(_HEAD) :] for _, content in found if content.startswith(_HEAD))
+        started = SIGNATURE.startswith(data[: len(SIGNATURE)]) and b"IDAT" not in data
+        return Traces(ruined=started or not data.strip(b"\0") or b"tEXt" + _TEXT_PREFIX in data)
+    texts = (
+        content[len(_TEXT_PREFIX) :] for _, content in found if content.startswith(_TEXT_PREFIX)
+    )
     origin = _origin(next(texts, b""))
     width, height = struct.unpack(">II", found[0][1][:8].ljust(8, b"\0"))
     made = (
@@ -101,7 +103,7 @@ def find_traces(data: bytes) -> Traces:
 def _origin(text: bytes) -> Origin | None:
     try:
         origin = Origin(**json.loads(text))
-    except (TypeError, ValueError, RecursionError):  # no such text, or of another form
+    except (TypeError, ValueError, RecursionError):  # no such text, or an unknown form
         return None
     texts = (origin.image, origin.hash, origin.recipe, origin.idat)
     if not all(isinstance(one, str) for one in texts) or not isinstance(origin.pixels, dict):
@@ -112,23 +114,26 @@ def _origin(text: bytes) -> Origin | None:
 def histogram(
     class_map: np.ndarray, labels: LabelSet, size: tuple[int, int] | None = None
 ) -> dict[str, int]:
-    """Pixels per label, of the labels that occur; the counts and void's add up to all pixels.
+    """Counts the pixels of each label that occurs; with void they add up to all pixels.
 
     Args:
         class_map: uint8 ``[h, w]``; 255 is void, which no network predicts but a person may paint.
-        size: count the class map as it is enlarged to that (height, width).
+        size: count the class map as if enlarged to this (height, width).
 
     Raises:
-        ValueError: an id is neither a label's nor void.
+        ValueError: an id is neither a label nor void.
     """
     if size is None or size == class_map.shape:
-        # By bands, as NumPy counts in numbers of eight bytes.
-        bands = (class_map[start : start + BAND] for start in range(0, len(class_map), BAND))
+        # In bands, as NumPy converts to eight bytes a pixel to count.
+        bands = (
+            class_map[start : start + ROWS_PER_BAND]
+            for start in range(0, len(class_map), ROWS_PER_BAND)
+        )
         counts = np.sum([_counts(band.ravel(), VOID + 1) for band in bands], axis=0)
     else:
         # How often each row and each column occurs in the enlarged map.
         rows, columns = (
-            np.bincount(nearest(*lengths), minlength=lengths[0])
+            np.bincount(nearest_indices(*lengths), minlength=lengths[0])
             for lengths in zip(class_map.shape, size, strict=True)
         )
         weights = np.outer(rows, columns).ravel()  # exact: below 2**53
@@ -140,7 +145,7 @@ def histogram(
 
 
 def _counts(classes: np.ndarray, least: int) -> np.ndarray:
-    """Counts each class in a row of them, run by run: classes seldom change."""
+    """Counts classes in a flat array by its runs, as classes seldom change."""
     ends = np.append(np.flatnonzero(classes[1:] != classes[:-1]), len(classes) - 1)
     return np.bincount(classes[ends], np.diff(ends, prepend=-1), minlength=least)
 
@@ -150,14 +155,16 @@ def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) 
 
     Args:
         pixels: uint8 RGB ``[h, w, 3]``.
-        class_map: uint8, scaled to the photo's size. A mask gives the same overlay as the class map
-            that it was enlarged from.
+        class_map: uint8 ``[h, w]`` of any size; it is scaled to the photo's. A mask gives the same
+            overlay as the class map that it was enlarged from.
     """
     class_map = enlarge(class_map, pixels.shape[:2])
     picture = Image.new("RGB", pixels.shape[1::-1])
-    for start in range(0, len(pixels), BAND):  # whole, it would be held several times over
-        band = pixels[start : start + BAND]
-        colors = label2image(class_map[start : start + BAND], labels)
+    for start in range(
+        0, len(pixels), ROWS_PER_BAND
+    ):  # the whole image would be held several times
+        band = pixels[start : start + ROWS_PER_BAND]
+        colors = label2image(class_map[start : start + ROWS_PER_BAND], labels)
         blended = ((band.astype(np.uint16) + colors) // 2).astype(np.uint8)
         painted = colors.any(axis=-1, keepdims=True)
         picture.paste(Image.fromarray(np.where(painted, blended, band)), (0, start))

@@ -1,12 +1,12 @@
-"""Sizes of an image on its way: scaled to fit, padded to a bucket, and back to the source's."""
+"""Sizes of an image in the job: scaled to fit, padded to the stride, and back to the source's."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
-    """(height, width) with the longer side at most ``long_side``; nothing is ever enlarged."""
+def fitted_size(height: int, width: int, long_side: int | None) -> tuple[int, int]:
+    """Returns (height, width) scaled down so that the longer side is at most ``long_side``."""
     longest = max(height, width)
     if long_side is None or longest <= long_side:
         return height, width
@@ -15,7 +15,7 @@ def fit(height: int, width: int, long_side: int | None) -> tuple[int, int]:
 
 
 def padded_size(pixels: np.ndarray, stride: int) -> tuple[int, int]:
-    """The (height, width) that ``[h, w, …]`` is padded to: the next multiples of the stride."""
+    """Returns the (height, width) that ``[h, w, …]`` is padded to: multiples of the stride."""
     height, width = pixels.shape[:2]
     return -(-height // stride) * stride, -(-width // stride) * stride
 
@@ -33,7 +33,7 @@ def pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def crop(class_map: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Takes the padding off a class map again.
+    """Cuts the padding off a class map.
 
     Args:
         class_map: uint8 ``[H, W]``, of a padded image.
@@ -55,14 +55,16 @@ def enlarge(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if class_map.shape == size:
         return class_map
-    rows, columns = (nearest(*lengths) for lengths in zip(class_map.shape, size, strict=True))
+    rows, columns = (
+        nearest_indices(*lengths) for lengths in zip(class_map.shape, size, strict=True)
+    )
     return class_map[:, columns][rows]
 
 
-def nearest(length: int, scaled: int) -> np.ndarray:
-    """Which pixel of a row of ``length`` lies under the middle of each pixel of the scaled row.
+def nearest_indices(length: int, scaled: int) -> np.ndarray:
+    """Returns for each pixel of a scaled row the nearest pixel of the row of ``length``.
 
-    In whole numbers, so that no rounding moves a border: the middle of pixel i is at i + 1/2, and
-    where it falls between two pixels the right one counts.
+    Computed in integers, so that no rounding moves a border: the middle of pixel i is at i + 1/2,
+    and if it falls between two pixels the right one is taken.
     """
     return (2 * np.arange(scaled) + 1) * length // (2 * scaled)

@@ -1,1 +1,1 @@
-"""INPUT → image references, and the names of their masks."""
+"""Lists the images of INPUT and assigns the names of their masks."""

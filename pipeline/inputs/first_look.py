@@ -1,4 +1,4 @@
-"""Checks before anything starts that INPUT holds an image."""
+"""Checks that INPUT holds an image before a job starts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.storage import Files, as_user_error
 
 
 def check_input(sources: Sequence[Source], listing: ListOptions, files: Files) -> None:
-    """Looks for a first image, so that a mistyped INPUT fails before anything starts.
+    """Looks for a first image, so that a mistyped INPUT fails before the job starts.
 
     Raises:
-        UserError: the sources hold none, or cannot be listed.
+        UserError: the sources hold no image, or cannot be listed.
     """
     passed_over: set[PassedOver] = set()
     for found in list_sources(sources, listing, files):
@@ -58,7 +58,7 @@ def describe_skipped(passed_over: Iterable[PassedOver], files: Files) -> tuple[s
 def list_sources(
     sources: Sequence[Source], listing: ListOptions, files: Files
 ) -> Iterator[ImageRef | PassedOver | Reject]:
-    """Yields everything that sources hold, in one process.
+    """Lists sources in this process and yields every file found.
 
     Raises:
         UserError: a source cannot be listed.

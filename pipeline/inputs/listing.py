@@ -1,7 +1,7 @@
-"""INPUT → image references.
+"""Sources → image references.
 
 A name is the path below the *root*: INPUT itself if it is a folder, else the deepest folder that
-holds all of it.
+contains all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 import apache_beam as beam
 
 from model_build.data.files import image_extension
-from pipeline.inputs.parallel_listing import Found, ListFiles, list_alone
+from pipeline.inputs.parallel_listing import Found, ListFiles, list_serially
 from pipeline.records import ImageRef, PassedOver, Reject, Source, Stamp
 from pipeline.storage import (
     Files,
@@ -31,16 +31,16 @@ from pipeline.storage import (
 
 @dataclass(frozen=True)
 class ListOptions:
-    """What of an INPUT is taken, and under which names.
+    """Which files of an INPUT are images, and how they are named.
 
     Attributes:
         root: names are relative to it.
-        all_files: take every file for an image, not only those with a known extension.
-        exclude: what runs write, which is passed over: globs, of which only the last part is a
-            pattern, ``**`` for all below a folder.
-        limit: only the first so many images, by name.
-        overlap: there are several sources, which may list a file twice.
-        spread: many workers list, see :class:`pipeline.inputs.parallel_listing.ListFiles`.
+        all_files: treat every file as an image, not only those with a known extension.
+        exclude: files that runs write and that are not images of the INPUT: globs whose last part
+            may be a pattern, ``**`` for everything below a folder.
+        limit: keep only this many images, the first by name.
+        overlap: several sources are listed, which may contain the same file.
+        spread: list on many workers, see :class:`pipeline.inputs.parallel_listing.ListFiles`.
     """
 
     root: str
@@ -54,20 +54,20 @@ class ListOptions:
 def list_source(
     source: Source, options: ListOptions, files: Files
 ) -> Iterator[ImageRef | PassedOver | Reject]:
-    """Lists a source, in order; never fails for one file.
+    """Lists a source, in order; a single bad file never raises.
 
     Yields:
-        Image references, files passed over, and what could not be listed.
+        Image references, files passed over, and rejects for entries that cannot be listed.
 
     Raises:
         OSError: the source itself cannot be listed.
     """
-    return map(namer(options), list_alone(source, files))
+    return map(file_classifier(options), list_serially(source, files))
 
 
-def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Reject]:
-    """Tells what a file that was listed is: an image, to be passed over, or a reject."""
-    is_written = _matching(options.exclude)
+def file_classifier(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Reject]:
+    """Returns a function that classifies a listed file: an image, passed over, or a reject."""
+    is_written = _glob_matcher(options.exclude)
 
     def named(found: Found) -> ImageRef | PassedOver | Reject:
         kind, file, never = found
@@ -85,9 +85,9 @@ def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Rej
             return Reject(printable(path), "list", "BadName", "its name is not UTF-8; rename it")
         if reject := misnamed(path, name):
             return reject
-        # Nobody has asked yet for what a list names.
-        asked = file.size is not None or file.version is not None
-        return ImageRef(path, name, Stamp(file.size, file.version) if asked else None)
+        # Entries of a list have not been looked up on their store yet.
+        looked_up = file.size is not None or file.version is not None
+        return ImageRef(path, name, Stamp(file.size, file.version) if looked_up else None)
 
     return named
 
@@ -95,8 +95,8 @@ def namer(options: ListOptions) -> Callable[[Found], ImageRef | PassedOver | Rej
 class ListImages(beam.PTransform):
     """Sources → outputs ``images``, ``passed_over`` and ``rejected`` of :func:`list_source`.
 
-    What is no image is there once, though several sources have it. Of files passed over there may
-    be as many as of images, and each costs a shuffle: a single source is spared that.
+    Files passed over and rejects appear once, even if several sources contain them. There may be as
+    many files passed over as images, so they are shuffled only if sources may overlap.
     """
 
     def __init__(self, options: ListOptions, files: Files):
@@ -125,7 +125,7 @@ class _Name(beam.DoFn):
         self.options = options
 
     def setup(self):
-        self.named = namer(self.options)
+        self.named = file_classifier(self.options)
 
     def process(self, found):
         named = self.named(found)
@@ -137,9 +137,9 @@ class _Name(beam.DoFn):
 
 
 class Once(beam.PTransform):
-    """Records of a kind, each once.
+    """Distinct records of one type.
 
-    They are compared as JSON: text is the same on every worker, and may hold any character.
+    They are compared as JSON text, which is the same on every worker and holds any character.
     """
 
     def __init__(self, kind: type):
@@ -157,7 +157,7 @@ class Once(beam.PTransform):
 
 
 class FirstImages(beam.PTransform):
-    """The first ``count`` images by name; one that is listed twice is one."""
+    """Keeps the first ``count`` images by name; an image listed twice counts once."""
 
     def __init__(self, count: int):
         super().__init__()
@@ -169,7 +169,7 @@ class FirstImages(beam.PTransform):
 
 
 class _First(beam.CombineFn):
-    """:func:`distinct` images, the first of them: a list that is cut whenever it is long."""
+    """Combines images to the first :func:`distinct` ones: a list, cut whenever it gets long."""
 
     def __init__(self, count: int):
         self.count = count
@@ -189,7 +189,7 @@ class _First(beam.CombineFn):
 
 
 def name_below(path: str, root: str) -> str:
-    """The path below the root; below none it is the whole path, its scheme the first part."""
+    """Returns the path below the root; without a root the whole path, scheme first."""
     prefix = "/" if root == "/" else f"{root}/"
     if path.startswith(prefix):
         return path[len(prefix) :]
@@ -197,14 +197,14 @@ def name_below(path: str, root: str) -> str:
 
 
 def misnamed(path: str, name: str) -> Reject | None:
-    """The reject of an image that no mask can be named after, as its name leads elsewhere."""
+    """Returns a reject if no mask can be named after an image, as in ``a/../b.jpg``."""
     if {"", ".", ".."}.isdisjoint(name.split("/")):
         return None
     return Reject(path, "list", "BadName", "its name is not a path below a folder; rename it")
 
 
 def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:
-    """The images in order of their names; one that was listed twice is one."""
+    """Returns images sorted by name; one that was listed twice appears once."""
     by_path: dict[str, ImageRef] = {}
     for image in images:
         if image.path not in by_path or by_path[image.path].stamp is None:
@@ -212,8 +212,8 @@ def distinct(images: Iterable[ImageRef]) -> list[ImageRef]:
     return sorted(by_path.values(), key=lambda image: (image.name, image.path))
 
 
-def _matching(globs: Iterable[str]) -> Callable[[str], bool]:
-    """Tells whether a path is one of these, by whichever links; see :class:`ListOptions`."""
+def _glob_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
+    """Returns a test for paths that match a glob, links resolved; see :class:`ListOptions`."""
     real = [_real(glob) for glob in globs]
     below = tuple(glob.removesuffix("**") for glob in real if glob.endswith("/**"))
     beside = [glob.rpartition("/") for glob in real if not glob.endswith("/**")]
@@ -229,7 +229,7 @@ def _matching(globs: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _real(path: str) -> str:
-    """A local path with the links of its folder resolved."""
+    """Resolves the links in the folder of a local path."""
     if is_remote(path):
         return path
     return f"{_real_folder(folder_of(path))}/{path.rpartition('/')[2]}"

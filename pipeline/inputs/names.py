@@ -1,4 +1,4 @@
-"""The name that each image's mask gets."""
+"""Assigns each image the name of its mask."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ MASK = ".png"
 
 
 def group_key(name: str) -> str:
-    """Images whose masks may clash share this key: the name less its image extensions.
+    """Returns the key of images whose mask names may clash: the name without image extensions.
 
-    ``a.jpg``, ``a.png`` and ``a.jpg.png`` share ``a``; so does the mask ``a.png`` by its
-    :func:`mask_key`.
+    ``a.jpg``, ``a.png`` and ``a.jpg.png`` share ``a``, which is also the :func:`mask_key` of the
+    mask ``a.png``.
     """
     return mask_key(escape_folders(name, MASK))
 
 
 def mask_key(mask_name: str) -> str:
-    """The :func:`group_key` of the images that a mask of this name may be of."""
+    """Returns the :func:`group_key` of the images that a mask of this name may belong to."""
     while extension := image_extension(mask_name):
         mask_name = mask_name.removesuffix(extension)
     return mask_name
 
 
 def assign_mask_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of the masks of all images that share a :func:`group_key`.
+    """Returns the mask names of all images that share a :func:`group_key`.
 
-    An image's extension is replaced by ``.png``, anything else is kept before it; where two claim
-    one mask, both keep theirs. A folder that is called like a mask gets another name
+    An image extension is replaced by ``.png``; to any other name ``.png`` is appended. Where two
+    images would get the same mask, both keep their extension. A folder named like a mask is renamed
     (:func:`pipeline.storage.escape_folders`): ``a.jpg`` and ``a.png/b.jpg`` get the masks ``a.png``
-    and ``a.png_/b.png``. What a folder becomes depends on its own name alone.
+    and ``a.png_/b.png``. The new name depends only on the folder's own name.
 
     Args:
         names: distinct names.
 
     Returns:
-        The mask's name by the image's.
+        Image names → mask names.
     """
     stems = {name: escape_folders(name, MASK) for name in names}
     masks = {

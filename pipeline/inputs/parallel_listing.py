@@ -1,7 +1,8 @@
-"""Sources → files, listed by many workers.
+"""Lists sources on many workers.
 
-What one worker lists is a *share*: a folder of local disk, objects of a store whose keys begin
-alike, some megabytes of a list. What it finds to be more than that, it leaves to others.
+One worker lists a *listing unit*: a folder on local disk, objects of a store that share a key
+prefix, or some megabytes of a list. A unit that turns out larger is split, and other workers list
+the pieces.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from model_build.data.files import is_never_photo
-from pipeline.inputs.sources import Lines, lines_of, read_lines
+from pipeline.inputs.sources import ListRange, list_ranges, read_lines
 from pipeline.records import Source
 from pipeline.storage import File, Files, Link, Part, Unlisted, as_job_error, is_remote, pattern_of
 
-LEVELS = 3  # how often a share may be split; what it then is, one worker lists to its end
+MAX_SPLITS = 3  # of a unit; after these one worker lists all of it
 
 
 class ListingUnit(NamedTuple):
-    """What one worker lists of a source; ``None`` is all of it."""
+    """The part of a source that one worker lists; ``None`` is all of it."""
 
     source: Source
-    part: Part | Lines | None = None
+    part: Part | ListRange | None = None
 
 
 class Found(NamedTuple):
-    """A file, or what cannot be listed.
+    """A listed file, or a folder or object that cannot be listed.
 
     Attributes:
-        kind: of the source that has it.
-        never_photo: see :func:`model_build.data.files.is_never_photo`; what the user names is
-            taken, whatever it is called.
+        kind: of its source.
+        never_photo: see :func:`model_build.data.files.is_never_photo`; False for what the user has
+            named explicitly.
     """
 
     kind: str
@@ -41,13 +42,13 @@ class Found(NamedTuple):
 
 
 def first_units(source: Source, files: Files) -> Iterator[ListingUnit]:
-    """What the listing of a source begins with.
+    """Yields the units with which the listing of a source starts.
 
     Raises:
-        OSError: a list cannot be looked at, or a web server is to be listed.
+        OSError: a list cannot be read, or the source is a web server.
     """
     if source.kind == "list":
-        for lines in lines_of(source.where, files):
+        for lines in list_ranges(source.where, files):
             yield ListingUnit(source, lines)
     elif source.kind == "file" or (source.kind == "glob" and not is_remote(source.where)):
         yield ListingUnit(source)
@@ -57,20 +58,20 @@ def first_units(source: Source, files: Files) -> Iterator[ListingUnit]:
 
 
 def list_unit(
-    share: ListingUnit, files: Files, to_the_end: bool = False
+    unit: ListingUnit, files: Files, to_the_end: bool = False
 ) -> Iterator[Found | ListingUnit | Link]:
-    """Lists a share.
+    """Lists a unit.
 
     Args:
-        to_the_end: list all of it; else what it finds to be more than a share comes as shares.
+        to_the_end: list all of it; otherwise split it if it is too large for one worker.
 
     Yields:
-        Also links to folders, which are for :func:`list_links`.
+        Files; further units; and links to folders, for :func:`list_links`.
 
     Raises:
         OSError: the disk or store cannot list it.
     """
-    source, part = share
+    source, part = unit
     if isinstance(part, Part):
         matches = pattern_of(source.where).fullmatch if source.kind == "glob" else None
         for one in files.list_part(part, to_the_end):
@@ -80,7 +81,7 @@ def list_unit(
                 yield one
             elif matches is None or isinstance(one, Unlisted) or matches(one.path):
                 yield _found(source, one)
-    elif isinstance(part, Lines):
+    elif isinstance(part, ListRange):
         for path in read_lines(source.where, files, part):
             yield Found(source.kind, File(path))
     elif source.kind == "file":
@@ -91,9 +92,9 @@ def list_unit(
 
 
 def _found(source: Source, file: File | Unlisted) -> Found:
-    """What the listing of a folder or glob has found."""
+    """Returns a file of a folder or glob, with its ``never_photo`` set."""
     glob = source.kind == "glob"
-    # Names that a pattern spells out are named by the user.
+    # Folders spelled out in a pattern were named by the user.
     named = source.where.split("/") if glob else ()
     return _below(source.folder if glob else source.where, file, source.kind, named)
 
@@ -108,22 +109,22 @@ def _below(
 
 
 def list_links(folder: str, links: Iterable[str], files: Files) -> Iterator[Found]:
-    """Lists what lies behind all the links to folders that the shares of a folder have met.
+    """Lists the targets of all links to folders that were found below a folder.
 
-    They may lead to one folder, or to each other, so one worker follows them all.
+    They may lead to the same folder or to each other, so one worker follows them all.
     """
     for one in files.list_links(folder, links):
         yield _below(folder, one)
 
 
-def list_alone(source: Source, files: Files) -> Iterator[Found]:
-    """All that a source has, listed by one worker: what many find, in order."""
-    for share in first_units(source, files):
+def list_serially(source: Source, files: Files) -> Iterator[Found]:
+    """Lists a source on one worker: the same files as on many, in order."""
+    for unit in first_units(source, files):
         if source.kind == "folder":
             for file in files.list(source.where):
                 yield _below(source.where, file)
         else:
-            for found in list_unit(share, files, to_the_end=True):
+            for found in list_unit(unit, files, to_the_end=True):
                 assert isinstance(found, Found)
                 yield found
 
@@ -131,11 +132,11 @@ def list_alone(source: Source, files: Files) -> Iterator[Found]:
 class ListFiles(beam.PTransform):
     """Sources → :class:`Found`.
 
-    A few levels, unrolled, with a shuffle of shares between them: a graph knows no recursion. Small
-    sources are through after the first; files cross no shuffle.
+    A Beam graph cannot recurse, so a few levels are unrolled, with a shuffle of units between them.
+    Small sources are done after the first level; files cross no shuffle.
 
     Args:
-        spread: let many workers list; a job in one process need not pay for the shuffles.
+        spread: list on many workers; a job in one process does not need the shuffles.
     """
 
     def __init__(self, files: Files, spread: bool = True):
@@ -144,21 +145,21 @@ class ListFiles(beam.PTransform):
 
     def expand(self, sources):
         if not self.spread:
-            return sources | "ListAlone" >> beam.ParDo(_ListAlone(self.files))
+            return sources | "ListAlone" >> beam.ParDo(_ListSerially(self.files))
         found, links = [], []
-        shares = sources | "Begin" >> beam.ParDo(_Begin(self.files))
-        for level in range(LEVELS + 1):
+        units = sources | "Begin" >> beam.ParDo(_Begin(self.files))
+        for level in range(MAX_SPLITS + 1):
             listed = (
-                shares
+                units
                 | f"Spread{level}" >> beam.Reshuffle()
                 | f"List{level}"
-                >> beam.ParDo(_ListUnit(self.files, level == LEVELS)).with_outputs(
-                    "shares", "links", main="found"
+                >> beam.ParDo(_ListUnit(self.files, level == MAX_SPLITS)).with_outputs(
+                    "units", "links", main="found"
                 )
             )
             found.append(listed.found)
             links.append(listed.links)
-            shares = listed.shares
+            units = listed.units
         behind = (
             links
             | "Links" >> beam.Flatten()
@@ -168,13 +169,13 @@ class ListFiles(beam.PTransform):
         return [*found, behind] | "Found" >> beam.Flatten()
 
 
-class _ListAlone(beam.DoFn):
+class _ListSerially(beam.DoFn):
     def __init__(self, files: Files):
         self.files = files
 
     def process(self, source):
         with as_job_error():
-            yield from list_alone(source, self.files)
+            yield from list_serially(source, self.files)
 
 
 class _Begin(beam.DoFn):
@@ -190,15 +191,15 @@ class _ListUnit(beam.DoFn):
     def __init__(self, files: Files, to_the_end: bool):
         self.files, self.to_the_end = files, to_the_end
 
-    def process(self, share):
+    def process(self, unit):
         with as_job_error():
-            for one in list_unit(share, self.files, self.to_the_end):
+            for one in list_unit(unit, self.files, self.to_the_end):
                 if isinstance(one, Found):
                     yield one
                 elif isinstance(one, ListingUnit):
-                    yield beam.pvalue.TaggedOutput("shares", one)
+                    yield beam.pvalue.TaggedOutput("units", one)
                 else:
-                    yield beam.pvalue.TaggedOutput("links", (share.source.where, one.path))
+                    yield beam.pvalue.TaggedOutput("links", (unit.source.where, one.path))
 
 
 class _ListLinks(beam.DoFn):

@@ -1,4 +1,4 @@
-"""What INPUT means: a folder, a glob, a list or an image, and the folder that holds it."""
+"""Parses INPUT: a folder, a glob, a list or an image, and the folder that contains it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pipeline.storage import (
     scheme_of,
 )
 
-RANGE = 8_000_000  # bytes of a list that are read at once
-_MORE = 1 << 16  # bytes, more than a line has
+BYTES_PER_RANGE = 8_000_000  # of a list, read at once
+_MAX_LINE_BYTES = 1 << 16  # longer than any line
 
 
 def parse_source(text: str, files: Files) -> Source:
-    """Tells what kind an INPUT is; a path that exists is taken literally before it is a pattern.
+    """Finds the kind of an INPUT; a path that exists is taken literally, not as a pattern.
 
     Raises:
-        UserError: there is nothing of that name, or the list is empty or unreadable.
+        UserError: the path does not exist, or the list is empty or unreadable.
         JobError: the store does not answer.
     """
     if not text:
@@ -62,7 +62,7 @@ def parse_source(text: str, files: Files) -> Source:
 
 
 def common_folder(folders: Iterable[str]) -> str:
-    """The deepest folder that holds all of ``folders``; ``""`` or a bare scheme if none does."""
+    """Returns the deepest folder that contains all ``folders``; ``""`` or a scheme if none does."""
     common: list[str] | None = None
     for folder in folders:
         parts = folder.split("/")
@@ -70,8 +70,8 @@ def common_folder(folders: Iterable[str]) -> str:
             common = parts
         else:
             same = 0
-            for ours, theirs in zip(common, parts, strict=False):
-                if ours != theirs:
+            for one, other in zip(common, parts, strict=False):
+                if one != other:
                     break
                 same += 1
             common = common[:same]
@@ -81,26 +81,27 @@ def common_folder(folders: Iterable[str]) -> str:
 def _parse_list(where: str, files: Files) -> Source:
     where = absolute("/dev/stdin" if where == "-" else where)
     files.check(where)
-    one_of: dict[str, str] = {}  # scheme → its first line: what is wrong with it is so with all
+    # By scheme: what is wrong with one of its lines is wrong with all.
+    first_lines: dict[str, str] = {}
     with as_user_error(where, "the list cannot be read", "check the path and your permissions"):
         kept = files.rereadable(where)
         lines = (
-            one_of.setdefault(scheme_of(line), line) and line
-            for line in _checked(read_list(kept, files), where)
+            first_lines.setdefault(scheme_of(line), line) and line
+            for line in _check_lines(read_list(kept, files), where)
         )
         folder = common_folder(map(folder_of, lines))
-    if not one_of:
+    if not first_lines:
         raise UserError(f"{where}: the list is empty; put one path or URI on each line")
-    for line in one_of.values():
+    for line in first_lines.values():
         files.check(line)
     return Source("list", kept, folder)
 
 
-def _checked(lines: Iterable[str], where: str) -> Iterator[str]:
-    """The lines of a list, of which none holds what no path does, as photos and UTF-16 do.
+def _check_lines(lines: Iterable[str], where: str) -> Iterator[str]:
+    """Yields the lines of a list, unless it is not text: photos and UTF-16 contain NUL.
 
     Raises:
-        UserError: one does.
+        UserError: a line contains NUL.
     """
     for line in lines:
         if "\0" in line:
@@ -111,13 +112,13 @@ def _checked(lines: Iterable[str], where: str) -> Iterator[str]:
         yield line
 
 
-class Lines(NamedTuple):
-    """The lines of a list that begin in a range of its bytes.
+class ListRange(NamedTuple):
+    """A range of a list's bytes; lines that start in it belong to it.
 
     Attributes:
         start: the range's first byte.
-        end: the byte behind its last one.
-        size: of the list in bytes; None for one that is read whole.
+        end: the byte after its last one.
+        size: of the list in bytes; None if the list is read whole.
     """
 
     start: int
@@ -125,33 +126,33 @@ class Lines(NamedTuple):
     size: int | None
 
 
-def lines_of(where: str, files: Files) -> Iterator[Lines]:
-    """A list in ranges of a few megabytes.
+def list_ranges(where: str, files: Files) -> Iterator[ListRange]:
+    """Splits a list into ranges of a few megabytes.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: its size cannot be found.
     """
-    # A web server need not know its size, nor how to give a range of it.
+    # A web server may neither know the size of a file nor support ranges.
     size = None if is_read_only(where) else files.stat(where).size
-    if size is None or size <= RANGE:
-        yield Lines(0, 0, None)
+    if size is None or size <= BYTES_PER_RANGE:
+        yield ListRange(0, 0, None)
         return
-    for start in range(0, size, RANGE):
-        yield Lines(start, min(start + RANGE, size), size)
+    for start in range(0, size, BYTES_PER_RANGE):
+        yield ListRange(start, min(start + BYTES_PER_RANGE, size), size)
 
 
 def read_list(where: str, files: Files) -> Iterator[str]:
-    """Non-empty lines of a list; relative paths are below the current folder.
+    """Yields the non-empty lines of a list as paths; relative ones are below the current folder.
 
     Raises:
         OSError: the list cannot be read.
     """
-    for lines in lines_of(where, files):
+    for lines in list_ranges(where, files):
         yield from read_lines(where, files, lines)
 
 
-def read_lines(where: str, files: Files, lines: Lines) -> Iterator[str]:
-    """The same of a range of it."""
+def read_lines(where: str, files: Files, lines: ListRange) -> Iterator[str]:
+    """Yields the paths of one range of a list, as :func:`read_list` does."""
     data = io.BytesIO(_read_range(where, files, lines))
     encoding = "utf-8" if lines.start else "utf-8-sig"
     for line in io.TextIOWrapper(data, encoding, errors="surrogateescape", newline="\n"):
@@ -160,18 +161,18 @@ def read_lines(where: str, files: Files, lines: Lines) -> Iterator[str]:
             yield absolute(line)
 
 
-def _read_range(where: str, files: Files, lines: Lines) -> bytes:
-    """The bytes of all lines that begin in a range: cut at its start, and more at its end."""
+def _read_range(where: str, files: Files, lines: ListRange) -> bytes:
+    """Reads the bytes of all lines that start in a range; the last may reach beyond it."""
     start, end, size = lines
     if size is None:
         return files.read(where)
-    before = min(start, 1)  # a line begins at the start if another one ends just before
+    before = min(start, 1)  # a line starts at ``start`` only if a newline is just before
     data = files.read(where, end - start + before, start - before)
     if before:
         data = data.partition(b"\n")[2]
     pieces = [data]
     while end < size and pieces[-1] and b"\n" not in pieces[-1][-1:]:
-        more = files.read(where, min(_MORE, size - end), end)
+        more = files.read(where, min(_MAX_LINE_BYTES, size - end), end)
         end += len(more)
         line, newline, _ = more.partition(b"\n")
         pieces.append(line + newline)

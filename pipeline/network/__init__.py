@@ -1,5 +1,5 @@
-"""The compiled network, its threads, and its Beam handler."""
+"""Runs the network: compiled, tiled, with its threads and its Beam handler."""
 
-AUTO = "auto"  # as if the option were not given
+AUTO = "auto"  # the same as leaving the option out
 ENGINES = (AUTO, "xla", "graph")
 PRECISIONS = (AUTO, "float32", "bfloat16")

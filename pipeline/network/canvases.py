@@ -1,11 +1,11 @@
-"""Canvases: the few shapes that XLA compiles for, whatever sizes images have.
+"""Canvases: a few fixed shapes for XLA, to which images of all sizes are padded.
 
-XLA makes a program for each shape it meets and keeps it, so an archive of many sizes would take
-minutes and memory without end. What it is to run is padded to the next of at most 16 canvases. An
-image's canvas follows from its own size, and so its mask hangs on no other image.
+XLA compiles and keeps a program for each input shape, so an archive of many sizes would take
+minutes and unbounded memory. Images are therefore padded to one of at most 16 canvases. An image's
+canvas depends only on its own size, so its mask does not depend on any other image.
 
-Padding tells a network something else than the border of an image does, beside it and in averages
-over the image. So a network is made to see the image alone (:func:`of_part`).
+Padding changes what a network computes near the border of an image and in averages over it. So the
+network is made to ignore the padding (:func:`ignore_padding`).
 """
 
 from __future__ import annotations
@@ -18,63 +18,63 @@ import tensorflow as tf
 
 from model_build.program import Change
 
-SIDES = 4  # lengths of a canvas's side; each of height and width, so 16 canvases
-PADS = ("Pad", "PadV2", "MirrorPad")
+LENGTHS_PER_AXIS = 4  # possible heights and widths of a canvas, so 16 canvases
+PAD_OPERATIONS = ("Pad", "PadV2", "MirrorPad")
 
 
-def canvas(size: tuple[int, int], longest: int, multiple: int = 1) -> tuple[int, int] | None:
-    """The (height, width) that an image is padded to for XLA.
+def canvas_size(size: tuple[int, int], longest: int, multiple: int = 1) -> tuple[int, int] | None:
+    """Returns the (height, width) that an image is padded to for XLA.
 
-    Sides are quarters of the longest one, so that padding an image as long as that adds an eighth
-    of its area on average.
+    Sides are multiples of a quarter of the longest one, so that padding adds an eighth of the area
+    on average to an image of the full length.
 
     Args:
         size: (height, width).
-        longest: the longest side of images that are padded.
-        multiple: sides are multiples of it.
+        longest: the longest side of images that fit on a canvas.
+        multiple: the sides of a canvas are multiples of it.
 
     Returns:
-        None for what is larger than any canvas.
+        None for an image larger than any canvas.
     """
-    step = -(-longest // (SIDES * multiple)) * multiple
+    step = -(-longest // (LENGTHS_PER_AXIS * multiple)) * multiple
     height, width = (-(-side // step) * step for side in size)
-    return None if max(height, width) > SIDES * step else (height, width)
+    return None if max(height, width) > LENGTHS_PER_AXIS * step else (height, width)
 
 
-def on_canvas(
+def run_on_canvas(
     function: Callable[..., Sequence[Any]],
     larger: Callable[..., Sequence[Any]],
-    place: Callable[[tuple[int, int]], tuple[int, int] | None],
+    canvas_of: Callable[[tuple[int, int]], tuple[int, int] | None],
 ) -> Callable[..., list[Any]]:
-    """What calls a function with arrays ``[n, h, w, c]`` that have the shape of a canvas.
+    """Wraps a function of arrays ``[n, h, w, c]`` so that they are padded to a canvas.
 
     Args:
-        function: gets the array, its edge repeated at the bottom and right; what other arguments
-            there are; and int32 ``[2]``, the height and width that are not padding.
-        larger: gets what no canvas holds, and the other arguments.
-        place: (height, width) → those of its canvas; None where there is none.
+        function: takes the array, padded at the bottom and right by repeating its edge; all other
+            arguments; and int32 ``[2]``, the height and width without padding.
+        larger: called instead, without the size, for arrays larger than any canvas.
+        canvas_of: (height, width) → (height, width) of the canvas; None if there is none.
 
     Returns:
-        What gives the outputs of these as arrays. Of those that have height and width, or a
-        fraction of these, padding is cut off.
+        A function that returns the outputs as arrays. Padding is cut off those whose height and
+        width are those of the canvas or a fraction of them.
     """
 
     def call(images: Any, *others: Any) -> list[Any]:
         images = np.asarray(images)
         size = images.shape[1:3]
-        sides = place(size)
+        sides = canvas_of(size)
         if sides is None:
             return list(larger(images, *others))
         height, width = (side - own for side, own in zip(sides, size, strict=True))
         padded = np.pad(images, [(0, 0), (0, height), (0, width), (0, 0)], mode="edge")
         found = function(padded, *others, np.array(size, np.int32))
-        return [_own_part(np.asarray(array), size, sides) for array in found]
+        return [_crop_output(np.asarray(array), size, sides) for array in found]
 
     return call
 
 
-def _own_part(array: np.ndarray, size: tuple[int, ...], sides: tuple[int, int]) -> np.ndarray:
-    """What of an output is not padding: all of it where it is one value an image."""
+def _crop_output(array: np.ndarray, size: tuple[int, ...], sides: tuple[int, int]) -> np.ndarray:
+    """Cuts the padding off an output; one without height and width is returned as it is."""
     if array.ndim < 3:
         return array
     height, width = (
@@ -83,24 +83,24 @@ def _own_part(array: np.ndarray, size: tuple[int, ...], sides: tuple[int, int]) 
     return array[:, :height, :width]
 
 
-def of_part(images: Any, part: Any) -> Change:
-    """Lets a program see a part of its images as if that were all of them.
+def ignore_padding(images: Any, part: Any) -> Change:
+    """Makes a program treat a part of its images as the whole image.
 
-    What is averaged over images is averaged over the part. What looks at neighbouring cells finds
-    beyond the part what it would find beyond the border of an image: zeros mostly. (But for an
-    average pooling whose windows reach over the border, which counts what lies there.)
+    Averages over images become averages over the part. Operations that look at neighbouring cells
+    find beyond the part what they would find beyond the border of an image: mostly zeros. (Except
+    average pooling whose windows cross the border, which includes the padding.)
 
     Args:
         images: ``[n, h, w, c]``.
         part: int32 ``[2]``, height and width of the part, in pixels from the upper left corner and
-            multiples of the network's stride. Outputs are right in the part alone.
+            multiples of the network's stride. Outputs are valid only within the part.
 
     Returns:
-        What nodes get instead, for :meth:`model_build.program.Program.scores`.
+        The ``change`` argument of :meth:`model_build.program.Program.scores`.
     """
 
     def within(features: Any) -> Any:
-        """bool ``[h, w]``: which cells are of the part."""
+        """Returns bool ``[h, w]``: which cells belong to the part."""
         rows, columns = (
             tf.range(cells) < part[axis] * cells // tf.shape(images)[1 + axis]
             for axis, cells in enumerate(tf.unstack(tf.shape(features)[1:3]))
@@ -125,7 +125,7 @@ def of_part(images: Any, part: Any) -> Change:
         return features
 
     def average(features: Any) -> Any:
-        """``[n, 1, 1, c]``, whose own mean it is."""
+        """Returns the mean over the part, ``[n, 1, 1, c]``, which is its own mean."""
         count = tf.reduce_sum(tf.cast(within(features), features.dtype))
         return tf.reduce_sum(zero(features), axis=[1, 2], keepdims=True) / count
 
@@ -142,9 +142,9 @@ def of_part(images: Any, part: Any) -> Change:
     def change(node: Any, sources: Sequence[Any]) -> Callable[[Any], Any] | None:
         if node.name.startswith("mean"):
             return average
-        if node.op not in beyond or sources[0].op in PADS:
+        if node.op not in beyond or sources[0].op in PAD_OPERATIONS:
             return None
-        if node.op not in PADS and node.attr["padding"].s == b"VALID":
+        if node.op not in PAD_OPERATIONS and node.attr["padding"].s == b"VALID":
             return None
         if "Conv" in node.op:
             kernel = sources[1].attr["_output_shapes"].list.shape[0]

@@ -1,4 +1,4 @@
-"""Anybody's network: a SavedModel as TensorFlow loads it."""
+"""SavedModels that were not trained here, run as TensorFlow loads them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from model_build.artifact import Description
 from model_build.saved_model import SIGNATURE, UnusableModel
 
 
-class Foreign:
-    """The functions of a SavedModel, as :class:`model_build.program.Program` has them.
+class ForeignNetwork:
+    """A SavedModel with the same functions as a :class:`model_build.program.Program`.
 
-    Its serving signature takes RGB images ``[n, h, w, 3]`` of any size, uint8 or numbers from 0 to
-    255, and gives scores ``[n, h/s, w/s, classes]``, s the stride of ``model.json``.
+    The serving signature takes RGB images ``[n, h, w, 3]`` of any size, uint8 or numbers from 0 to
+    255, and returns scores ``[n, h/s, w/s, classes]``, where s is the stride in ``model.json``.
 
-    It runs as it was saved, with batch norms and variables of its own, and so slower than a
-    program. It sees each tile by itself, and images at their own size, on no canvas.
+    It runs as it was saved, with batch norms and variables, so it is slower than a program. Tiles
+    are segmented independently, and images are not padded to a canvas.
 
     Args:
         folder: the SavedModel, on local disk; checked by :func:`model_build.saved_model.read`.
-        description: of it.
+        description: its ``model.json``.
 
     Attributes:
-        channels: of its scores.
-        averaged: nothing.
+        channels: number of channels of its scores.
+        averaged: always empty.
 
     Raises:
-        UnusableModel: it has another signature, or scores of another stride.
+        UnusableModel: its signature or the stride of its scores differs from the above.
     """
 
     averaged = ()
@@ -56,10 +56,10 @@ class Foreign:
         self.channels = self._check_scores(description)
 
     def _check_scores(self, description: Description) -> int:
-        """Holds what it gives against its description.
+        """Checks the shape of its scores against the description.
 
         Returns:
-            The channels of its scores.
+            The number of channels.
         """
         size, stride = np.array((2, 3)) * description.stride, description.scores.stride
         shape = self.scores(tf.zeros([1, *size, 3], tf.uint8)).shape
@@ -71,10 +71,10 @@ class Foreign:
         return shape[3]
 
     def scores(self, images: Any) -> Any:
-        """Scores, float32, of uint8 images."""
+        """Returns float32 scores of uint8 images."""
         found = self._call(**{self._input: tf.cast(images, self._type)})[self._output]
         return tf.cast(found, tf.float32)
 
     def logits(self, scores: Any) -> Any:
-        """The same: they are of the image's size, or interpolated elsewhere."""
+        """Returns the scores: they have the image's size or are interpolated by the caller."""
         return scores

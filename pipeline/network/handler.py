@@ -28,7 +28,7 @@ class EngineOptions:
         engine: see :class:`pipeline.network.segmenter.Segmenter`; ``"xla"`` or ``"graph"``.
         batch_size: likewise.
         precision: likewise; ``"float32"`` or ``"bfloat16"``.
-        tile: likewise; None takes every image whole.
+        tile: likewise; None never tiles.
         long_side: likewise.
     """
 
@@ -43,8 +43,8 @@ class EngineOptions:
 class SegmentationHandler(ModelHandler[Window, Window, Any]):
     """Runs one :class:`pipeline.network.segmenter.Segmenter` a process, shared by its streams.
 
-    To Beam a window is one element, so that what it holds stays together from reading to writing;
-    into batches it is split here.
+    To Beam a window is one element, so that its photos stay together from reading to writing; it is
+    split into batches here.
     """
 
     def __init__(self, options: EngineOptions, files: Files):
@@ -58,7 +58,7 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
         from pipeline.network import models, threads
         from pipeline.network.segmenter import Segmenter
 
-        threads.set_threads()  # of no effect where a local run has done so
+        threads.set_threads()  # has no effect if a local run has already done so
         network = models.load(self.options.model, self.files)
         options = self.options
         return Segmenter(
@@ -87,10 +87,10 @@ class SegmentationHandler(ModelHandler[Window, Window, Any]):
 
 
 def classify(window: Window, segmenter: Any) -> list[np.ndarray | Reject]:
-    """The class map of each photo of a window, at the size of its pixels, or why it has none.
+    """Returns the class map of each photo of a window, at the photo's size, or its reject.
 
     Raises:
-        JobError: out of memory with several images a batch.
+        JobError: out of memory with several images per batch.
     """
     class_maps: dict[int, np.ndarray | Reject] = {}
     photos: dict[int, Photo] = {}
@@ -135,7 +135,7 @@ def _is_large(photo: Photo, tile: int | None) -> bool:
 
 
 class NonFiniteScores(ArithmeticError):
-    """An image whose scores hold NaN or infinity: its classes would mean nothing."""
+    """An image whose scores contain NaN or infinity, so that its classes are meaningless."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -146,10 +146,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def same_shape_batches(
     photos: Mapping[int, Photo], stride: int, batch_size: int
 ) -> Iterator[list[int]]:
-    """Keys of photos that share a padded shape, at most ``batch_size`` each."""
-    buckets = defaultdict(list)
+    """Yields keys of photos that share a padded shape, at most ``batch_size`` each."""
+    groups = defaultdict(list)
     for index, photo in photos.items():
-        buckets[padded_size(photo.pixels, stride)].append(index)
-    for group in buckets.values():
+        groups[padded_size(photo.pixels, stride)].append(index)
+    for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]

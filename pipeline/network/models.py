@@ -1,4 +1,4 @@
-"""Saved models on any disk or store."""
+"""Loads saved models from any disk or store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Network(NamedTuple):
     Attributes:
         description: its ``model.json``.
         functions: a :class:`model_build.program.Program`, or a
-            :class:`pipeline.network.foreign.Foreign`, which has the same functions.
+            :class:`pipeline.network.foreign.ForeignNetwork` with the same functions.
     """
 
     description: Description
@@ -35,7 +35,7 @@ def describe(model: str, files: Files) -> Description:
     """Reads a model's ``model.json``.
 
     Raises:
-        UserError: there is none, or it is of another form.
+        UserError: the file is missing or invalid.
     """
     if not is_remote(model):
         return artifact.describe(model)
@@ -51,9 +51,9 @@ _loaded_ahead: dict[str, Network] = {}
 
 
 def load_ahead(model: str, files: Files) -> None:
-    """Loads a saved model before a job in this process starts, so that its faults end the command.
+    """Loads a saved model before a job in this process starts, so that errors end the command.
 
-    The job's own :func:`load` takes this one: the model is copied here and read once.
+    The job's own :func:`load` returns this network, so the model is copied and read only once.
 
     Raises:
         UserError: as :func:`load`.
@@ -62,11 +62,11 @@ def load_ahead(model: str, files: Files) -> None:
 
 
 def load(model: str, files: Files) -> Network:
-    """Loads a saved model; a remote one from a local copy, which is checked and then removed.
+    """Loads a saved model; a remote one from a local copy, which is removed afterwards.
 
     Raises:
         UserError: no model there, a file changed or cut short since it was saved, a network that
-            holds what must not run or does not fit its description, or it cannot be copied here.
+            contains forbidden operations or does not fit its description, or a failed copy.
     """
     ahead = _loaded_ahead.pop(model, None)
     if ahead is not None and ahead.description == describe(model, files):
@@ -83,14 +83,18 @@ def load(model: str, files: Files) -> Network:
 
 
 def load_local(folder: str, name: str) -> Network:
-    """Loads a saved model from a local folder, which messages call by another name.
+    """Loads a saved model from a local folder.
+
+    Args:
+        folder: the saved-model folder.
+        name: its name in messages, such as the URI it was copied from.
 
     Raises:
         UserError: as :func:`load`.
     """
     from model_build.program import Program  # TensorFlow
     from model_build.saved_model import UnusableModel, read
-    from pipeline.network.foreign import Foreign
+    from pipeline.network.foreign import ForeignNetwork
 
     description = artifact.describe(folder, name=name)
     artifact.check_files(folder, description, name=name)
@@ -100,7 +104,7 @@ def load_local(folder: str, name: str) -> Network:
         if description.kind == PROGRAM:
             functions: Any = Program(graph, description.scores.averages)
         else:
-            functions = Foreign(where, description)
+            functions = ForeignNetwork(where, description)
     except UnusableModel as error:
         raise UserError(f"{join(name, NETWORK)}: is not run: {error}") from None
     except Exception as error:

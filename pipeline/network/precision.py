@@ -1,4 +1,4 @@
-"""Precisions of the network's features, and the machines that have them."""
+"""Precision of the network's features, and which machines support it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.network import PRECISIONS
 
 _, FLOAT32, BFLOAT16 = PRECISIONS
 CPUINFO = Path("/proc/cpuinfo")
-# Without them bfloat16 is computed by way of float32, slower than float32 itself.
+# Without these, bfloat16 is emulated by float32, which is slower than float32 itself.
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
@@ -21,8 +21,8 @@ BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 def supports_bfloat16() -> bool:
     """Whether this machine's CPU multiplies bfloat16: it has avx512_bf16 or AMX.
 
-    Told by what Linux says of the CPU; elsewhere the answer is no. oneDNN computes it, so that must
-    not be turned off (``TF_ENABLE_ONEDNN_OPTS=0``).
+    Read from Linux's ``/proc/cpuinfo``; False on other systems. It also needs oneDNN, which
+    ``TF_ENABLE_ONEDNN_OPTS=0`` turns off.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
@@ -38,16 +38,16 @@ def supports_bfloat16() -> bool:
 def resolve(precision: str | None, engine: str, local: bool) -> str:
     """Resolves a precision by a fixed rule.
 
-    None is bfloat16 where it is computed faster and all machines are known to do so: in the
-    graph of a local run on a CPU that has it (``benchmarks/precision.py`` holds its masks against
-    those of float32). Else it is float32, as on accelerators, where the engine is XLA.
+    None means bfloat16 if it is known to be faster on all machines: in graph mode in a local run on
+    a CPU that supports it (``benchmarks/precision.py`` compares its masks with those of float32).
+    Otherwise, as on accelerators with XLA, it means float32.
 
     Args:
-        engine: as it was resolved.
-        local: whether this machine is the one that runs the network.
+        engine: ``"xla"`` or ``"graph"``.
+        local: whether this machine runs the network.
 
     Raises:
-        UserError: as :func:`check`, where this machine runs the network.
+        UserError: as :func:`check`, if this machine runs the network.
     """
     if precision is None:
         fast = local and engine != "xla" and supports_bfloat16()
@@ -58,10 +58,10 @@ def resolve(precision: str | None, engine: str, local: bool) -> str:
 
 
 def check(precision: str, engine: str) -> None:
-    """Checks that this machine and an engine have a precision.
+    """Checks that this machine and an engine support a precision.
 
     Raises:
-        UserError: one of them has not.
+        UserError: one of them does not.
     """
     if precision == FLOAT32:
         return
@@ -77,8 +77,8 @@ def check(precision: str, engine: str) -> None:
         )
 
 
-def optimizer(precision: str) -> Any:
-    """The settings of TensorFlow's optimizer for a precision, as a ``ConfigProto``."""
+def optimizer_config(precision: str) -> Any:
+    """Returns TensorFlow's optimizer settings for a precision, as a ``ConfigProto``."""
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto(allow_soft_placement=True)

@@ -10,35 +10,35 @@ import numpy as np
 import tensorflow as tf
 
 from model_build.program import Program
-from pipeline.network.canvases import canvas, of_part, on_canvas
+from pipeline.network.canvases import canvas_size, ignore_padding, run_on_canvas
 from pipeline.network.models import Network
-from pipeline.network.precision import FLOAT32, check, optimizer
+from pipeline.network.precision import FLOAT32, check, optimizer_config
 from pipeline.network.sparse_argmax import axis, sparse_argmax_of
 from pipeline.network.tiling import Tiling
 
-Run = Callable[..., Sequence[Any]]
+TensorFunction = Callable[..., Sequence[Any]]
 
 
 class Segmenter:
     """Runs same-sized images through a network, always at one batch size.
 
-    A smaller batch is filled up: which bits a convolution yields may depend on the size of the
-    batch, but not on what its other images hold, so a mask never depends on its batch mates.
+    A smaller batch is filled up: the exact bits of a convolution may depend on the size of the
+    batch, but not on its other images, so a mask never depends on the rest of its batch.
 
     Args:
         network: from :func:`pipeline.network.models.load`.
-        engine: ``"graph"`` runs the network in TensorFlow's graph mode; XLA compiles what finds
-            classes in its scores. ``"xla"`` compiles all of it, on canvases
-            (:mod:`pipeline.network.canvases`); what no canvas holds is run in graph mode.
-        batch_size: images a call.
+        engine: ``"graph"`` runs the network in TensorFlow's graph mode; XLA compiles only the step
+            from scores to classes. ``"xla"`` compiles all of it, on canvases
+            (:mod:`pipeline.network.canvases`); larger images run in graph mode.
+        batch_size: images per call.
         precision: of the network's features, ``"float32"`` or ``"bfloat16"``; logits are float32.
-        tile: the longest side in pixels of the tiles that :meth:`tiled` takes images in, a multiple
-            of the stride; None where it is not to be called.
-        long_side: the longest side in pixels of the images that it gets; None for any. It only
-            says which canvases are worth having.
+        tile: the longest side in pixels of the tiles of :meth:`tiled`, a multiple of the stride;
+            None if that is never called.
+        long_side: the longest side of images in pixels; None if unknown. Only limits the size of
+            canvases.
 
     Raises:
-        UserError: a precision that this machine, or the engine, does not have.
+        UserError: this machine or the engine does not support the precision.
     """
 
     def __init__(
@@ -56,50 +56,53 @@ class Segmenter:
         self.batch_size = batch_size
         self.tile = tile
         compiled = engine == "xla" and isinstance(functions, Program)
-        # Beyond that the logits of a canvas, which XLA holds all at once, take much memory.
+        # Larger canvases would take much memory: XLA holds all logits of one at once.
         longest = tile or 2 * description.long_side
         longest = min(long_side or longest, longest)
-        place = functools.partial(canvas, longest=longest, multiple=self.stride)
+        canvas_of = functools.partial(canvas_size, longest=longest, multiple=self.stride)
         images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
         means = [tf.TensorSpec([batch_size, 1, 1, count]) for count in functions.averaged]
 
-        def ready(function: Callable[..., Any], *signature: tf.TensorSpec) -> Run:
-            """What runs a function of images."""
-            plain = functools.cache(lambda: runner(function, signature, precision))
+        def compiled_or_graph(
+            function: Callable[..., Any], *signature: tf.TensorSpec
+        ) -> TensorFunction:
+            """Compiles a function of images for canvases, or runs it in graph mode."""
+            plain = functools.cache(lambda: graph_function(function, signature, precision))
             if not compiled:
                 return plain()
 
-            def alone(*inputs: Any) -> Any:
+            def unpadded(*inputs: Any) -> Any:
                 *given, part = inputs
-                return function(*given, change=of_part(given[0], part))
+                return function(*given, change=ignore_padding(given[0], part))
 
             whole = [*signature, tf.TensorSpec([2], tf.int32)]
-            return on_canvas(
-                tf.function(alone, whole, autograph=False, jit_compile=True),
+            return run_on_canvas(
+                tf.function(unpadded, whole, autograph=False, jit_compile=True),
                 lambda *inputs: plain()(*inputs),
-                place,
+                canvas_of,
             )
 
         def score(*inputs: Any, **changes: Any) -> list[Any]:
             scores = functions.scores(*inputs, **changes)
-            # The scores of the coarse cells tell it as well as the logits of all pixels, which are
-            # sums of them.
+            # Checking the coarse scores suffices: the logits of pixels are sums of them.
             return [scores, tf.reduce_all(tf.math.is_finite(scores), axis=[1, 2, 3])]
 
         scores = tf.TensorSpec([batch_size, None, None, functions.channels])
-        classify = classifier(network, scores, engine, place)
-        score_whole = ready(score, images)
+        classify = class_finder(network, scores, engine, canvas_of)
+        score_whole = compiled_or_graph(score, images)
 
         def whole(images: Any) -> tuple[Any, Any]:
             found, finite = score_whole(images)
             return classify(found)[0], finite
 
-        self._whole = self._filled(whole)
+        self._whole = self._with_full_batches(whole)
         if tile is not None:
             self._tiling = Tiling(
-                self._filled(ready(functions.features, images)) if means else None,
-                self._filled(ready(score, images, *means)),
-                self._filled(classify),
+                self._with_full_batches(compiled_or_graph(functions.features, images))
+                if means
+                else None,
+                self._with_full_batches(compiled_or_graph(score, images, *means)),
+                self._with_full_batches(classify),
                 tile,
                 self.stride,
                 batch_size,
@@ -122,8 +125,10 @@ class Segmenter:
         """Segments an image of any size in tiles; see :class:`pipeline.network.tiling.Tiling`."""
         return self._tiling(pixels)
 
-    def _filled(self, function: Callable[..., Sequence[Any]]) -> Callable[..., list[np.ndarray]]:
-        """What calls a function of whole batches with batches that may be smaller."""
+    def _with_full_batches(
+        self, function: Callable[..., Sequence[Any]]
+    ) -> Callable[..., list[np.ndarray]]:
+        """Wraps a function of full batches so that it accepts smaller ones."""
 
         def call(*arrays: np.ndarray) -> list[np.ndarray]:
             count = len(arrays[0])
@@ -135,58 +140,60 @@ class Segmenter:
         return call
 
 
-def classifier(
+def class_finder(
     network: Network,
     spec: tf.TensorSpec,
     engine: str,
-    place: Callable[[tuple[int, int]], tuple[int, int] | None],
-) -> Run:
-    """What finds classes: scores → uint8 ``[n, h, w]``, as its only output.
+    canvas_of: Callable[[tuple[int, int]], tuple[int, int] | None],
+) -> TensorFunction:
+    """Returns a function: scores → uint8 classes ``[n, h, w]``, its only output.
 
-    In graph mode those of an interpolation are found by cells
-    (:mod:`pipeline.network.sparse_argmax`). All others are those of the largest logit, compiled for
+    In graph mode, the classes of interpolated scores are computed by
+    :mod:`pipeline.network.sparse_argmax`, all others as the argmax of all logits, compiled for
     canvases.
 
     Args:
         spec: of the scores.
-        place: of an image's size, the canvas.
+        canvas_of: (height, width) of an image → those of its canvas.
     """
     description, functions = network
     stride, shift = description.scores.stride, description.scores.shift
 
     def classes(scores: Any) -> list[Any]:
-        # Its sums decide between classes: they stay float32.
+        # These sums decide between classes, so they stay float32.
         classes = tf.argmax(functions.logits(scores), axis=-1, output_type=tf.int32)
         return [tf.cast(classes, tf.uint8)]
 
     @functools.cache
-    def in_graph() -> Run:
+    def in_graph() -> TensorFunction:
         if shift is None:
-            return runner(classes, [spec], FLOAT32)
+            return graph_function(classes, [spec], FLOAT32)
         return sparse_argmax_of(axis(stride, shift), spec)
 
     if engine != "xla" and shift is not None:
         return in_graph()
     compiled = tf.function(classes, [spec], autograph=False, jit_compile=True)
 
-    def place_cells(size: tuple[int, int]) -> tuple[int, int] | None:
-        found = place((size[0] * stride, size[1] * stride))
+    def cells_canvas_of(size: tuple[int, int]) -> tuple[int, int] | None:
+        found = canvas_of((size[0] * stride, size[1] * stride))
         return None if found is None else (found[0] // stride, found[1] // stride)
 
-    return on_canvas(
-        lambda scores, part: compiled(scores), lambda scores: in_graph()(scores), place_cells
+    return run_on_canvas(
+        lambda scores, part: compiled(scores), lambda scores: in_graph()(scores), cells_canvas_of
     )
 
 
-def runner(function: Callable, signature: Sequence[tf.TensorSpec], precision: str) -> Run:
-    """What runs a function that gives a list, optimized for a precision.
+def graph_function(
+    function: Callable, signature: Sequence[tf.TensorSpec], precision: str
+) -> TensorFunction:
+    """Traces a function that returns a list, and optimizes its graph for a precision.
 
-    The operation behind every call takes the optimizer's settings as an attribute, so they are this
-    function's own. ``tf.config.optimizer`` would set them for all functions that the same thread
-    calls, other programs' too, and for those alone.
+    The operation behind each call takes the optimizer's settings as an attribute, so they apply to
+    this function only. ``tf.config.optimizer`` would set them for all functions that the calling
+    thread runs, including those of other programs, and for no other thread.
     """
-    settings = optimizer(precision).SerializeToString(deterministic=True)
-    # tf.function would also make operations that may have state wait for each other.
+    settings = optimizer_config(precision).SerializeToString(deterministic=True)
+    # tf.function would serialize operations that might have state.
     traced = tf.compat.v1.wrap_function(function, signature)
     types = [tensor.dtype for tensor in traced.outputs]
 

@@ -1,9 +1,9 @@
-"""How many threads share the work of a machine.
+"""Threads of TensorFlow and of the job on one machine.
 
-On a CPU many single-threaded streams beat one that has many threads (``benchmarks/streams.py``):
-each takes its photos all the way, and no core waits for another within an operation. So TensorFlow
-gets one thread for the inside of an operation and the job as many streams as there are cores. A GPU
-takes one stream with batches.
+On a CPU, many single-threaded streams beat one with many threads (``benchmarks/streams.py``): each
+processes its photos from start to end, and no core waits for another within an operation. So
+TensorFlow gets one thread per operation and the job one stream per core. A GPU gets one stream with
+batches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # CUDA, ROCm, either u
 
 
 def usable_cores() -> int:
-    """The cores this process may use, by its affinity and the limits of its container."""
+    """Returns the cores this process may use, by its affinity and its container's limits."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     quota = container_cores(CGROUP)
@@ -26,7 +26,7 @@ def usable_cores() -> int:
 
 
 def container_cores(cgroup: Path) -> float | None:
-    """The CPU quota of a container, in cores; None where there is no limit.
+    """Returns the CPU quota of a container in cores; None if there is no limit.
 
     Args:
         cgroup: where the control groups are mounted; version 2 has ``cpu.max`` there, version 1
@@ -45,7 +45,7 @@ def container_cores(cgroup: Path) -> float | None:
 
 
 def has_accelerator() -> bool:
-    """Whether TensorFlow sees a GPU. It is imported for that only where there may be one."""
+    """Whether TensorFlow sees a GPU; it is imported only if there may be one."""
     if sys.platform == "linux" and not any(os.path.exists(device) for device in GPU_DEVICES):
         return False
     import tensorflow as tf
@@ -54,11 +54,11 @@ def has_accelerator() -> bool:
 
 
 def set_threads() -> bool:
-    """Gives TensorFlow one thread for the inside of an operation, and each core one operation.
+    """Gives TensorFlow one thread per operation, and runs one operation per core.
 
     Returns:
-        False where TensorFlow already runs in this process with other settings, which it cannot
-        change any more.
+        False if TensorFlow already runs in this process with other settings, which can no longer be
+        changed.
     """
     import tensorflow as tf
 
@@ -72,6 +72,6 @@ def set_threads() -> bool:
     return True
 
 
-def fixed_otherwise() -> bool:
-    """Whether TensorFlow is in use here with other threads than :func:`set_threads` gives."""
+def threads_differ() -> bool:
+    """Whether TensorFlow already runs with other threads than :func:`set_threads` sets."""
     return "tensorflow" in sys.modules and not set_threads()

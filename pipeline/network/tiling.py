@@ -1,8 +1,8 @@
 """Segments an image larger than the network sees at once, in overlapping tiles.
 
-Features that the network averages over a whole image are averaged over all tiles first, and the
-averages are given to each tile. Scores of neighbouring tiles are blended before classes are found,
-so that no edge shows where one tile ends. Two rows of tiles are held in memory, as scores.
+Features that the network averages over a whole image are first averaged over all tiles, and each
+tile gets these averages. Scores of neighbouring tiles are blended before classes are found, so that
+no edge shows where one tile ends. Two rows of tiles are held in memory, as scores.
 
 Both axes are cut alike: a tile is a span of rows and a span of columns.
 """
@@ -17,22 +17,21 @@ import numpy as np
 
 from pipeline.images.sizes import pad, padded_size
 
-OVERLAP = 3 / 8  # of the longest side of a tile: neighbours share at least that much
+MIN_OVERLAP = 3 / 8  # of the longest side of a tile
 
 
 class Tiling:
     """Runs images of any size through a network in tiles.
 
     Args:
-        average: uint8 RGB ``[n, h, w, 3]`` → what the network averages over the places of each
-            image, float32 ``[n, h/s, w/s, c]`` each, s and c its own; None where it averages
-            nothing.
+        average: uint8 RGB ``[n, h, w, 3]`` → features that the network averages over the image,
+            float32 ``[n, h/s, w/s, c]``, with s and c for each; None if it averages none.
         score: images, and the averages ``[n, 1, 1, c]``, → float32 scores ``[n, h/s, w/s, c]``, and
             bool ``[n]``: whether they are finite.
-        classify: scores → uint8 class ids ``[n, h, w]``, alone.
+        classify: scores → uint8 class ids ``[n, h, w]``, as its only output.
         side: the longest side of a tile, in pixels.
-        stride: of the network: ``side`` and the sides of tiles are multiples of it.
-        batch_size: the most tiles that a call gets.
+        stride: of the network; ``side`` and the sides of tiles are multiples of it.
+        batch_size: the maximum number of tiles per call.
     """
 
     def __init__(
@@ -54,10 +53,10 @@ class Tiling:
             pixels: uint8 RGB ``[h, w, 3]``.
 
         Returns:
-            uint8 class ids ``[h, w]``, and whether the scores of all tiles are finite; where they
-            are not, the class ids mean nothing.
+            uint8 class ids ``[h, w]``, and whether the scores of all tiles are finite; if not, the
+            class ids are meaningless.
         """
-        overlap = int(OVERLAP * self.side) // self.stride * self.stride
+        overlap = int(MIN_OVERLAP * self.side) // self.stride * self.stride
         rows, columns = (
             spans(length, self.side, overlap, self.stride)
             for length in padded_size(pixels, self.stride)
@@ -68,11 +67,11 @@ class Tiling:
         for index, row in enumerate(rows):
             scores: list[np.ndarray] = []
             for tiles in self._batches(pixels, [row], columns):
-                given = [np.repeat(average, len(tiles), axis=0) for average in averages]
-                found, finite = self._score(tiles, *given)
+                means = [np.repeat(average, len(tiles), axis=0) for average in averages]
+                found, finite = self._score(tiles, *means)
                 if not finite.all():
                     return class_map, False
-                scores += list(np.array(found))  # ours to write to
+                scores += list(np.array(found))  # a writable copy
             cell = (row.end - row.start) // len(scores[0])
             for place, (left, right) in enumerate(pairwise(scores)):
                 shared = (columns[place].end - columns[place + 1].start) // cell
@@ -89,7 +88,7 @@ class Tiling:
     def _averages(
         self, pixels: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
     ) -> list[np.ndarray]:
-        """What the network averages over the whole image, float32 ``[1, 1, 1, c]`` each."""
+        """Returns the averages over the whole image, float32 ``[1, 1, 1, c]`` each."""
         if self._average is None:
             return []
         sums: list[Any] = []
@@ -100,7 +99,7 @@ class Tiling:
             for index in range(len(tiles)):
                 row, column = next(places)
                 for which, feature in enumerate(features):
-                    # Each place counts once, and where it is farthest from the border of a tile.
+                    # Each place counts once, in the tile whose border is farthest from it.
                     own = feature[index][own_part(row, feature.shape[1])]
                     own = own[:, own_part(column, feature.shape[2])]
                     sums[which] += own.mean(axis=(0, 1), dtype=np.float64) * (
@@ -116,12 +115,12 @@ class Tiling:
         row: Span,
         columns: Sequence[Span],
     ) -> None:
-        """Puts the classes of a row of tiles into a class map, each tile's where it decides."""
+        """Writes the classes of a row of tiles, each in its own part, into a class map."""
         for start in range(0, len(columns), self.batch_size):
             batch = slice(start, start + self.batch_size)
             (found,) = self._classify(np.stack(scores[batch]))
             for column, classes in zip(columns[batch], found, strict=True):
-                # What is padded is cut off.
+                # Slicing by the part's shape cuts off the padding.
                 part = class_map[row.first : row.last, column.first : column.last]
                 top, left = row.first - row.start, column.first - column.start
                 part[...] = classes[top:, left:][: part.shape[0], : part.shape[1]]
@@ -129,7 +128,7 @@ class Tiling:
     def _batches(
         self, pixels: np.ndarray, rows: Sequence[Span], columns: Sequence[Span]
     ) -> Iterator[np.ndarray]:
-        """The tiles of rows, ``[n, h, w, 3]`` at a time; padded where they reach over the edge."""
+        """Yields batches of tiles, ``[n, h, w, 3]``, padded where they exceed the image."""
         places = [(row, column) for row in rows for column in columns]
         for start in range(0, len(places), self.batch_size):
             yield np.stack(
@@ -144,24 +143,24 @@ class Tiling:
 
 
 def own_part(span: Span, cells: int) -> slice:
-    """The cells of a span's own part, of ``cells`` that the span has."""
+    """Returns which of a span's ``cells`` belong to its own part."""
     pixels = (span.end - span.start) // cells
     return slice((span.first - span.start) // pixels, (span.last - span.start) // pixels)
 
 
 def blend(one: np.ndarray, other: np.ndarray, shared: int, axis: int) -> None:
-    """Lets two neighbours fade into each other where both have scores; in place, in both alike.
+    """Blends the overlap of two neighbouring tiles, in place and identically in both.
 
     Args:
         one: scores ``[h, w, c]`` of the upper, or left, tile.
         other: of the lower, or right, one.
-        shared: so many cells.
+        shared: number of cells they share.
         axis: 0 for rows, 1 for columns.
     """
     if axis == 1:
         one, other = one.swapaxes(0, 1), other.swapaxes(0, 1)
     ends, begins = one[len(one) - shared :], other[:shared]
-    share = fade(shared)[:, None, None]
+    share = fade_weights(shared)[:, None, None]
     ends += share * (begins - ends)
     begins[...] = ends
 
@@ -184,22 +183,21 @@ class Span(NamedTuple):
 
 
 def spans(length: int, side: int, overlap: int, multiple: int = 1) -> list[Span]:
-    """Cuts an axis into as few overlapping spans as do, all of one length.
+    """Cuts an axis into the fewest overlapping spans of one length.
 
     Args:
         length: of the axis in pixels, a multiple of ``multiple``.
-        side: the longest that a span may be.
-        overlap: what neighbours share at least.
+        side: the maximum length of a span.
+        overlap: the minimum overlap of neighbours.
         multiple: all starts and ends are multiples of it, as ``side`` and ``overlap`` must be.
 
     Returns:
-        Spans in their order. No pixel is in three of them where ``overlap`` is at most a third of
-        ``side``.
+        Spans in order. No pixel is in three of them if ``overlap`` is at most a third of ``side``.
     """
     if length <= side:
         return [Span(0, length, 0, length)]
     gaps = -(-(length - side) // (side - overlap))
-    # All of them shorter, rather than the last one nearly on top of its neighbour.
+    # Shortens all of them, rather than placing the last one nearly on top of its neighbour.
     cells = length // multiple
     longest = -(-(cells + gaps * (overlap // multiple)) // (gaps + 1))
     starts = [multiple * (index * (cells - longest) // gaps) for index in range(gaps + 1)]
@@ -212,7 +210,7 @@ def spans(length: int, side: int, overlap: int, multiple: int = 1) -> list[Span]
     return [Span(*part) for part in parts]
 
 
-def fade(length: int) -> np.ndarray:
+def fade_weights(length: int) -> np.ndarray:
     """Returns the weight of the later of two tiles in each cell of their overlap.
 
     It is 0 and 1 near the ends, where a network sees the border of a tile instead of the image

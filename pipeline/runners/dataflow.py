@@ -1,4 +1,4 @@
-"""A job on Dataflow, which is asked by Google's REST interface.
+"""A job on Dataflow, queried and cancelled through Google's REST API.
 
 https://cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.locations.jobs
 """
@@ -18,13 +18,13 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from pipeline.runners.remote_job import RemoteJob
 from pipeline.storage import google_token
 
-_AT = re.compile(
+_JOBS_URL = re.compile(
     r"https?://[^/?#@\s]+/v1b3/projects/(?P<project>[^/?#\s]+)/locations/(?P<region>[^/?#\s]+)"
 )
 
 
-class RefusedError(OSError):
-    """What Dataflow does not do, by its HTTP status."""
+class DataflowError(OSError):
+    """An HTTP error response from Dataflow."""
 
     def __init__(self, status: int, why: str):
         super().__init__(f"{why} ({status})")
@@ -44,10 +44,10 @@ class DataflowJob(RemoteJob):
         found: dict[str, str] = {}
         token = ""
         while True:
-            asked = urllib.parse.urlencode(
+            query = urllib.parse.urlencode(
                 {"name": self.name, "filter": "ALL", **({"pageToken": token} if token else {})}
             )
-            page = _ask(f"{self.at}/jobs?{asked}")
+            page = _request(f"{self.at}/jobs?{query}")
             for job in page.get("jobs", ()):
                 if job.get("name") == self.name:
                     found[job["id"]] = job.get("currentState", "JOB_STATE_UNKNOWN")
@@ -55,15 +55,15 @@ class DataflowJob(RemoteJob):
             if not token:
                 return found
 
-    def request_end(self, job: str) -> None:
+    def request_cancellation(self, job: str) -> None:
         try:
-            _ask(f"{self.at}/jobs/{job}", "PUT", {"requestedState": "JOB_STATE_CANCELLED"})
-        except RefusedError as error:
-            if error.status not in (400, 409):  # it has just ended, or has only just begun
+            _request(f"{self.at}/jobs/{job}", "PUT", {"requestedState": "JOB_STATE_CANCELLED"})
+        except DataflowError as error:
+            if error.status not in (400, 409):  # it has just ended or has just started
                 raise
 
     def page(self) -> str:
-        match = _AT.fullmatch(self.at)
+        match = _JOBS_URL.fullmatch(self.at)
         assert match is not None
         jobs = [
             f"https://console.cloud.google.com/dataflow/jobs/{match['region']}/{job}"
@@ -74,7 +74,7 @@ class DataflowJob(RemoteJob):
 
 
 def address(options: PipelineOptions) -> str:
-    """Where the jobs of a project and region are."""
+    """Returns the URL below which the jobs of a project and region are found."""
     cloud = options.view_as(GoogleCloudOptions)
     endpoint = cloud.dataflow_endpoint.strip().rstrip("/")
     if "://" not in endpoint:
@@ -82,34 +82,34 @@ def address(options: PipelineOptions) -> str:
     return f"{endpoint}/v1b3/projects/{cloud.project}/locations/{cloud.region}"
 
 
-def is_address(at: str) -> bool:
-    """Whether Dataflow is asked there."""
-    return _AT.fullmatch(at) is not None
+def is_jobs_url(at: str) -> bool:
+    """Whether a URL is one that :func:`address` returns."""
+    return _JOBS_URL.fullmatch(at) is not None
 
 
-def _ask(url: str, method: str = "GET", body: Any = None) -> Any:
-    """What Dataflow answers.
+def _request(url: str, method: str = "GET", body: Any = None) -> Any:
+    """Sends a request to Dataflow and returns its answer.
 
     Raises:
-        OSError: it does not, or there are no credentials for it.
+        OSError: it does not answer, or there are no credentials for it.
     """
     headers = {"Content-Type": "application/json"}
-    if is_googles(url):
+    if is_google_url(url):
         headers["Authorization"] = f"Bearer {google_token()}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return _parsed(answer.read())
+            return _parse_answer(answer.read())
     except urllib.error.HTTPError as error:
         with error:
-            told = _parsed(error.read()).get("error")
-        why = told.get("message") if isinstance(told, dict) else None
-        raise RefusedError(error.code, str(why or error.reason)) from error
+            details = _parse_answer(error.read()).get("error")
+        why = details.get("message") if isinstance(details, dict) else None
+        raise DataflowError(error.code, str(why or error.reason)) from error
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
-    """What an answer holds; nothing if it is none of Dataflow's."""
+def _parse_answer(data: bytes) -> dict[str, Any]:
+    """Parses an answer; returns an empty dict if it is not a JSON object."""
     try:
         found = json.loads(data)
     except ValueError:
@@ -117,7 +117,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_googles(url: str) -> bool:
-    """Whether a URL is one of Google's: no other gets credentials, as a lock may be crafted."""
+def is_google_url(url: str) -> bool:
+    """Whether a URL is Google's: credentials go nowhere else, as a lock may be crafted."""
     parts = urllib.parse.urlsplit(url)
     return parts.scheme == "https" and (parts.hostname or "").endswith(".googleapis.com")

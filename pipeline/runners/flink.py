@@ -1,4 +1,4 @@
-"""A job on a Flink cluster, which is asked by Flink's REST interface.
+"""A job on a Flink cluster, queried and cancelled through Flink's REST API.
 
 https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/
 """
@@ -36,7 +36,7 @@ class FlinkJob(RemoteJob):
 
     def states(self) -> Mapping[str, str]:
         try:
-            found = [job for job in _ask(f"{self.at}/jobs/overview")["jobs"] if self._is(job)]
+            found = [job for job in _request(f"{self.at}/jobs/overview")["jobs"] if self._is(job)]
             return {job["jid"]: job["state"] for job in found}
         except (KeyError, TypeError, ValueError) as error:
             raise OSError(f"{self.at}: is not a Flink cluster's address") from error
@@ -45,42 +45,44 @@ class FlinkJob(RemoteJob):
         return job["name"] == self.name
 
     def prepare(self, options: PipelineOptions) -> None:
-        """As :meth:`RemoteJob.prepare`; the job gets as many streams as the cluster has free slots.
+        """As :meth:`RemoteJob.prepare`; also sets the parallelism to the number of free slots.
 
-        Beam would make it one, whatever the cluster's settings say: it looks for them on the
-        machine that submits (https://beam.apache.org/documentation/runners/flink/,
+        Beam would set it to one, whatever the cluster's settings say: it reads them on the machine
+        that submits the job (https://beam.apache.org/documentation/runners/flink/,
         ``parallelism``).
         """
         super().prepare(options)
         flink = options.view_as(FlinkRunnerOptions)
         if flink.parallelism < 1:
-            overview = _ask(f"{self.at}/overview")
+            overview = _request(f"{self.at}/overview")
             # A cluster may start its task managers when there is a job; then Beam decides.
             flink.parallelism = overview["slots-available"] or overview["slots-total"] or -1
 
-    def request_end(self, job: str) -> None:
-        _ask(f"{self.at}/jobs/{job}?mode=cancel", "PATCH")
+    def request_cancellation(self, job: str) -> None:
+        _request(f"{self.at}/jobs/{job}?mode=cancel", "PATCH")
 
     def page(self) -> str:
         return "".join(f"{self.at}/#/job/running/{job}/overview" for job in self.ids()[:1])
 
     def metrics(self, result: PipelineResult) -> PortableMetrics:
-        """Beam's metrics, as far as its workers have told.
+        """Returns the Beam metrics that Flink has published so far.
 
         Raises:
-            OSError: the cluster cannot be asked.
+            OSError: the cluster does not answer.
         """
         response = beam_job_api_pb2.GetJobMetricsResponse()
         for job in self.ids():
-            # Beam has given Flink its metrics as an accumulator, whose text is JSON.
-            for accumulator in _ask(f"{self.at}/jobs/{job}/accumulators")["user-task-accumulators"]:
+            # Beam stores its metrics in a Flink accumulator, as JSON.
+            for accumulator in _request(f"{self.at}/jobs/{job}/accumulators")[
+                "user-task-accumulators"
+            ]:
                 if accumulator["name"] == METRICS:
                     json_format.Parse(accumulator["value"], response, ignore_unknown_fields=True)
         return PortableMetrics(response)
 
 
 def address(options: PipelineOptions) -> str | None:
-    """The address of the cluster that a job is for; None where it cannot be asked."""
+    """Returns the URL of a job's cluster; None where its REST API is not known."""
     master = options.view_as(FlinkRunnerOptions).flink_master.strip()
     if master.startswith("[") or options.view_as(PortableOptions).job_endpoint:
         return None
@@ -88,14 +90,14 @@ def address(options: PipelineOptions) -> str | None:
     return at.rstrip("/")
 
 
-def _ask(url: str, method: str = "GET") -> Any:
-    """What Flink answers.
+def _request(url: str, method: str = "GET") -> Any:
+    """Sends a request to Flink and returns its answer.
 
     Raises:
-        OSError: it does not.
-        ValueError: it is no JSON.
+        OSError: it does not answer.
+        ValueError: the answer is not JSON.
     """
-    if not url.startswith(("http://", "https://")):  # of a crafted lock
+    if not url.startswith(("http://", "https://")):  # from a crafted lock
         raise OSError(f"{url}: is not a cluster's address")
     request = urllib.request.Request(url, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""Jobs in this process."""
+"""Runs jobs in this process."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from model_build.common.errors import UserError, require
 from model_build.common.limits import check_address_space
 from pipeline.network import threads
 
-# The in-process runner's harness prints the traceback that it logs as well. Threads of a run that
-# was interrupted may do so later, so this holds for good.
+# The in-process runner's harness logs each traceback and prints it as well. Threads of an
+# interrupted run may do so later, so this is never undone.
 sdk_worker.print = lambda *values, **options: None  # type: ignore[attr-defined]
 
 
-# The in-process runner's streams would pass on each second, by another thread, what they have
-# encoded so far: also half an element, which nobody can decode. Without that they pass on what has
-# come together between two elements, as elsewhere.
+# The in-process runner's streams would flush their buffers every second from another thread, even
+# in the middle of an element, which then cannot be decoded. With 0 they flush only between two
+# elements, as other runners do.
 worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
 
 
-# Bytes that a job takes once its network is loaded: threads of Beam, gRPC and TensorFlow, and what
-# each stream holds.
-ADDRESS_SPACE, BYTES_PER_STREAM = 250_000_000, 400_000_000
+# Bytes that a job needs once its network is loaded: for the threads of Beam, gRPC and TensorFlow,
+# and for each stream.
+BASE_BYTES, BYTES_PER_STREAM = 250_000_000, 400_000_000
 
 
 LOCAL_RUNNER = "FnApiRunner"
 
 
-LOCAL_NAMES = ("direct", "directrunner", "fnapirunner")
+LOCAL_RUNNER_NAMES = ("direct", "directrunner", "fnapirunner")
 
 
 def is_local(options: PipelineOptions) -> bool:
     """Whether the job runs in this process.
 
     Raises:
-        UserError: Beam has no such runner, or what it needs is not installed.
+        UserError: Beam has no such runner, or a package it needs is not installed.
     """
     runner = options.view_as(StandardOptions).runner or LOCAL_RUNNER
-    if runner.lower() in LOCAL_NAMES:
+    if runner.lower() in LOCAL_RUNNER_NAMES:
         return True
     if runner.lower().startswith("dataflow"):
         require("gcp", "google.cloud.storage", "apitools", purpose=f"--runner {runner}")
@@ -52,13 +52,13 @@ def is_local(options: PipelineOptions) -> bool:
 
 
 def run_here(options: PipelineOptions, workers: int | None) -> None:
-    """Makes a job run in this process, in so many streams.
+    """Sets a job's options so that it runs in this process with ``workers`` streams.
 
-    Beam's ``DirectRunner`` would first try to download another runner's binary; it is taken to mean
-    the in-process one.
+    Beam's ``DirectRunner`` would first try to download another runner's binary; here it means the
+    in-process runner.
 
     Args:
-        workers: streams; None takes as many as there are cores, or one on an accelerator.
+        workers: number of streams; None means one per core, or one on an accelerator.
     """
     workers = _streams(workers)
     options.view_as(StandardOptions).runner = LOCAL_RUNNER
@@ -68,18 +68,18 @@ def run_here(options: PipelineOptions, workers: int | None) -> None:
 
 
 def check_memory(workers: int | None) -> None:
-    """Checks that a job in this process may take the address space that its threads need.
+    """Checks that this process may allocate the address space that a job's threads need.
 
     Args:
         workers: see :func:`run_here`.
 
     Raises:
-        JobError: it may not.
+        JobError: the limit of the process is too low.
     """
     streams = _streams(workers)
     remedy = ", or use fewer --workers" if streams > 1 else ""
-    called = f"a job of {streams} stream{'s' * (streams > 1)}"
-    check_address_space(ADDRESS_SPACE + streams * BYTES_PER_STREAM, called, remedy)
+    purpose = f"a job of {streams} stream{'s' * (streams > 1)}"
+    check_address_space(BASE_BYTES + streams * BYTES_PER_STREAM, purpose, remedy)
 
 
 def _streams(workers: int | None) -> int:

@@ -1,8 +1,8 @@
-"""What a run tells while it works: stage times and live counts.
+"""Stage times and live counts of a run.
 
-Both are Beam metrics, so they come back from workers elsewhere, too: some runners tell them as a
-job goes, some at the end of each step. Meanwhile the journal tells how many images are done. A
-local run counts in plain variables as well, as it executes its DoFns in this process.
+Both are Beam metrics, so remote workers report them as well: some runners publish them while a job
+runs, others at the end of each step. Until then the journal shows how many images are done. A local
+run executes its DoFns in this process and also counts in plain variables.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricResults, MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
-from model_build.common.progress_bar import bar
+from model_build.common.progress_bar import progress_bar
 from pipeline.network.handler import METRICS
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,10 +39,10 @@ def stage_timer(stage: str) -> Iterator[None]:
 
 
 def stage_seconds(result: PipelineResult) -> dict[str, float]:
-    """Seconds each stage took, summed over all threads and workers; none if nobody can tell."""
+    """Returns the seconds of each stage, summed over all workers; {} without metrics."""
     try:
         found = result.metrics().query(MetricsFilter().with_namespace(METRICS))["distributions"]
-    except Exception as error:  # the job is done all the same
+    except Exception as error:  # the job has succeeded nevertheless
         _LOGGER.info("no stage times: %s", error)
         return {}
     sums = {metric.key.metric.name: metric.result.sum / 1e6 for metric in found}
@@ -60,8 +60,8 @@ class Counts:
     def reset(self) -> None:
         self.listed = self.masks = self.kept = self.rejects = 0
 
-    def put(self, **counts: int) -> None:
-        """Puts others in their place."""
+    def set(self, **counts: int) -> None:
+        """Sets counts to new values."""
         with self._lock:
             for name, value in counts.items():
                 setattr(self, name, value)
@@ -77,23 +77,23 @@ class Counts:
 
 
 COUNTS = Counts()
-COUNTED = ("listed", "masks", "kept", "rejects")
-_counters = {name: Metrics.counter(METRICS, name) for name in COUNTED}
-_followed = threading.Event()  # a run elsewhere, whose counts are put by what follows it
+COUNT_NAMES = ("listed", "masks", "kept", "rejects")
+_counters = {name: Metrics.counter(METRICS, name) for name in COUNT_NAMES}
+_polling = threading.Event()  # set during a remote run, whose counts :func:`poll_counts` sets
 
 
 def count(**changes: int) -> None:
     """Counts images; for use inside a DoFn."""
-    if not _followed.is_set():
+    if not _polling.is_set():
         COUNTS.add(**changes)
     for name, change in changes.items():
         _counters[name].inc(change)
 
 
 def metric_counts(metrics: MetricResults) -> dict[str, int]:
-    """The counts of all workers, of a runner that tells them."""
+    """Returns the counts of all workers from a runner's metrics."""
     found = metrics.query(MetricsFilter().with_namespace(METRICS))["counters"]
-    counts = dict.fromkeys(COUNTED, 0)
+    counts = dict.fromkeys(COUNT_NAMES, 0)
     for metric in found:
         if metric.key.metric.name in counts:
             counts[metric.key.metric.name] += metric.result or 0
@@ -101,53 +101,55 @@ def metric_counts(metrics: MetricResults) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def following(
+def poll_counts(
     metrics: Callable[[], MetricResults],
     journalled: Callable[[], tuple[int, int]],
     interval: float = 5.0,
 ) -> Iterator[None]:
-    """Lets :data:`COUNTS` follow a run elsewhere while its block runs.
+    """Updates :data:`COUNTS` from a remote run while its block runs.
 
     Args:
-        metrics: asks its runner for them.
-        journalled: numbers of images that have got a mask and a reject by now. Each is there once,
-            however often a worker was lost.
-        interval: seconds between two looks.
+        metrics: queries the runner for its metrics.
+        journalled: returns the numbers of masks and rejects so far. Each image counts once, even if
+            a worker was lost and its work repeated.
+        interval: seconds between two polls.
     """
     finished = threading.Event()
 
-    def look() -> None:
+    def poll_once() -> None:
         try:
             counts = metric_counts(metrics())
-        except Exception as error:  # some runners have none before the end; the job's own end tells
+        except (
+            Exception
+        ) as error:  # some runners publish none before the end; failures show when the job ends
             _LOGGER.debug("no metrics: %s", error)
-            counts = dict.fromkeys(COUNTED, 0)
+            counts = dict.fromkeys(COUNT_NAMES, 0)
         try:
             masks, rejects = journalled()
         except (OSError, ValueError) as error:
             _LOGGER.debug("no journal: %s", error)
             return
         kept, listed = counts["kept"], counts["listed"]
-        COUNTS.put(listed=max(listed, masks + rejects), masks=masks, rejects=rejects, kept=kept)
+        COUNTS.set(listed=max(listed, masks + rejects), masks=masks, rejects=rejects, kept=kept)
 
-    def follow() -> None:
+    def poll() -> None:
         while not finished.wait(interval):
-            look()
+            poll_once()
 
-    _followed.set()
-    thread = threading.Thread(target=follow, daemon=True)
+    _polling.set()
+    thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield
     finally:
         finished.set()
         thread.join()
-        _followed.clear()
+        _polling.clear()
 
 
 @contextlib.contextmanager
-def shown(interval: float = 10.0) -> Iterator[None]:
-    """Shows :data:`COUNTS` while its block runs: a bar on a terminal, else a line now and then.
+def show_progress(interval: float = 10.0) -> Iterator[None]:
+    """Shows :data:`COUNTS` while its block runs: a bar on a terminal, else a line per interval.
 
     Args:
         interval: seconds between two lines.
@@ -165,7 +167,7 @@ def shown(interval: float = 10.0) -> Iterator[None]:
 
 
 def _show_bar(finished: threading.Event, interval: float) -> None:
-    with bar("images") as advance:
+    with progress_bar("images") as advance:
         first: tuple[float, int] | None = None
         stopped = False
         while not stopped:
@@ -193,7 +195,7 @@ def _show_lines(finished: threading.Event, interval: float) -> None:
 
 
 def _rate(first: tuple[float, int] | None) -> tuple[tuple[float, int] | None, float]:
-    """Images/s since the first image was done: start-up must not spoil the time left."""
+    """Returns images/s since the first image was done: start-up would distort the time left."""
     now, done = time.monotonic(), COUNTS.done
     if first is None:
         return ((now, done) if done else None), 0.0

@@ -1,4 +1,4 @@
-"""Which jobs elsewhere can be asked for, and by what name: those on Flink and on Dataflow."""
+"""Finds the remote jobs that can be queried by name: those on Flink and on Dataflow."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.runners.remote_job import RemoteJob
 
 
 def name_job(options: PipelineOptions, run: str) -> RemoteJob | None:
-    """Gives a job a name of its own, unless it has one, by which its runner can be asked for it.
+    """Gives a job a unique name, unless it has one, by which its runner can be queried.
 
     Args:
-        options: of the job; its name is set.
+        options: the job's; its name is set.
         run: the run's name.
 
     Returns:
-        The job; None where the runner is none that can be asked.
+        The job; None if its runner cannot be queried.
     """
     cloud = options.view_as(GoogleCloudOptions)
     if cloud.job_name is None:
@@ -37,39 +37,41 @@ def name_job(options: PipelineOptions, run: str) -> RemoteJob | None:
 
 
 def address(options: PipelineOptions) -> str | None:
-    """The URL at which a job's runner can be asked for it; None where it cannot."""
+    """Returns the URL at which a job's runner can be queried; None if it cannot."""
     runner = (options.view_as(StandardOptions).runner or "").rpartition(".")[2].lower()
     if runner == "flinkrunner":
         return flink.address(options)
     return dataflow.address(options) if runner == "dataflowrunner" else None
 
 
-def is_running(noted: Any) -> bool | None:
-    """Whether a job that a lock has noted still runs; None where its runner cannot be asked.
+def is_running(recorded: Any) -> bool | None:
+    """Whether a job recorded in a lock still runs; None if its runner does not answer.
 
     Args:
-        noted: see :meth:`pipeline.runners.remote_job.RemoteJob.to_json`.
+        recorded: see :meth:`pipeline.runners.remote_job.RemoteJob.to_json`.
     """
     try:
-        return bool(_job(noted["at"], noted["name"]).ids())
-    except (OSError, KeyError, TypeError, AttributeError):  # the latter of a crafted lock
+        return bool(_job(recorded["at"], recorded["name"]).ids())
+    except (OSError, KeyError, TypeError, AttributeError):  # the last three from a crafted lock
         return None
 
 
 def _job(at: str, name: str) -> RemoteJob:
-    return DataflowJob(at, name) if dataflow.is_address(at) else FlinkJob(at, name)
+    return DataflowJob(at, name) if dataflow.is_jobs_url(at) else FlinkJob(at, name)
 
 
 def check_options(options: PipelineOptions) -> None:
-    """Lets Beam look at the options of a job elsewhere, which may complete them.
+    """Lets Beam validate the options of a remote job; it may fill in missing ones.
 
     Raises:
-        UserError: one that its runner needs is missing or cannot be.
+        UserError: an option that its runner needs is missing or invalid.
     """
     name = options.view_as(StandardOptions).runner
     try:
         found = PipelineOptionsValidator(options, create_runner(name)).validate()
-    except Exception as error:  # of Google's libraries, which it may ask for a bucket
+    except (
+        Exception
+    ) as error:  # Google's libraries, which may look up a bucket, raise errors of many kinds
         found = [first_line(error)]
     if found:
         raise UserError(f"--runner {name}: {found[0].rstrip('.')}")

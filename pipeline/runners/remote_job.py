@@ -1,7 +1,7 @@
-"""A job elsewhere, as its runner knows it: does it live, how far is it, its end.
+"""A remote job as its runner knows it: its state, its metrics, and how to cancel it.
 
-Beam's own interface forgets a job when its client ends, and its cancelling may end the client
-alone. So the runner itself is asked, by the name of the job, which no other job has.
+Beam's own interface forgets a job when its client ends, and cancelling may end only the client. So
+the runner itself is queried, by the job's unique name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from model_build.common.errors import JobError, UserError, first_line
 
-LISTED_WITHIN = 10.0  # seconds that a job which has been handed over may take to be listed
+SECONDS_UNTIL_LISTED = 10.0  # a runner may take this long to list a submitted job
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class RemoteJob(ABC):
     """A job on a cluster or service; each kind has a class of its own.
 
     Attributes:
-        at: where it is asked for, a URL.
-        name: which no other job has there.
+        at: URL at which its runner is queried.
+        name: unique on that runner.
     """
 
     at: str
@@ -38,66 +38,66 @@ class RemoteJob(ABC):
     FAILED: ClassVar[tuple[str, ...]] = ()
     CANCELLING: ClassVar[str] = ""
     OPTION: ClassVar[str] = ""
-    """States of its runner, and the option that names where it is."""
+    """The runner's names of job states, and the option that names its address."""
 
     def __str__(self) -> str:
         return f"the job {self.name} on {self.at}"
 
     def to_json(self) -> dict[str, str]:
-        """As a lock notes it."""
+        """Returns the form in which a lock records it."""
         return asdict(self)
 
-    # What each kind has of its own
+    # Specific to each runner
 
     @abstractmethod
     def states(self) -> Mapping[str, str]:
-        """The state of each job of this name by the runner's id; also of those that have ended.
+        """Returns the states of all jobs of this name, ended ones included, by the runner's id.
 
         Raises:
-            OSError: the runner cannot be asked.
+            OSError: the runner does not answer.
         """
 
     @abstractmethod
-    def request_end(self, job: str) -> None:
-        """Asks for a job to be cancelled.
+    def request_cancellation(self, job: str) -> None:
+        """Requests the cancellation of a job, without waiting for it.
 
         Args:
             job: the runner's id.
 
         Raises:
-            OSError: the runner cannot be asked.
+            OSError: the runner does not answer.
         """
 
     @abstractmethod
     def page(self) -> str:
-        """The runner's page about it."""
+        """Returns the URL of the runner's web page about it, or "" if there is none."""
 
     def metrics(self, result: PipelineResult) -> MetricResults:
-        """Beam's metrics, as far as its workers have told.
+        """Returns the Beam metrics that the runner has published so far.
 
         Args:
-            result: what Beam has of it.
+            result: Beam's result of the same job.
         """
         return result.metrics()
 
-    # What they have in common
+    # Common to all runners
 
     def ids(self) -> list[str]:
-        """The runner's ids of the jobs of this name that have not ended.
+        """Returns the runner's ids of the jobs of this name that have not ended.
 
         Raises:
-            OSError: the runner cannot be asked.
+            OSError: the runner does not answer.
         """
         return [job for job, state in self.states().items() if state not in self.ENDED]
 
     def prepare(self, options: PipelineOptions) -> None:
-        """Asks the runner for anything, before it gets the job.
+        """Checks that the runner answers before the job is submitted to it.
 
         Args:
-            options: of the job; what is left open there, and depends on the runner, is set.
+            options: the job's; missing ones that depend on the runner are set.
 
         Raises:
-            UserError: it does not answer.
+            UserError: the runner does not answer.
         """
         try:
             self.ids()
@@ -106,10 +106,10 @@ class RemoteJob(ABC):
             raise UserError(f"{self.OPTION} {self.at}: cannot be asked for jobs ({why})") from None
 
     def wait_until_listed(self, seconds: float = 120.0) -> None:
-        """Waits until the runner has the job, which goes on from there without its client.
+        """Waits until the runner has accepted the job, which then runs without its client.
 
         Raises:
-            JobError: it does not come, or has failed.
+            JobError: the job does not appear in time, or has failed.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -127,10 +127,10 @@ class RemoteJob(ABC):
         """Cancels it and waits for its end.
 
         Returns:
-            False where it is being cancelled, which takes longer than so many seconds.
+            True once it has ended; False if it is still being cancelled after ``seconds``.
 
         Raises:
-            OSError: the runner cannot be asked, or the job goes on.
+            OSError: the runner does not answer, or the job still runs.
         """
         start, found = time.monotonic(), False
         while True:
@@ -138,13 +138,13 @@ class RemoteJob(ABC):
             ids = [job for job, state in states.items() if state not in self.ENDED]
             found = found or bool(ids)
             waited = time.monotonic() - start
-            if not ids and (found or waited > LISTED_WITHIN):
+            if not ids and (found or waited > SECONDS_UNTIL_LISTED):
                 return True
             if waited > seconds:
                 break
             for job in ids:
                 if states[job] != self.CANCELLING:
-                    self.request_end(job)
+                    self.request_cancellation(job)
             time.sleep(0.5)
         if all(states[job] == self.CANCELLING for job in ids):
             return False

@@ -1,4 +1,4 @@
-"""Runs a pipeline, here or elsewhere, or hands it to a cluster."""
+"""Runs a pipeline in this process or on another runner, or submits it without waiting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from model_build.common.errors import JobError, Terminated, first_line
 from pipeline.runners import progress
-from pipeline.runners.failures import explain, how_ended
+from pipeline.runners.failures import describe_end, explain_failure
 from pipeline.runners.remote_job import RemoteJob
 
 _LOGGER = logging.getLogger(__name__)
@@ -32,46 +32,46 @@ def run_pipeline(
     """Runs a pipeline and waits for it, with its progress shown.
 
     Args:
-        listed: number of images, where it is known before.
-        job: what a cluster knows it by.
-        journalled: see :func:`pipeline.runners.progress.following`; None where the pipeline runs in
+        listed: number of images, if it is known in advance.
+        job: the same job as its runner knows it; None if that cannot be queried.
+        journalled: see :func:`pipeline.runners.progress.poll_counts`; None if the pipeline runs in
             this process.
 
     Raises:
-        JobError: what ended the job, in one line.
-        KeyboardInterrupt: on Ctrl-C; Terminated, a kind of it, on SIGTERM. A job elsewhere has been
-            cancelled then; its text says so, or why not.
+        JobError: the job failed; its text is the cause in one line.
+        KeyboardInterrupt: on Ctrl-C, or its subclass Terminated on SIGTERM. A remote job has then
+            been cancelled; the text says so, or why not.
     """
     result = None
     try:
-        with _raising_interrupts(), progress.shown():
+        with _raising_interrupts(), progress.show_progress():
             progress.COUNTS.add(listed=listed)
             result = pipeline.run()
             if journalled is None:
                 result.wait_until_finish()
                 return result
-            with progress.following(_asking(result, job), journalled):
+            with progress.poll_counts(_metrics_reader(result, job), journalled):
                 state = result.wait_until_finish()
-            with contextlib.suppress(Exception):  # what matters is how the job has ended
-                progress.COUNTS.put(**progress.metric_counts(result.metrics()))
+            with contextlib.suppress(Exception):  # these counts are only for display
+                progress.COUNTS.set(**progress.metric_counts(result.metrics()))
     except KeyboardInterrupt as interrupt:
         if journalled is not None:
             interrupt.args = (_cancel(pipeline.options, result, job),)
         raise
     except Exception as error:
         raise _failed(error) from error
-    if state != PipelineState.DONE:  # Beam may raise it, and may say so
-        raise JobError(how_ended(state))
+    if state != PipelineState.DONE:  # some runners raise on failure, others only return the state
+        raise JobError(describe_end(state))
     return result
 
 
-def _asking(result: PipelineResult, job: RemoteJob | None) -> Callable[[], MetricResults]:
-    """What asks a job's runner for its metrics."""
+def _metrics_reader(result: PipelineResult, job: RemoteJob | None) -> Callable[[], MetricResults]:
+    """Returns a function that queries a job's runner for its metrics."""
     return lambda: result.metrics() if job is None else job.metrics(result)
 
 
 def submit_pipeline(pipeline: beam.Pipeline, job: RemoteJob) -> None:
-    """Hands a pipeline to a cluster and waits until it has it.
+    """Submits a pipeline to a cluster and waits until the cluster has accepted it.
 
     Raises:
         JobError, KeyboardInterrupt: as :func:`run_pipeline` does.
@@ -91,12 +91,12 @@ def submit_pipeline(pipeline: beam.Pipeline, job: RemoteJob) -> None:
 
 def _failed(error: Exception) -> JobError:
     _LOGGER.info("the job failed", exc_info=error)
-    # What one stream raises comes as it is, without its class in its text.
-    return JobError(explain(f"{type(error).__name__}: {error}"))
+    # With a single stream the exception arrives unwrapped, without its class in its text.
+    return JobError(explain_failure(f"{type(error).__name__}: {error}"))
 
 
 def _cancel(options: PipelineOptions, result: PipelineResult | None, job: RemoteJob | None) -> str:
-    """Cancels a job elsewhere, and tells what has become of it."""
+    """Cancels a remote job and returns a sentence on the outcome."""
     named = job or "the job"
     try:
         if job is not None:
@@ -109,16 +109,16 @@ def _cancel(options: PipelineOptions, result: PipelineResult | None, job: Remote
     except Exception as error:
         of_beam = isinstance(result, PortableResult)
         if of_beam and not options.view_as(PortableOptions).job_endpoint and job is None:
-            return f"{named} has ended with its job server"  # which Beam has started for it
+            return f"{named} has ended with its job server"  # which Beam had started for this job
         return f"{named} could not be cancelled ({first_line(error)}): cancel it there"
     return f"{named} has been cancelled"
 
 
 @contextlib.contextmanager
 def _raising_interrupts() -> Iterator[None]:
-    """Ends by a KeyboardInterrupt on Ctrl-C or SIGTERM: Beam may pass it on as a job's error."""
+    """Raises KeyboardInterrupt on Ctrl-C or SIGTERM, even if Beam turned it into a job's error."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted, and may say what happens then
+        yield  # only the main thread gets signals and may set handlers for them
         return
     interrupts: list[type[KeyboardInterrupt]] = []
 

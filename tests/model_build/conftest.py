@@ -97,7 +97,7 @@ def make_paired():
 
 
 class _Files(BaseHTTPRequestHandler):
-    """Serves one file as its server's attributes tell; see :func:`serve`."""
+    """Serves one file as its server's attributes say; see :func:`serve`."""
 
     protocol_version = "HTTP/1.1"
 
@@ -171,10 +171,10 @@ def voc_tar(make_voc, tmp_path_factory):
 
 @pytest.fixture
 def make_source(monkeypatch):
-    """A function that tells what a download must be; attempts follow at once upon each other."""
+    """A function that makes a :class:`Source`; retries follow without pauses."""
     from model_build.data import download
 
-    monkeypatch.setattr(download, "PAUSES", (0.0,) * 3)
+    monkeypatch.setattr(download, "RETRY_PAUSES_SECONDS", (0.0,) * 3)
 
     def make(url, content, **changes):
         fields = {
@@ -293,7 +293,7 @@ def long_training(run_training, quick, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def read_checkpoint():
-    """A function that loads a network as it was after so many epochs."""
+    """A function that loads a network as it was after a number of epochs."""
 
     def read(output, epochs):
         import keras

@@ -90,7 +90,7 @@ def refused(folder, read=artifact.describe):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (32, 32), (96, 64)])
-def test_what_is_saved_serves_the_networks_logits(saved, network, size):
+def test_the_saved_model_serves_the_networks_logits(saved, network, size):
     images = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
     logits, expected = networks.serve(saved.folder)(images), network[0](images)
     assert (logits.dtype, logits.shape) == ("float32", (2, *size, 3))
@@ -106,7 +106,7 @@ def test_half_is_half_the_size_and_the_same_network(saved, halved, network):
     np.testing.assert_allclose(networks.serve(halved)(images), network[0](images), atol=1e-4)
 
 
-def test_half_of_what_float16_does_not_hold_is_not_saved(network, description, tmp_path):
+def test_kernels_that_float16_cannot_represent_are_not_saved(network, description, tmp_path):
     model = keras.models.clone_model(network[0])
     model.set_weights([w + np.float32(0.001) * w.std() for w in network[0].get_weights()])
     with pytest.raises(JobError, match="its inference program computes something else") as raised:
@@ -133,7 +133,7 @@ def test_saving_twice_gives_equal_files(network, description, saved, halved, tmp
             assert (tmp_path / name).read_bytes() == (first / name).read_bytes(), name
 
 
-def test_a_program_does_not_depend_on_what_else_was_built(
+def test_a_program_does_not_depend_on_other_networks_of_the_process(
     network, description, saved, use_tiny_backbone, tmp_path
 ):
     with pytest.MonkeyPatch.context() as patch:
@@ -161,7 +161,7 @@ def test_model_json_is_read_back(saved, network, description):
     assert saved.written.parameters == read.parameters
 
 
-def test_model_json_holds_what_other_programs_need(saved, toy_labels):
+def test_model_json_has_the_fields_that_other_programs_need(saved, toy_labels):
     value = json.loads((saved.folder / "model.json").read_text())
     assert (value["format"], value["kind"]) == (2, "program")
     assert value["scores"] == {"stride": 32, "shift": saved.written.scores.shift, "averages": 1}
@@ -223,7 +223,7 @@ def test_a_field_that_reaches_a_pixel_changes_the_fingerprint(copied, saved, nam
     assert check(copied) == written
 
 
-def test_what_reaches_a_pixel_is_known_field_by_field(saved):
+def test_fields_that_affect_pixels_are_listed_explicitly(saved):
     """Whoever adds a field says whether it reaches a pixel."""
     changed = {name.split()[0] for name in networks.DECIDING}
     assert changed | {"ignore_index"} == saved.written.decides().keys()  # which is always 255
@@ -233,7 +233,7 @@ def test_what_reaches_a_pixel_is_known_field_by_field(saved):
     assert saved.written.to_json().keys() == known
 
 
-def test_what_only_tells_of_a_network_does_not_change_its_fingerprint(copied, saved):
+def test_informative_fields_do_not_change_the_fingerprint(copied, saved):
     told = dataclasses.replace(
         saved.written,
         backbone="another",
@@ -246,7 +246,7 @@ def test_what_only_tells_of_a_network_does_not_change_its_fingerprint(copied, sa
     check(copied)
 
 
-def test_the_weights_to_train_further_with_are_none_of_what_makes_pixels(copied, saved):
+def test_the_keras_weights_do_not_count_in_the_fingerprint(copied, saved):
     (copied / WEIGHTS).unlink()
     assert check(copied) == saved.written
 
@@ -275,14 +275,14 @@ def test_a_changed_file_is_refused(copied):
 @pytest.mark.parametrize(
     "name", [".DS_Store", "._saved_model.pb", "variables/._a", "Thumbs.db", "Desktop.ini"]
 )
-def test_what_file_managers_leave_does_not_change_a_model(copied, name):
+def test_files_of_file_managers_do_not_change_a_model(copied, name):
     path = copied / artifact.NETWORK / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"left by a file manager")
     check(copied)
 
 
-def test_messages_call_a_copied_model_as_they_are_told(copied, tmp_path):
+def test_messages_name_a_copied_model_by_its_original_path(copied, tmp_path):
     def describe_error(folder):
         with pytest.raises(UserError) as caught:
             check(str(folder), name="gs://b/model/")
@@ -341,7 +341,7 @@ def without(folder, key):
     path.write_text(json.dumps(value))
 
 
-def test_a_description_need_not_tell_its_architecture(copied):
+def test_a_description_may_lack_the_architecture(copied):
     without(copied, "architecture")
     assert check(copied).architecture == {}
 
@@ -360,7 +360,7 @@ def test_another_format_is_refused(copied, number):
 
 
 @pytest.mark.parametrize("number", [True, 2.0])
-def test_what_only_equals_a_format_is_none(copied, number):
+def test_a_similar_header_is_not_a_known_format(copied, number):
     edit(copied, format=number)
     assert f"has format {number}, but this version reads 2 and 1" in refused(copied)
 
@@ -378,7 +378,7 @@ def test_a_description_with_a_missing_key_is_refused(copied, key):
 
 
 @pytest.mark.parametrize("value", [0, -32, 32.5, "32", None, True, [32], 10**12])
-def test_a_stride_that_no_network_has_is_refused(copied, value):
+def test_an_impossible_stride_is_refused(copied, value):
     edit(copied, stride=value)
     assert f"not a model description (ValueError('stride is {value}')" in refused(copied)
 
@@ -425,13 +425,13 @@ def test_an_unknown_kind_is_refused(copied, kind):
     ],
     ids=json.dumps,
 )
-def test_scores_that_lie_nowhere_are_refused(copied, scores):
+def test_an_impossible_grid_of_scores_is_refused(copied, scores):
     edit(copied, scores=scores)
     message = refused(copied)
     assert message.startswith(f"{copied}/model.json: ")
 
 
-def test_scores_of_a_network_are_its_pixels_unless_it_says_otherwise(copied):
+def test_scores_have_the_images_size_by_default(copied):
     edit(copied, scores={"stride": 16})
     assert artifact.describe(copied).scores == Scores(16, None, 0)
     without(copied, "scores")
@@ -441,7 +441,7 @@ def test_scores_of_a_network_are_its_pixels_unless_it_says_otherwise(copied):
 
 
 @pytest.mark.parametrize("shift", [-8.4, 0, 7.5, 8.5, None])
-def test_scores_that_lie_somewhere_are_read(copied, shift):
+def test_the_grid_of_scores_is_read(copied, shift):
     edit(copied, scores={"stride": 16, "shift": shift, "averages": 2})
     assert artifact.describe(copied).scores == Scores(16, shift, 2)
 

@@ -217,7 +217,7 @@ def test_half_kernels_take_half_the_size_and_change_nothing(learned):
     assert half.ByteSize() < 0.6 * full.ByteSize()
 
 
-def test_how_scores_lie_is_what_the_head_says():
+def test_the_grid_of_scores_follows_from_the_head():
     exported = export.export(network(layers.Conv2D(3, 1), head=Interpolation(8, -3.5, name=LOGITS)))
     assert (exported.stride, exported.shift) == (8, -3.5)
     exported = export.export(network(layers.Conv2D(3, 1), head=Upsampling(3, 8, name=LOGITS)))

@@ -46,7 +46,7 @@ def test_the_averages_of_features_take_the_place_of_an_images_own(keepdims):
     np.testing.assert_allclose(call(found.scores, pixels(), *other), expected, rtol=1e-5)
 
 
-def test_logits_are_made_of_scores_alone():
+def test_logits_depend_only_on_scores():
     found = program(lambda images: tf.cast(images, tf.float32), lambda scores: 2 * scores + 1)
     scores = np.ones((1, 2, 3, 3), np.float32)
     np.testing.assert_array_equal(call(found.logits, scores), 3 * scores)
@@ -105,7 +105,7 @@ def test_a_machine_without_dilated_depthwise_kernels_rearranges(monkeypatch):
     assert added.count("Relu") == 2  # nothing is added twice
 
 
-def test_what_is_changed_for_one_node_is_not_for_another():
+def test_a_changed_input_of_one_node_does_not_affect_another():
     def body(images):
         features = tf.cast(images, tf.float32)
         return tf.nn.relu(features, name="one") + 10 * tf.nn.relu(features, name="other")

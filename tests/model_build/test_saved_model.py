@@ -1,4 +1,4 @@
-"""SavedModels as files: written alike, and checked before anything of them runs."""
+"""SavedModel files are written reproducibly, and checked before anything in them runs."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ def test_equal_graphs_give_equal_files_that_tensorflow_reads(tmp_path):
     np.testing.assert_array_equal(serve(images=tf.constant(images))["logits"], images)
 
 
-def test_what_keras_exports_is_accepted(tmp_path):
+def test_a_keras_export_is_accepted(tmp_path):
     images = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(4, 3, padding="same")(images)
     features = keras.layers.BatchNormalization()(features)
@@ -58,7 +58,7 @@ def test_what_keras_exports_is_accepted(tmp_path):
     assert read(tmp_path / "m").graph_def.library.function
 
 
-def test_a_file_that_is_missing_cut_short_or_something_else_is_refused(tmp_path):
+def test_a_missing_truncated_or_different_file_is_refused(tmp_path):
     assert "cannot be read" in refused(tmp_path)
     path = written(tmp_path / "m") / FILE
     data = path.read_bytes()
@@ -79,13 +79,13 @@ def with_operation(name):
     ["ReadFile", "WriteFile", "PyFunc", "EagerPyFunc", "MyOwnOp", "LoadLibrary", "RestoreV2"]
     + ["RandomUniform", "HashTableV2", "Send", "DecodeJpeg", "AssignVariableOp", "XlaLaunch"],
 )
-def test_an_operation_that_is_not_known_to_compute_is_named(tmp_path, name):
+def test_an_operation_not_known_to_be_pure_is_named(tmp_path, name):
     message = refused(written(tmp_path / "m", with_operation(name)))
     assert message.startswith(f"it holds the operation {name} (extra), which is not known to")
 
 
 def length(number):
-    """What is in a file, as a number."""
+    """Reads a number from a file."""
     return tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), tf.float32) + number
 
 
@@ -117,7 +117,7 @@ def product(x):
     return tf.raw_ops.BatchMatMulV2(x=x, y=tf.ones([3, 4]))
 
 
-def test_a_product_that_ends_the_process_is_refused_in_either_form(tmp_path):
+def test_a_product_that_crashes_tensorflow_is_refused_in_either_form(tmp_path):
     for folder in (
         written(tmp_path / "one", graph(lambda images: product(tf.cast(images, tf.float32)))),
         saved(tmp_path / "two", product),

@@ -105,7 +105,7 @@ def test_a_perfect_prediction_scores_one(pair):
 
 @unhurried
 @given(pairs(), st.integers(0, 2**32 - 1))
-def test_what_is_predicted_on_void_does_not_count(pair, seed):
+def test_predictions_on_void_do_not_count(pair, seed):
     truth, prediction, classes = pair
     noise = np.random.default_rng(seed).integers(0, 256, truth.shape, np.uint8)
     elsewhere = np.where(truth == VOID, noise, prediction)
@@ -114,7 +114,7 @@ def test_what_is_predicted_on_void_does_not_count(pair, seed):
     )
 
 
-def test_a_class_in_neither_has_no_score_and_no_part_in_the_mean():
+def test_a_class_in_neither_mask_is_left_out_of_the_mean():
     found = scores(np.array([[6, 0, 0, 2], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]))
     assert found.iou == pytest.approx((6 / 9, None, 1 / 2, 0))
     assert found.miou == pytest.approx((6 / 9 + 1 / 2 + 0) / 3)
@@ -122,7 +122,7 @@ def test_a_class_in_neither_has_no_score_and_no_part_in_the_mean():
     assert found.frequency_weighted_iou == pytest.approx(8 / 10 * 6 / 9 + 2 / 10 * 1 / 2)
 
 
-def test_a_network_that_says_background_everywhere_does_not_look_good():
+def test_a_network_that_predicts_only_background_scores_badly():
     truth = np.zeros((10, 100), np.uint8)
     truth[:, 80:] = np.arange(1, 21)
     found = scores(confusion_matrix(truth, np.zeros_like(truth), 21))
@@ -140,12 +140,12 @@ def test_a_network_that_says_background_everywhere_does_not_look_good():
         ([[0, 1]], [[0], [1]], "shape"),
     ],
 )
-def test_what_is_no_class_is_refused(truth, prediction, message):
+def test_an_invalid_class_is_refused(truth, prediction, message):
     with pytest.raises(ValueError, match=message):
         confusion_matrix(np.array(truth), np.array(prediction), 3)
 
 
-def test_nothing_but_void_has_no_scores():
+def test_only_void_has_no_scores():
     void = np.full((2, 2), VOID, np.uint8)
     with pytest.raises(ValueError, match="all are void"):
         scores(confusion_matrix(void, void, 3))

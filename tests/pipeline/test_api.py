@@ -48,7 +48,7 @@ def masks(out):
 def model(stub_model, monkeypatch):
     """A network that costs nothing, with which jobs run in this process."""
     reliability.stub_network(monkeypatch.setattr)
-    monkeypatch.setattr(api, "fixed_otherwise", lambda: False)
+    monkeypatch.setattr(api, "threads_differ", lambda: False)
     return stub_model()
 
 
@@ -126,7 +126,7 @@ EVALUATE_OPTIONS = {
 
 
 class Asked(Exception):
-    """What a job is asked for."""
+    """Records the requests for jobs."""
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -143,7 +143,7 @@ def test_every_argument_arrives(monkeypatch, function, required, options, elsewh
 
     module = {"segment": segmentation, "evaluate": evaluation}[function]
     monkeypatch.setattr(module, function, ask)
-    monkeypatch.setattr(api, "fixed_otherwise", lambda: elsewhere)
+    monkeypatch.setattr(api, "threads_differ", lambda: elsewhere)
     monkeypatch.setattr(api, "run_in_child", through_the_child)
     with pytest.raises(Asked) as asked:
         getattr(pipeline, function)(**required | options)
@@ -156,7 +156,7 @@ def test_every_argument_arrives(monkeypatch, function, required, options, elsewh
 
 
 def through_the_child(function, request):
-    """What a child does with a request that has travelled as JSON."""
+    """Runs a request in the child's code after a round trip through JSON."""
     return child_process._run(function, json.loads(json.dumps(dataclasses.asdict(request))))
 
 
@@ -197,7 +197,7 @@ def unreadable(tmp_path):
     return tmp_path / "out"
 
 
-def test_what_ends_a_job_is_a_job_error(model, command, photos, unreadable):
+def test_an_exception_that_ends_a_job_is_a_job_error(model, command, photos, unreadable):
     with pytest.raises(pipeline.JobError) as failed:
         pipeline.segment(photos, unreadable, model=model)
     message = str(failed.value)
@@ -266,8 +266,8 @@ def test_a_call_scores_a_model_as_the_command_does(model, command, data):
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_without_scores_evaluate_says_what_the_command_says(command, data, monkeypatch, elsewhere):
-    monkeypatch.setattr(api, "fixed_otherwise", lambda: elsewhere)
+def test_without_scores_evaluate_raises_the_commands_message(command, data, monkeypatch, elsewhere):
+    monkeypatch.setattr(api, "threads_differ", lambda: elsewhere)
     monkeypatch.setattr(
         api, "run_in_child", lambda *asked: dataclasses.asdict(through_the_child(*asked))
     )
@@ -338,7 +338,7 @@ def test_a_child_that_is_interrupted_ends_with_status_130(answer, monkeypatch, c
 
 @pytest.fixture
 def program(monkeypatch):
-    """Lets a small program stand for the child."""
+    """Replaces the child by a small program."""
 
     def use(code):
         monkeypatch.setattr(child_process, "_CODE", f"path = {{path!r}}\n{code}")
@@ -349,7 +349,7 @@ def program(monkeypatch):
 ECHO = "import sys; print('noise'); print('{{\"result\": ' + sys.stdin.readline().strip() + '}}')"
 
 
-def test_a_request_goes_to_the_child_by_a_pipe_and_not_by_its_arguments(program, monkeypatch):
+def test_a_request_is_passed_to_the_child_through_a_pipe_not_arguments(program, monkeypatch):
     program(ECHO)
     commands = []
     start = subprocess.Popen.__init__
@@ -368,7 +368,7 @@ def test_a_request_goes_to_the_child_by_a_pipe_and_not_by_its_arguments(program,
 
 
 @pytest.mark.parametrize("error", [pipeline.UserError, pipeline.JobError])
-def test_an_error_of_the_child_is_raised_here(program, error):
+def test_an_error_of_the_child_is_raised_in_the_parent(program, error):
     told = json.dumps({"error": error.__name__, "message": "out: no such disk"})
     program(f"print({told!r})".replace("{", "{{").replace("}", "}}"))
     with pytest.raises(error, match=r"^out: no such disk$"):
@@ -421,7 +421,7 @@ def script(tmp_path, photos, tiny_model, data):
 
 
 def answered(process):
-    """What a program has printed as JSON in its last line."""
+    """Returns the JSON in the last line that a program printed."""
     printed, errors = process.communicate()
     assert process.returncode == 0, errors
     return json.loads(printed.splitlines()[-1])
@@ -467,7 +467,7 @@ HELD = """
 import signal
 from pipeline import api
 from pipeline import child_process
-api.fixed_otherwise = lambda: True
+api.threads_differ = lambda: True
 child_process._CODE = child_process._CODE.replace("from pipeline.child_process", "from "
     "tests.pipeline.segmentation import reliability; reliability.stub_network(); "
     "reliability.small_steps(); "
@@ -543,7 +543,7 @@ def test_exports_are_lazy():
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_exported_is_what_is_promised():
+def test_the_exported_names_are_the_documented_ones():
     assert sorted(pipeline.__all__) == [
         "JobError",
         "SegmentImages",

@@ -30,7 +30,7 @@ def test_a_reject_keeps_class_and_first_line():
 
 
 @pytest.mark.parametrize("message", ["", " \n\t\n"])
-def test_an_error_without_a_message_is_told_by_its_class(message):
+def test_an_error_without_a_message_is_reported_by_its_class(message):
     assert rejected("a.jpg", "read", OSError(message)).detail == "OSError"
 
 
@@ -90,7 +90,7 @@ BAD_VERSIONS = ({"size": "1"}, {"size": [1]}, {"version": 1}, {"version": {}}, {
 
 
 @given(rows)
-def test_a_row_comes_back_from_its_line(row):
+def test_a_row_survives_its_json(row):
     assert Row.from_json(json.loads(json.dumps(row.to_json()))) == row
 
 
@@ -122,7 +122,7 @@ def test_another_value_is_no_row(value):
     + [{"versions": {"image": VERSION | change, "mask": VERSION}} for change in BAD_VERSIONS]
     + [{"versions": {"image": VERSION, "mask": VERSION | change}} for change in BAD_VERSIONS],
 )
-def test_a_value_of_another_kind_makes_no_row(change):
+def test_a_value_of_the_wrong_type_makes_no_row(change):
     line = Row("a.jpg", "masks/a.png", 1, 1, {"sky": 1}).to_json()
     Row.from_json(line)
     with pytest.raises(ValueError, match=r"no row of a mask|surrogates not allowed"):

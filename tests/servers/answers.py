@@ -1,4 +1,4 @@
-"""What servers of tests answer: JSON."""
+"""JSON answers of the test servers."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class Run:
 
 
 def metric_updates(metrics: MetricResults) -> list[dict[str, Any]]:
-    """Beam's metrics as Dataflow tells them: each once so far, and once for good."""
+    """Beam's metrics as Dataflow reports them: each as a tentative and as a committed value."""
     found = metrics.query()
     updates = []
     for metric in (*found["counters"], *found["distributions"]):

@@ -1,4 +1,4 @@
-"""A store that invents names: any number of objects, none of which is anywhere.
+"""A store that generates names: any number of objects, without storing any.
 
 It speaks the one request of Google's that lists objects
 (https://cloud.google.com/storage/docs/json_api/v1/objects/list), so that a listing too large to be
@@ -26,7 +26,7 @@ _LAST = "\U0010ffff"
 
 
 class Names(Sequence):
-    """Keys in order, none of which is held: ``FOLDER/000000000.jpg`` and so on.
+    """Generates keys in order without storing them: ``FOLDER/000000000.jpg`` and so on.
 
     Args:
         counts: how many keys each folder has.

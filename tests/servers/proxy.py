@@ -17,7 +17,7 @@ _OF_THE_CONNECTION = frozenset(("connection", "transfer-encoding", "content-leng
 
 @dataclass
 class Proxy:
-    """What a proxy does; its fields may be changed while it runs.
+    """The behaviour of a proxy; its fields may be changed while it runs.
 
     Attributes:
         address: its own, as ``http://HOST:PORT``.
@@ -37,7 +37,7 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refuses(self) -> bool:
-        """Counts a request, and tells whether it is refused."""
+        """Counts a request, and returns whether it is refused."""
         with self.lock:
             self.requests += 1
             return self.refuse_from is not None and self.requests >= self.refuse_from

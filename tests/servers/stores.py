@@ -27,7 +27,7 @@ def moto(folder: Path) -> Iterator[str]:
 
 
 def moto_environment(address: str) -> dict[str, str]:
-    """What makes s3:// mean that server."""
+    """Options that direct s3:// to this server."""
     return {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "test",
@@ -61,7 +61,7 @@ def fake_gcs(folder: Path, program: str) -> Iterator[str]:
 
 
 def fake_gcs_environment(address: str) -> dict[str, str]:
-    """What makes gs:// mean that server."""
+    """Options that direct gs:// to this server."""
     return {"STORAGE_EMULATOR_HOST": address}
 
 

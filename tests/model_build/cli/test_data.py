@@ -21,7 +21,7 @@ def invoke(*arguments):
     return CliRunner().invoke(data, [str(a) for a in arguments], standalone_mode=False)
 
 
-def test_voc2012_tells_how_to_train_on_it(serve, voc_tar, make_source, tmp_path, monkeypatch):
+def test_voc2012_prints_how_to_train_on_it(serve, voc_tar, make_source, tmp_path, monkeypatch):
     server = serve(voc_tar, cuts=(30_000,))
     monkeypatch.setattr(download, "VOC2012", make_source(server.url, voc_tar))
     dest = tmp_path / "my data"
@@ -46,7 +46,7 @@ def test_voc2012_passes_errors_on(serve, voc_tar, make_source, tmp_path, monkeyp
     assert isinstance(result.exception, UserError)
 
 
-def test_an_interrupt_keeps_what_has_come(serve, voc_tar, make_source, tmp_path):
+def test_an_interrupt_keeps_the_downloaded_part(serve, voc_tar, make_source, tmp_path):
     server = serve(voc_tar, cuts=(50_000,), hang=True)
     source = make_source(server.url, voc_tar)
     code = (

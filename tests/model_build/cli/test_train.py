@@ -52,7 +52,7 @@ def trained(make_voc, tmp_path_factory):
 
 @pytest.fixture
 def passed_on(monkeypatch):
-    """A function that tells what the command passes on to the training for some options."""
+    """A function: options → the arguments that the command passes on to the training."""
 
     def call(*options):
         class Seen(Exception):
@@ -181,7 +181,7 @@ def test_options_of_the_architecture(passed_on, options, expected):
     assert passed["start"] is None
 
 
-def test_without_options_a_training_goes_on_from_the_default_model(passed_on):
+def test_without_options_a_training_starts_from_the_default_model(passed_on):
     passed = passed_on()
     assert passed["start"].path == artifact.DEFAULT_MODEL
     assert passed["recipe"] == RECIPES["start"]
@@ -218,7 +218,7 @@ def test_a_start_may_be_named_with_any_recipe(passed_on):
     assert not passed["options"].pad_small
 
 
-def test_options_that_contradict_the_start_are_told_before_data_is_read(tmp_path):
+def test_options_that_contradict_the_start_are_reported_before_data_are_read(tmp_path):
     options = ("--start", artifact.DEFAULT_MODEL, "--output-stride", 32)
     result = invoke(train, tmp_path, "--output", tmp_path / "out", *options)
     assert isinstance(result.exception, UserError)
@@ -258,12 +258,12 @@ def test_options_of_the_training(passed_on, options, expected):
 
 
 @pytest.mark.parametrize("name", ["default", "d2l"])
-def test_without_options_a_recipe_is_as_it_stands(passed_on, name):
+def test_without_options_a_recipe_is_unchanged(passed_on, name):
     assert passed_on("--recipe", name, "--backbone", "tiny")["recipe"] == RECIPES[name]
 
 
 @pytest.mark.slow
-def test_a_backbone_rate_is_refused_where_it_would_do_nothing(voc_folder, tmp_path):
+def test_a_backbone_rate_without_effect_is_refused(voc_folder, tmp_path):
     options = ("--recipe", "d2l", "--backbone-rate", 0.5, "--crop", "64x64")
     architecture = ("--backbone", "mobilenet_v2", "--backbone-weights", "none")
     result = invoke(train, voc_folder, "--output", tmp_path / "out", *options, *architecture)
@@ -277,7 +277,7 @@ def test_output_is_required(tmp_path):
     assert "--output" in result.output
 
 
-def test_a_folder_that_is_not_there_is_told_at_once(tmp_path):
+def test_a_missing_folder_is_reported_at_once(tmp_path):
     result = invoke(train, tmp_path / "none", "--output", tmp_path / "out")
     assert str(result.exception) == f"{tmp_path}/none: no such folder; check the path"
 
@@ -306,7 +306,7 @@ def test_folders_on_a_store_are_refused_in_one_line(option, remedy):
     assert f"'{option}': gs://b/x: training works on local folders only; {remedy}" in message
 
 
-def test_what_training_needs_is_asked_for_first(monkeypatch):
+def test_missing_training_packages_are_reported_first(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
     result = invoke(train, ".", "--output", "out")
     assert isinstance(result.exception, UserError)

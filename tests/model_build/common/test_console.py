@@ -24,7 +24,7 @@ from model_build.common.console import visible, visible_lines
         ("C:\\x1b", "C:\\x1b"),
     ],
 )
-def test_what_would_rewrite_a_terminal_is_an_escape(text, shown):
+def test_characters_that_would_rewrite_a_terminal_are_escaped(text, shown):
     assert visible(text) == shown
     assert visible(shown) == shown
 
@@ -119,7 +119,7 @@ def talking(lines, stdout):
 
 
 @pytest.mark.parametrize("lines", [3, 100_000])
-def test_a_command_whose_output_nobody_reads_any_more_ends_in_silence(lines):
+def test_a_command_ends_silently_when_its_output_pipe_is_closed(lines):
     reading, writing = os.pipe()
     os.close(reading)
     with talking(lines, writing) as process:

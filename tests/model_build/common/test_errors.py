@@ -13,11 +13,11 @@ def hide(monkeypatch, *modules):
         monkeypatch.setitem(sys.modules, module, None)
 
 
-def test_what_is_installed_is_not_asked_for():
+def test_installed_modules_raise_no_error():
     require("train", "json", "importlib.util", purpose="training")
 
 
-def test_a_missing_module_is_told_with_what_brings_it(monkeypatch):
+def test_a_missing_module_is_reported_with_the_extra_that_installs_it(monkeypatch):
     hide(monkeypatch, "matplotlib")
     with pytest.raises(UserError) as caught:
         require("train", "matplotlib", "json", purpose="training")
@@ -26,7 +26,7 @@ def test_a_missing_module_is_told_with_what_brings_it(monkeypatch):
     )
 
 
-def test_all_missing_modules_are_told(monkeypatch):
+def test_all_missing_modules_are_reported(monkeypatch):
     hide(monkeypatch, "s3fs", "botocore")
     with pytest.raises(UserError) as caught:
         require("aws", "s3fs", "botocore", purpose="s3://")

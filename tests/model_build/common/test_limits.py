@@ -24,7 +24,7 @@ def limited(monkeypatch, tmp_path):
     return to
 
 
-def test_what_is_left_is_the_limit_less_what_is_taken(limited):
+def test_address_space_left_is_the_limit_minus_the_usage(limited):
     limited(3 << 30, 1 << 30)
     assert limits.address_space_left() == 2 << 30
     limited(1 << 30, 3 << 30)
@@ -33,7 +33,7 @@ def test_what_is_left_is_the_limit_less_what_is_taken(limited):
     assert limits.address_space_left() is None
 
 
-def test_a_system_that_does_not_say_what_is_taken_has_no_limit(limited, monkeypatch, tmp_path):
+def test_a_system_without_memory_statistics_has_no_limit(limited, monkeypatch, tmp_path):
     limited(1 << 30)
     monkeypatch.setattr(limits, "MEMORY", tmp_path / "none")
     assert limits.address_space_left() is None
@@ -74,7 +74,7 @@ def test_errors_of_little_memory_name_the_limit(limited, left, error, blamed):
 NO_THREAD = """
 import resource, sys, threading
 from model_build.common import limits
-limits.stay_within()
+limits.adapt_to_limits()
 taken = int(limits.MEMORY.read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 20),) * 2)
 try:
@@ -86,7 +86,7 @@ sys.exit(0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the limit")
-def test_a_thread_that_cannot_start_ends_the_process_by_one_line():
+def test_a_thread_that_cannot_start_ends_the_process_with_one_line():
     done = subprocess.run(
         [sys.executable, "-c", NO_THREAD], capture_output=True, text=True, check=False
     )
@@ -97,7 +97,7 @@ def test_a_thread_that_cannot_start_ends_the_process_by_one_line():
 
 
 def test_a_thread_that_is_started_twice_is_an_error_as_ever():
-    start = limits._starting(threading.Thread.start)
+    start = limits._exiting_on_failure(threading.Thread.start)
     thread = threading.Thread(target=lambda: None)
     start(thread)
     thread.join()

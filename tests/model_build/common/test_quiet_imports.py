@@ -24,11 +24,11 @@ assert keras.layers.Dense is tf.keras.layers.Dense
 
 
 @pytest.mark.slow
-def test_keras_is_left_until_something_asks_for_it():
+def test_keras_is_not_imported_until_it_is_needed():
     subprocess.run([sys.executable, "-c", LATER], check=True)
 
 
-def test_only_the_importing_thread_misses_it():
+def test_keras_is_hidden_only_from_the_importing_thread():
     finder = _WithoutKeras()
     with pytest.raises(ModuleNotFoundError) as raised:
         finder.find_spec("keras.src", None)
@@ -62,5 +62,5 @@ assert gc.get_freeze_count()
 """
 
 
-def test_what_is_imported_is_set_aside_in_a_process_of_ours():
+def test_imports_are_excluded_from_gc_in_a_claimed_process():
     subprocess.run([sys.executable, "-c", OURS], check=True)

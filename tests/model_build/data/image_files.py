@@ -49,7 +49,7 @@ def directory(order, entries, start):
 
 
 def exif(orientation, kind="SHORT", order="<"):
-    """EXIF of an orientation alone."""
+    """EXIF with only an orientation."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     return b"Exif\0\0" + head + directory(order, [entry(order, 274, kind, orientation)], 8)
 

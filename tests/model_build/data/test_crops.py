@@ -52,7 +52,7 @@ def make_pair(tmp_path, palette_png, toy_labels):
     return make
 
 
-def test_drop_small_keeps_what_holds_a_whole_crop(pairs):
+def test_drop_small_keeps_pairs_as_large_as_a_crop(pairs):
     assert [(p.height, p.width) for p in crops.drop_small(pairs, (64, 90))] == [
         (64, 96),
         (100, 90),
@@ -63,7 +63,7 @@ def test_drop_small_keeps_what_holds_a_whole_crop(pairs):
 
 
 @pytest.mark.slow
-def test_crops_come_in_uint8_batches_without_a_partial_one(pairs):
+def test_crops_are_uint8_batches_without_a_partial_one(pairs):
     batches, steps = batches_of(pairs, epochs=range(2))
     assert steps == 2
     assert len(batches) == 4
@@ -91,7 +91,7 @@ def test_an_epoch_shows_every_image_once(make_pair):
 
 
 @pytest.mark.slow
-def test_crops_depend_on_the_seed_and_the_epoch_alone(pairs):
+def test_crops_depend_only_on_the_seed_and_the_epoch(pairs):
     options = {"scales": (0.75, 1.5), "flip": True, "epochs": range(2)}
     both, steps = batches_of(pairs, seed=1, **options)
     again, _ = batches_of(pairs, seed=1, **options)
@@ -226,7 +226,7 @@ def test_a_photo_is_turned_upright(make_pair, toy_labels, tmp_path):
     st.tuples(st.integers(0, 30), st.integers(0, 30)),
     st.booleans(),
 )
-def test_padding_keeps_what_is_there(size, more, mirror):
+def test_padding_keeps_the_image(size, more, mirror):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     ids = rng.integers(0, 3, size, dtype=np.uint8)

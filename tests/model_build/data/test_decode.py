@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from model_build.data.decode import decode, opened
-from model_build.data.modes import BAND, to_rgb
+from model_build.data.modes import ROWS_PER_BAND, to_rgb
 from model_build.data.unreadable import DamagedImage, TooManyPixels
 from tests.model_build.data import image_files
 from tests.model_build.data.image_files import png_of_rows, saved
@@ -58,7 +58,7 @@ def test_tiff_orientation_is_applied_once(compression, orientation):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 100, 65535])
-def test_an_orientation_that_does_not_exist_is_none(orientation):
+def test_an_invalid_orientation_is_ignored(orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     check_decoded(decode(saved(gradient(), "PNG", exif=exif)), 32, 48)
@@ -231,7 +231,7 @@ def test_narrow_images(kind, size, image_bytes):
     check_decoded(decode(data), size[1], size[0])
 
 
-def test_an_empty_file_says_so():
+def test_an_empty_file_is_reported_as_empty():
     with pytest.raises(UnidentifiedImageError, match="the file is empty"):
         decode(b"")
 
@@ -245,7 +245,7 @@ def test_an_empty_file_says_so():
     ],
     ids=["text", "EPS", "PDF"],
 )
-def test_what_is_no_image_is_refused_without_an_address(data):
+def test_a_file_that_is_not_an_image_is_refused_without_a_buffers_address(data):
     with pytest.raises(UnidentifiedImageError) as raised:
         decode(data)
     assert "BytesIO" not in str(raised.value)
@@ -290,7 +290,7 @@ def test_too_many_pixels_are_refused_before_decoding():
         decode(png_of_rows(60_000, 60_000, 8, 2, b""))
 
 
-def test_odd_metadata_warns_nobody():
+def test_odd_metadata_gives_no_warning():
     data = saved(gradient(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
     with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(io.BytesIO(data)) as image:
         image.getexif()
@@ -306,7 +306,7 @@ def test_odd_metadata_warns_nobody():
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16"])
 def test_bands_of_a_high_image_make_the_whole(mode):
     """Whatever the mode, an image higher than a band is as Pillow converts it in one piece."""
-    values = np.random.default_rng(0).integers(0, 255, (2 * BAND + 7, 3, 4), np.uint8)
+    values = np.random.default_rng(0).integers(0, 255, (2 * ROWS_PER_BAND + 7, 3, 4), np.uint8)
     if mode == "I;16":
         image = Image.fromarray(values[..., 0].astype(np.uint16) << 8)
     else:

@@ -77,7 +77,7 @@ def test_the_archive_is_downloaded_and_unpacked(serve, voc_tar, make_source, des
     assert server.asked == [None]
 
 
-def test_what_was_unpacked_is_not_downloaded_again(serve, voc_tar, make_source, dest):
+def test_an_unpacked_archive_is_not_downloaded_again(serve, voc_tar, make_source, dest):
     server = serve(voc_tar)
     source = make_source(server.url, voc_tar)
     run(source, dest)
@@ -101,7 +101,7 @@ def test_a_broken_connection_is_resumed_where_it_broke(serve, voc_tar, make_sour
     assert f"{stands[-1]:,} of {len(voc_tar):,} bytes are here" in tries[-1]
 
 
-def test_the_same_command_goes_on_after_many_breaks(serve, voc_tar, make_source, dest):
+def test_the_same_command_resumes_after_many_breaks(serve, voc_tar, make_source, dest):
     server = serve(voc_tar, cuts=[10_000] * 4)
     source = make_source(server.url, voc_tar)
     done = run(source, dest)
@@ -119,7 +119,7 @@ def test_a_server_that_ignores_ranges_starts_anew(serve, voc_tar, make_source, d
     assert server.asked == [None, "bytes=50000-"]
 
 
-def test_a_server_that_tells_no_length_is_read_to_the_end(serve, voc_tar, make_source, dest):
+def test_a_response_without_length_is_read_to_the_end(serve, voc_tar, make_source, dest):
     server = serve(voc_tar, cuts=(50_000,), length=False)
     expect_whole(run(make_source(server.url, voc_tar), dest), dest, voc_tar)
 
@@ -132,15 +132,15 @@ def test_a_server_that_sends_another_range_is_refused(serve, voc_tar, make_sourc
     assert part.read_bytes() == voc_tar[:1000]
 
 
-def test_a_silent_server_is_given_up(serve, voc_tar, make_source, dest, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+def test_a_silent_server_times_out(serve, voc_tar, make_source, dest, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     server = serve(voc_tar, cuts=[10_000] * 4, hang=True)
     done = run(make_source(server.url, voc_tar), dest)
     assert "timed out; 40,000 of" in done.error
     assert len(server.asked) == 4
 
 
-def test_a_file_that_is_there_is_checked_and_unpacked(serve, voc_tar, make_source, part):
+def test_an_existing_archive_is_checked_and_unpacked(serve, voc_tar, make_source, part):
     (part.parent / "voc.tar").write_bytes(voc_tar)
     server = serve(voc_tar)
     expect_whole(run(make_source(server.url, voc_tar), part.parent), part.parent, voc_tar)
@@ -154,14 +154,14 @@ def test_a_whole_part_needs_no_request(serve, voc_tar, make_source, part):
     assert server.asked == []
 
 
-def test_a_part_that_is_too_long_is_begun_anew(serve, voc_tar, make_source, part):
+def test_a_part_that_is_too_long_is_downloaded_again(serve, voc_tar, make_source, part):
     part.write_bytes(voc_tar + b"!")
     server = serve(voc_tar)
     expect_whole(run(make_source(server.url, voc_tar), part.parent), part.parent, voc_tar)
     assert server.asked == [None]
 
 
-def test_a_damaged_part_is_removed_and_the_next_run_begins_anew(serve, voc_tar, make_source, part):
+def test_a_damaged_part_is_removed_and_the_next_run_starts_again(serve, voc_tar, make_source, part):
     part.write_bytes(b"?" * 1000)
     server = serve(voc_tar)
     source = make_source(server.url, voc_tar)
@@ -209,7 +209,7 @@ def test_a_wrong_file_of_the_users_is_refused_but_kept(serve, voc_tar, make_sour
 
 
 @pytest.mark.parametrize("status", [403, 404, 416])
-def test_what_the_server_refuses_is_not_asked_for_again(serve, voc_tar, make_source, dest, status):
+def test_a_permanent_server_error_is_not_retried(serve, voc_tar, make_source, dest, status):
     server = serve(voc_tar, statuses=[status])
     done = run(make_source(server.url, voc_tar), dest)
     assert done.error.startswith(f"{server.url}: the server answers {status} ")
@@ -217,9 +217,7 @@ def test_what_the_server_refuses_is_not_asked_for_again(serve, voc_tar, make_sou
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_the_server_cannot_do_now_is_asked_for_again(
-    serve, voc_tar, make_source, dest, status
-):
+def test_a_temporary_server_error_is_retried(serve, voc_tar, make_source, dest, status):
     server = serve(voc_tar, statuses=[status])
     done = run(make_source(server.url, voc_tar), dest)
     expect_whole(done, dest, voc_tar)
@@ -235,7 +233,7 @@ def test_no_server_is_one_line(serve, voc_tar, make_source, dest):
     assert "refused; 0 of" in done.error
 
 
-def test_no_room_is_said_before_anything_is_downloaded(serve, voc_tar, make_source, dest):
+def test_lack_of_disk_space_is_reported_before_downloading(serve, voc_tar, make_source, dest):
     server = serve(voc_tar)
     for changes in ({"size": 10**18}, {"unpacked": 10**18}):
         done = run(make_source(server.url, voc_tar, **changes), dest)
@@ -243,7 +241,7 @@ def test_no_room_is_said_before_anything_is_downloaded(serve, voc_tar, make_sour
     assert server.asked == []
 
 
-def test_what_is_here_already_needs_no_room(serve, voc_tar, make_source, part):
+def test_a_downloaded_archive_needs_no_disk_space(serve, voc_tar, make_source, part):
     with open(part, "wb") as file:
         file.truncate(10**13)  # sparse: takes no disk
     source = make_source("http://unused/voc.tar", b"", size=10**13, unpacked=0)
@@ -277,7 +275,7 @@ def test_a_dest_that_cannot_be_a_folder_is_named(serve, voc_tar, make_source, de
     assert done.error == f"{dest}: cannot be written: File exists"
 
 
-GOOD = (f"{FOLDER}/{download.MARK}", b"a\n")
+GOOD = (f"{FOLDER}/{download.COMPLETE_MARKER}", b"a\n")
 SYMLINK, HARD_LINK = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}
 EVIL = {
     "parent": [("../evil", b"!")],
@@ -304,7 +302,7 @@ EVIL = {
 
 
 @pytest.mark.parametrize("members", EVIL.values(), ids=EVIL)
-def test_what_leads_outside_is_refused(serve, make_source, tmp_path, dest, members):
+def test_paths_outside_the_folder_are_refused(serve, make_source, tmp_path, dest, members):
     (tmp_path / "outside").write_bytes(b"secret")
     content = packed(GOOD, *members)
     done = run(make_source(serve(content).url, content), dest)
@@ -338,10 +336,10 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing(serve, make_source, d
     assert tree(dest) == {"voc.tar": content}
 
 
-def test_an_archive_of_something_else_is_refused(serve, make_source, dest):
+def test_an_archive_without_the_folder_is_refused(serve, make_source, dest):
     content = packed(("README", b"hello"))
     done = run(make_source(serve(content).url, content), dest)
-    assert f"does not contain {FOLDER}/{download.MARK}" in done.error
+    assert f"does not contain {FOLDER}/{download.COMPLETE_MARKER}" in done.error
     assert tree(dest) == {"voc.tar": content}
 
 

@@ -72,7 +72,7 @@ def test_bytes_between_segments_are_skipped():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_missing_end_is_no_damage(layout):
+def test_a_missing_end_is_not_damage(layout):
     plain = photo(**LAYOUTS[layout])
     for data in (plain[:-2], plain[:-1], plain + b"\0\0trailer"):
         np.testing.assert_array_equal(decode(data), decode(plain))
@@ -93,7 +93,7 @@ def test_a_restart_marker_of_another_number_is_no_damage():
 
 @pytest.mark.parametrize("part", [0.1, 0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_part_of_the_data_and_an_end_is_damage(layout, part):
+def test_truncated_data_with_an_end_marker_are_damage(layout, part):
     head, _ = cut_at(photo(**LAYOUTS[layout]), part)
     for data in (head, head + jpeg.END):
         with pytest.raises(DamagedImage):
@@ -180,7 +180,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientatio
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_alone_turns_a_photo(kind):
+def test_only_exif_turns_a_photo(kind):
     plain = {"lossless": True} if kind == "WEBP" else {}
     options = dict(plain)
     if kind == "PNG":

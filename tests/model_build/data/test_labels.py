@@ -72,7 +72,7 @@ def test_voc_palette_gives_void_its_colour_and_256_colours_without_repetition():
     assert len(set(palette)) == 256
 
 
-def test_palette_bytes_hold_the_labels_and_then_voc_colours():
+def test_palette_bytes_are_the_labels_colours_then_voc_colours():
     labels = LabelSet(("a", "b"), ((9, 8, 7), (6, 5, 4)))
     assert len(labels.palette) == 768
     assert labels.palette[:6] == bytes([9, 8, 7, 6, 5, 4])
@@ -236,7 +236,7 @@ def test_labels_may_come_from_windows(encoding):
 
 
 @pytest.mark.parametrize("color", ["#c85000", "red", 7, None, [1, 2], {"r": 1}])
-def test_a_colour_of_another_form_is_quoted_as_it_is_written(color):
+def test_an_invalid_colour_is_quoted_literally(color):
     with pytest.raises(UserError) as caught:
         parsed({"name": "deer", "color": color})
     assert str(caught.value).endswith(f"such as [200, 80, 0], but is {color!r}")

@@ -69,7 +69,7 @@ def test_a_missing_list_is_named(voc_folder):
     assert refused(voc_folder, "val.txt").endswith("; did you mean val?")
 
 
-def test_a_folder_of_no_layout_is_told_what_to_be(tmp_path):
+def test_a_folder_of_neither_layout_gets_an_error_with_both_layouts(tmp_path):
     assert "PASCAL VOC layout" in refused(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_paired_folders_with_a_folder_for_each_split(make_paired, tmp_path):
     assert refused(root, "tset").startswith(f"{root / 'tset.txt'}: not found")
 
 
-def test_a_list_goes_before_a_folder(make_paired, tmp_path):
+def test_a_list_takes_precedence_over_a_folder(make_paired, tmp_path):
     root = make_paired(tmp_path, ["train/b", "train/a", "c"])
     (root / "train.txt").write_text("c\n")
     assert opened(root).names("train") == ["c"]
@@ -149,7 +149,7 @@ def test_paired_folders_without_lists_are_divided_by_name(make_paired, tmp_path)
 
 
 @pytest.mark.parametrize("prefix", "abcdefgh")
-def test_few_pairs_are_divided_too(make_paired, tmp_path, prefix):
+def test_few_pairs_are_still_split(make_paired, tmp_path, prefix):
     every = [f"{prefix}{index}" for index in range(12)]
     for count in range(2, len(every) + 1):
         store = Store(*(f"gs://b/data/images/{name}.jpg" for name in every[:count]))
@@ -234,7 +234,7 @@ def test_photos_are_listed_once():
 
 
 @pytest.mark.parametrize("name", ["labels.json", "ImageSets/Segmentation/train.txt"])
-def test_what_is_there_but_cannot_be_read_is_named(name):
+def test_an_unreadable_file_is_named(name):
     store = Store("gs://b/data/ImageSets/Segmentation/val.txt")
     store.files[f"gs://b/data/{name}"] = PermissionError("403 Forbidden")
     folder = store.folder()
@@ -277,7 +277,7 @@ def test_links_back_into_the_folder_are_not_followed(tmp_path):
     assert found == ["a/a.png", "b/b.png"]
 
 
-def test_there_are_no_files_below_what_is_no_folder(tmp_path):
+def test_a_missing_folder_has_no_files(tmp_path):
     (tmp_path / "file").touch()
     assert list(list_local(str(tmp_path / "file"))) == []
     assert list(list_local(str(tmp_path / "missing"))) == []
@@ -310,7 +310,7 @@ def test_of_two_photos_of_one_name_the_usual_extension_is_used():
     assert folder.photo("a") == "gs://b/data/JPEGImages/a.jpg"
 
 
-def test_what_is_left_over_is_known(make_paired, tmp_path):
+def test_unused_files_are_found(make_paired, tmp_path):
     root = make_paired(tmp_path, ["a"])
     (root / "images/.ipynb_checkpoints").mkdir()
     for name in ("images/.ipynb_checkpoints/a-checkpoint.png", "images/Thumbs.db", "images/x.heic"):
@@ -324,7 +324,7 @@ def test_what_is_left_over_is_known(make_paired, tmp_path):
     assert folder.photo(".ipynb_checkpoints/a-checkpoint")
 
 
-def test_a_folder_of_files_of_other_extensions_says_which(make_paired, tmp_path):
+def test_a_folder_without_images_is_reported_with_its_extensions(make_paired, tmp_path):
     root = make_paired(tmp_path, [])
     for name in ("images/a.heic", "images/b.HEIC", "images/c.mov", "masks/a.png"):
         (root / name).write_bytes(b"")
@@ -358,7 +358,7 @@ def test_a_folder_of_the_system_need_not_be_listed(make_paired, tmp_path, monkey
         opened(root).photos()
 
 
-def test_what_is_meant_as_labels_is_named_where_those_of_voc_are_used(voc_folder):
+def test_files_meant_as_labels_are_named_if_voc_labels_are_used(voc_folder):
     assert opened(voc_folder).labels_note() is None
     (voc_folder / "labels.json").rename(voc_folder / "Labels.json.txt")
     (voc_folder / "labelmap.txt").write_text("deer:200,80,0::")

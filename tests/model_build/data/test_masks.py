@@ -75,7 +75,7 @@ def test_samples_of_grey_pngs_are_ids_as_they_are_stored(ids, bits):
     check(grey_png(ids, bits), ids)
 
 
-def test_all_sixteen_samples_of_four_bits_are_told_apart():
+def test_all_sixteen_values_of_four_bits_are_distinguished():
     labels = LabelSet(tuple("abcdefghijklmnop"), tuple((0, 0, i) for i in range(16)))
     samples = np.arange(16, dtype=np.uint8).reshape(4, 4)
     check(grey_png(samples, 4), samples, labels=labels)
@@ -149,7 +149,7 @@ def test_colours_are_mapped_and_unknown_ones_are_void(ids):
     check(saved(Image.fromarray(colors)), ids, "colors", unknown=3)
 
 
-def test_a_grey_mask_in_three_channels_holds_ids(ids):
+def test_a_grey_mask_in_three_channels_contains_ids(ids):
     """``cv2.imread`` makes it one, and ``cv2.imwrite`` writes it so."""
     ids[0, :3] = (0, 1, 255)
     check(saved(Image.fromarray(np.dstack([ids] * 3))), ids)

@@ -68,7 +68,7 @@ def test_a_listed_suffix_is_pointed_out(voc_folder, toy_labels):
     assert refused(voc_folder, toy_labels).endswith("list names without their suffix")
 
 
-def test_a_name_may_hold_a_space(voc_folder, toy_labels):
+def test_a_name_may_contain_a_space(voc_folder, toy_labels):
     for folder in ("JPEGImages", "SegmentationClass"):
         shutil.copy(voc_folder / folder / "train_0.png", voc_folder / folder / "train 0.png")
     (voc_folder / "ImageSets" / "Segmentation" / "train.txt").write_text("train 0\n")
@@ -154,7 +154,7 @@ def test_the_labels_of_the_folder_decide_which_values_are_allowed(voc_folder):
     )
 
 
-def test_every_problem_of_a_pair_is_told(voc_folder, toy_labels):
+def test_every_problem_of_a_pair_is_reported(voc_folder, toy_labels):
     image = voc_folder / "JPEGImages" / "train_0.png"
     mask = voc_folder / "SegmentationClass" / "train_0.png"
     image.write_bytes(b"no image")
@@ -191,7 +191,7 @@ def test_a_damaged_photo_is_named(voc_folder, toy_labels):
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_ids_come_back_from_every_kind_of_mask(tmp_path_factory, make_paired, toy_labels, data):
+def test_ids_are_read_from_every_kind_of_mask(tmp_path_factory, make_paired, toy_labels, data):
     shape = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
     value = st.sampled_from([0, 1, 2, 255])
     size = shape[0] * shape[1]
@@ -216,7 +216,7 @@ def test_ids_come_back_from_every_kind_of_mask(tmp_path_factory, make_paired, to
         assert (grey.format, grey.mode) == ("PNG", "L")
 
 
-def test_a_photo_turned_by_exif_has_the_size_that_it_is_shown_at(voc_folder, toy_labels):
+def test_a_photo_turned_by_exif_has_its_upright_size(voc_folder, toy_labels):
     path = voc_folder / "JPEGImages" / "train_0.png"
     mask = voc_folder / "SegmentationClass" / "train_0.png"
     with Image.open(path) as photo:

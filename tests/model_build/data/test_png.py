@@ -82,7 +82,7 @@ def test_orientation_is_read_from_a_text_that_image_magick_writes():
         np.testing.assert_array_equal(decode(data), np.rot90(PHOTO, -1))
 
 
-def test_a_missing_end_is_no_damage():
+def test_a_missing_end_is_not_damage():
     data = png(PHOTO, 2, 8)
     for size in (4, 8, 12, 14):  # the last one takes a part of the checksum of the pixels
         np.testing.assert_array_equal(decode(data[:-size]), PHOTO)
@@ -113,7 +113,7 @@ def test_rows_that_are_missing_are_damage(color, bits):
             decode(short(color, bits, 9, 7, 6, fill))
 
 
-def test_what_lies_behind_the_last_row_is_not_inflated():
+def test_data_after_the_last_row_are_not_inflated():
     data = short(0, 8, 9, 7, 10_000_000, 0)
     tracemalloc.start()
     assert decode(data).shape == (7, 9, 3)
@@ -141,7 +141,7 @@ def test_passes_that_are_missing_are_damage(size):
 
 
 @pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"])
-def test_a_wrong_checksum_of_what_decides_pixels_is_damage(name):
+def test_a_wrong_checksum_of_a_critical_chunk_is_damage(name):
     data = png(PHOTO[..., :1] & 1, 3, 8, (b"PLTE", bytes(6)))
     place = data.index(name)
     length = int.from_bytes(data[place - 4 : place], "big")

@@ -24,7 +24,7 @@ def test_colours_of_a_wide_gamut_become_srgb(kind):
     assert np.ptp(pixels.astype(int), axis=-1).mean() > np.ptp(plain.astype(int), axis=-1).mean()
 
 
-def test_greys_stay_what_they_are():
+def test_grey_values_are_unchanged():
     grey = np.full((4, 4, 3), 128, np.uint8)
     assert np.ptp(in_srgb(grey, "RGB", ADOBE_RGB), axis=-1).max() <= 1
 

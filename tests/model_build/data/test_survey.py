@@ -109,7 +109,7 @@ def test_every_problem_is_listed_and_sound_pairs_are_counted(voc_folder, palette
     assert lines[-1] == "5 errors"
 
 
-def test_a_split_without_a_sound_pair_has_no_table(voc_folder):
+def test_a_split_without_a_valid_pair_has_no_table(voc_folder):
     for path in (voc_folder / "SegmentationClass").glob("val_*"):
         path.unlink()
     lines = list(report(survey(DataFolder(str(voc_folder)), ["val"])))
@@ -162,7 +162,7 @@ def test_unknown_colours_are_counted(counted):
     assert "  3 pixels have an unknown colour, and count as void" in list(report(found))
 
 
-def test_an_empty_or_missing_split_is_an_error_beside_the_others(voc_folder):
+def test_an_empty_or_missing_split_is_one_error_among_others(voc_folder):
     listing = voc_folder / "ImageSets" / "Segmentation" / "val.txt"
     listing.write_text("")
     (voc_folder / "SegmentationClass" / "train_3.png").unlink()
@@ -209,7 +209,7 @@ def test_a_damaged_photo_is_an_error(counted):
     ]
 
 
-def test_what_is_left_over_is_a_note(counted):
+def test_unused_files_are_a_note(counted):
     for name in ("images/d.heic", "images/._a.png", "images/.ipynb_checkpoints/a.png"):
         path = counted / name
         path.parent.mkdir(exist_ok=True)
@@ -242,7 +242,7 @@ def test_palettes_in_another_order_are_a_note(counted, toy_labels):
     assert found.splits[1].pixels[2] == 160
 
 
-def test_labels_without_a_pixel_are_a_note_that_asks_about_255(counted):
+def test_labels_without_a_pixel_get_a_note_about_255(counted):
     (counted / "masks/c.png").unlink()
     Image.fromarray(np.full((8, 20), 255, np.uint8)).save(counted / "masks/c.png")
     assert survey(DataFolder(str(counted))).notes == [

@@ -77,7 +77,7 @@ def test_12_bits_keep_their_upper_8():
 
 
 @pytest.mark.parametrize(("order", "tile", "deflate"), LAYOUTS)
-def test_other_numbers_of_32_bits_have_the_file_s_order_of_bytes(order, tile, deflate):
+def test_other_32_bit_numbers_have_the_files_byte_order(order, tile, deflate):
     layout = {"order": order, "tile": tile, "deflate": deflate}
     floats = (GREY / 255).astype(np.float32)
     assert np.abs(decode(tiff(floats, 1, form=3, **layout)).astype(int) - grey(GREY)).max() <= 1

@@ -119,7 +119,7 @@ def test_mobilenet_features_have_stride_32():
         ("???", "try resnet50 or mobilenet_v2"),
     ],
 )
-def test_unknown_name_comes_with_a_suggestion(name, hint):
+def test_an_unknown_name_gets_a_suggestion(name, hint):
     with pytest.raises(UserError) as caught:
         backbone(name)
     assert name in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a cell looks at is found by following its gradient back to the pixels.
+"""Finds the receptive field of a cell by following its gradient back to the pixels.
 
 For that a network is made linear and positive: boxes for kernels, no activation, mean for maximum.
 The pixels that a cell sees then weigh in as in its receptive field, which is symmetric.
@@ -97,7 +97,7 @@ def part(model, layer):
         ("xception", {8: 3, 16: 11, 32: 27}),
     ],
 )
-def test_cells_look_where_grid_centers_says(name, first):
+def test_cells_are_centred_at_grid_centers(name, first):
     model = linear(name)
     layers, centers = strides.feature_layers(model), strides.grid_centers(model)
     for stride in (8, 16, 32):
@@ -119,7 +119,7 @@ def test_cells_look_where_grid_centers_says(name, first):
         ("vgg16", 8),
     ],
 )
-def test_cells_of_a_dilated_backbone_look_where_grid_centers_says(name, output_stride):
+def test_cells_of_a_dilated_backbone_are_centred_at_grid_centers(name, output_stride):
     model = strides.dilate(linear(name), output_stride)
     first = strides.grid_centers(model)[model.layers[-1].name]
     cell = WIDTH // 2 // output_stride
@@ -186,7 +186,7 @@ def test_kernels_as_wide_as_their_stride_are_centred_and_others_are_not(downs, f
         ("efficientnet_b0", {8: "block4a_expand_activation", 16: "block6a_expand_activation"}),
     ],
 )
-def test_features_are_what_the_next_stage_starts_from(name, expected):
+def test_features_are_the_inputs_of_the_next_stage(name, expected):
     layers = strides.feature_layers(plain(name))
     assert sorted(layers) == [2, 4, 8, 16, 32]
     assert {stride: layers[stride] for stride in expected} == expected
@@ -199,7 +199,7 @@ def test_features_of_a_residual_network_are_sums_even_where_those_are_no_layers(
     assert len(keras.tree.flatten(last.input)) == 2
 
 
-def test_strides_that_come_out_at_odd_sizes_are_not_offered():
+def test_strides_with_odd_sizes_are_not_offered():
     assert sorted(strides.feature_layers(plain("xception"))) == [8, 16, 32]
 
 
@@ -223,7 +223,7 @@ def randomise(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "resnet50", "efficientnet_b0"])
-def test_a_dilated_backbone_equals_the_plain_one_where_that_has_cells(name):
+def test_a_dilated_backbone_equals_the_plain_one_at_common_cells(name):
     model = keras.models.clone_model(plain(name))
     randomise(model)
     image = np.random.default_rng(1).normal(size=(1, 128, 160, 3)).astype(np.float32)
@@ -248,7 +248,7 @@ def test_a_dilated_backbone_equals_the_plain_one_where_that_has_cells(name):
 
 
 @pytest.mark.slow
-def test_a_dilated_backbone_keeps_names_weights_and_what_is_trainable():
+def test_a_dilated_backbone_keeps_names_weights_and_trainable_flags():
     model = keras.models.clone_model(plain("mobilenet_v2"))
     model.get_layer("block_3_expand").trainable = False
     dilated = strides.dilate(model, 8)
@@ -286,7 +286,7 @@ def test_layers_before_the_output_stride_are_left_as_they_are():
         ("convnext_tiny", "layer_normalization"),
     ],
 )
-def test_the_expansion_for_the_classifier_is_found_where_there_is_one(name, expected):
+def test_the_classifiers_expansion_is_found_if_there_is_one(name, expected):
     assert strides.before_expansion(plain(name)).startswith(expected)
 
 
@@ -311,7 +311,7 @@ def test_a_pyramid_has_features_of_each_stride_coarsest_first(finest, coarsest, 
     assert centers == {128 // cells: 128 // cells - 1 for cells, _ in expected}
 
 
-def test_a_pyramid_of_one_step_is_a_list_too():
+def test_a_pyramid_of_one_step_is_a_list():
     model, _, _ = pyramid("resnet18")
     assert [feature.shape[-1] for feature in model.outputs] == [512]
 
@@ -328,7 +328,7 @@ def test_a_backbone_that_cannot_be_dilated_is_refused(monkeypatch):
     assert "\n" not in message
 
 
-def test_a_stride_without_features_is_refused_with_those_there_are(tiny_backbone):
+def test_a_stride_without_features_is_refused_with_the_possible_ones(tiny_backbone):
     with pytest.raises(UserError) as caught:
         pyramid("tiny", finest=16)
     message = str(caught.value)
@@ -349,7 +349,7 @@ def test_a_stride_without_features_is_refused_with_those_there_are(tiny_backbone
         ("vgg16", {"output_stride": 8, "learn_upsampling": True}),
     ],
 )
-def test_what_decides_on_a_pixel_is_centred_on_it(monkeypatch, name, options):
+def test_the_receptive_field_of_a_pixel_is_centred_on_it(monkeypatch, name, options):
     def constructor(**_):
         return keras.models.clone_model(linear(name))
 

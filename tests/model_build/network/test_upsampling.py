@@ -78,7 +78,7 @@ def test_bilinear_kernel_is_symmetric(size):
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=40, deadline=None)
-def test_interpolation_is_what_upsampling_starts_as(stride, cells, halves, seed):
+def test_upsampling_starts_as_interpolation(stride, cells, halves, seed):
     inputs = np.random.default_rng(seed).normal(size=(2, *cells, 2)).astype(np.float32)
     shift = halves / 2
     started = upsampling(2, stride, 2, shift=shift)(inputs)

@@ -15,7 +15,7 @@ from model_build import artifact
 from model_build.common.errors import UserError
 from model_build.network.fcn import fcn
 from model_build.training import checkpoints
-from model_build.training.checkpoints import Keeper
+from model_build.training.checkpoints import CheckpointEachEpoch
 from model_build.training.history import read_history
 from model_build.training.objective import compile_model
 from tests import networks
@@ -36,13 +36,13 @@ def impatient(run_training, quick, tmp_path_factory):
     output = tmp_path_factory.mktemp("impatient")
     recipe = dataclasses.replace(quick, epochs=6)
 
-    class Scored(Keeper):
+    class Scored(CheckpointEachEpoch):
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, {**logs, "val_miou": scores[epoch]})
 
     def run(**options):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoints, "Keeper", Scored)
+            patch.setattr(checkpoints, "CheckpointEachEpoch", Scored)
             return run_training(output, recipe=recipe, **options)
 
     return SimpleNamespace(run=run, **vars(run(patience=2)))
@@ -53,7 +53,7 @@ def interrupted(epoch, step=None):
     """Ctrl-C when ``epoch`` (from 0) begins, or after its ``step``-th step (from 0)."""
     current = []
 
-    class Interrupted(Keeper):
+    class Interrupted(CheckpointEachEpoch):
         def on_epoch_begin(self, index, logs=None):
             current.append(index)
             if index == epoch and step is None:
@@ -67,7 +67,7 @@ def interrupted(epoch, step=None):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoints, "Keeper", Interrupted)
+            patch.setattr(checkpoints, "CheckpointEachEpoch", Interrupted)
             with pytest.raises(KeyboardInterrupt):
                 yield
     finally:
@@ -82,7 +82,7 @@ def test_history_has_a_row_an_epoch(long_training):
 
 
 @pytest.mark.slow
-def test_events_for_tensorboard_tell_what_history_tells(long_training):
+def test_tensorboard_events_equal_the_history(long_training):
     found = {}
     for path in (long_training.output / "tensorboard").rglob("events.*"):
         for record in tf.data.TFRecordDataset(str(path)):
@@ -120,7 +120,7 @@ def test_checkpoints_of_the_last_and_of_the_first_of_the_best_epochs_are_kept(im
 
 
 @pytest.mark.slow
-def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
+def test_the_best_epochs_network_is_saved(impatient, read_checkpoint):
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     logits = networks.serve(impatient.output)(image)
     np.testing.assert_allclose(logits, read_checkpoint(impatient.output, 2)(image), atol=1e-4)
@@ -128,7 +128,7 @@ def test_the_best_epochs_network_is_what_is_saved(impatient, read_checkpoint):
 
 
 @pytest.mark.slow
-def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
+def test_a_training_that_ended_by_patience_does_not_resume(impatient):
     (impatient.output / "model.json").unlink()
     again = impatient.run(patience=2, resume=True)
     assert again.description.training == impatient.description.training
@@ -138,7 +138,7 @@ def test_a_training_that_has_ended_by_patience_stays_ended(impatient):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_from_its_last_epoch_and_not_from_its_best(impatient, read_checkpoint):
+def test_a_training_resumes_from_its_last_epoch_not_its_best(impatient, read_checkpoint):
     resumed = impatient.run(resume=True)
     assert any("epoch-004.keras: resuming after epoch 4" in line for line in resumed.lines)
     assert epochs_of(impatient.output) == ["1", "2", "3", "4", "5", "6"]
@@ -162,7 +162,7 @@ def test_a_training_goes_on_from_its_last_epoch_and_not_from_its_best(impatient,
 def test_whether_to_go_on(tmp_path, scores, patience, expected):
     rows = [f"{epoch},{score}\n" for epoch, score in enumerate(scores, start=1)]
     (tmp_path / "history.csv").write_text("epoch,val_miou\n" + "".join(rows))
-    assert Keeper(tmp_path, len(scores), patience).worthwhile() == expected
+    assert CheckpointEachEpoch(tmp_path, len(scores), patience).has_patience() == expected
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_an_interrupted_training_is_resumed_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_a_resumed_training_knows_its_schedule_and_what_it_has_accumulated(
+def test_a_resumed_training_restores_schedule_and_accumulated_gradients(
     run_training, quick, tmp_path, read_checkpoint, assert_close, assert_same_history
 ):
     # Of three steps an epoch, the last one's gradients are still to be applied.
@@ -249,7 +249,7 @@ def test_a_training_killed_at_any_moment_is_resumed_to_the_same_history(
     moment = random.randrange(4, 18)  # of its steps; an epoch has three
     before = f"""
         import os, signal
-        steps, on_train_batch_end = [], checkpoints.Keeper.on_train_batch_end
+        steps, on_train_batch_end = [], checkpoints.CheckpointEachEpoch.on_train_batch_end
 
         def die_after_step(self, index, logs=None):
             on_train_batch_end(self, index, logs)
@@ -257,7 +257,7 @@ def test_a_training_killed_at_any_moment_is_resumed_to_the_same_history(
             if len(steps) == {moment}:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoints.Keeper.on_train_batch_end = die_after_step
+        checkpoints.CheckpointEachEpoch.on_train_batch_end = die_after_step
         """
     command = start_commands((*train_options, "--epochs", 6, "--output", tmp_path), before=before)
     _, stderr = command.communicate()
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             if epoch == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-        checkpoints.Keeper.on_epoch_begin = fill_disk
+        checkpoints.CheckpointEachEpoch.on_epoch_begin = fill_disk
         """
     command = start_commands((*train_options, "--output", tmp_path), before=before)
     _, stderr = command.communicate()
@@ -329,7 +329,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_epoch(run_tr
 
 
 @pytest.mark.slow
-def test_output_that_holds_a_training_needs_resume(run_training, undisturbed):
+def test_output_with_a_training_needs_resume(run_training, undisturbed):
     with pytest.raises(UserError) as caught:
         run_training(undisturbed.output)
     assert str(caught.value).startswith(f"{undisturbed.output}: has a training run")
@@ -406,8 +406,8 @@ def test_the_latest_checkpoint_is_the_one_with_most_epochs(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_no_checkpoint_is_written_of_weights_that_the_last_step_has_spoiled(tmp_path, loss):
-    keeper = Keeper(tmp_path, 4)
+def test_weights_ruined_by_the_last_step_are_not_saved(tmp_path, loss):
+    keeper = CheckpointEachEpoch(tmp_path, 4)
     keeper.set_params({"steps": 3})
     message = f"training diverged: the validation loss is {loss} at step 3 of epoch 5"
     with pytest.raises(UserError, match=message):

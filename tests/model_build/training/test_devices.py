@@ -84,7 +84,7 @@ def test_xla_is_for_one_gpu():
         devices.engine("xla", "auto", 2)
 
 
-def test_what_several_gpus_cannot_share_is_refused(quick):
+def test_a_recipe_that_several_gpus_cannot_share_is_refused(quick):
     devices.check_replicas(dataclasses.replace(quick, batch_size=3, accumulate=2), 6, 1)
     devices.check_replicas(dataclasses.replace(quick, batch_size=4), 6, 2)
     with pytest.raises(UserError, match=r"--batch-size 3: .* a multiple of 2"):
@@ -107,7 +107,7 @@ TWO_DEVICES = f"""
 
 
 @pytest.mark.slow
-def test_two_devices_train_what_one_does(
+def test_two_devices_train_like_one(
     start_commands,
     run_training,
     train_options,

@@ -30,7 +30,7 @@ def said(root):
     return examples, lines[1:]
 
 
-def test_labels_without_a_pixel_are_said_of_each_split_with_the_way_out(folder):
+def test_labels_without_a_pixel_are_reported_per_split_with_a_remedy(folder):
     _, lines = said(folder)
     asked = (
         'which means void: if it is one of your classes, give that label "id": 255 in labels.json'
@@ -51,7 +51,7 @@ def test_labels_without_a_pixel_are_said_of_each_split_with_the_way_out(folder):
     assert np.bincount(examples.pairs[0].read_ids().ravel()).tolist() == [15, 0, 5]
 
 
-def test_nothing_is_said_where_each_label_has_a_pixel(folder):
+def test_there_is_no_note_if_each_label_has_a_pixel(folder):
     for name in "abc":
         Image.fromarray(np.array([[0, 1, 2, 255, 0]] * 4, np.uint8)).save(
             folder / f"masks/{name}.png"
@@ -59,7 +59,7 @@ def test_nothing_is_said_where_each_label_has_a_pixel(folder):
     assert said(folder)[1] == []
 
 
-def test_reordered_palettes_and_labels_of_voc_are_said_once(folder, toy_labels):
+def test_reordered_palettes_and_labels_of_voc_are_reported_once(folder, toy_labels):
     for name in "ab":
         mask = Image.fromarray(np.array([[0, 1, 2, 0, 0]] * 4, np.uint8), "P")
         mask.putpalette([c for index in (1, 0, 2) for c in toy_labels.colors[index]])

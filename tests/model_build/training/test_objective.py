@@ -109,14 +109,14 @@ def test_pixel_accuracy_counts_pixels_and_not_batches():
     assert float(accuracy.result()) == pytest.approx(0.9)
 
 
-def test_pixel_accuracy_of_void_alone_is_zero():
+def test_pixel_accuracy_of_only_void_is_zero():
     accuracy = objective.PixelAccuracy(num_classes=2, ignore_class=255)
     accuracy.update_state([[255, 255]], [[0, 1]])
     assert float(accuracy.result()) == 0
 
 
 class Mask:
-    """What :func:`objective.class_weights` needs of a pair."""
+    """The part of a pair that :func:`objective.class_weights` uses."""
 
     def __init__(self, counts):
         self.counts = counts

@@ -95,7 +95,7 @@ def test_without_a_validation_miou_nothing_is_marked():
     assert legend_of(figure) == ["training", "validation"]
 
 
-def test_one_epoch_alone_is_seen():
+def test_a_single_epoch_is_visible():
     figure = plots.history_figure(history("0.25", miou="0.75"))
     miou = figure.axes[2]
     # The line of the best epoch goes through both dots, but leaves most of them to be seen.
@@ -164,7 +164,7 @@ def test_a_class_without_pixels_is_shown_as_absent(classes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("classes", "numbers"), [(3, True), (11, True), (21, True), (150, False)])
-def test_the_names_of_any_number_of_classes_have_room(classes, numbers):
+def test_the_figure_has_room_for_any_number_of_class_names(classes, numbers):
     """No label overlaps the next one, and none leaves the picture."""
     names = [f"a class with a long name, {index}" for index in range(classes)]
     matrix = np.full((classes, classes), 1000 // classes)
@@ -302,7 +302,7 @@ def test_no_word_is_printed_where_matplotlib_can_keep_no_cache(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "confusion.png"}
 
 
-def test_pyplot_is_left_alone(tmp_path):
+def test_pyplot_is_not_imported(tmp_path):
     code = (
         "import sys, model_build.training.plots as plots;"
         "assert 'matplotlib' not in sys.modules;"

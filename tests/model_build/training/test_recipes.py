@@ -81,7 +81,7 @@ def test_slow_layers_survive_saving_the_optimizer(network, quick):
     assert SCORES not in again.slow
 
 
-def test_sgd_has_no_rate_of_its_own_for_the_backbone():
+def test_sgd_has_no_separate_rate_for_the_backbone():
     with pytest.raises(UserError, match="--backbone-rate"):
         recipes.optimizer(dataclasses.replace(PLAIN, backbone_rate=0.1), 10, ())
 

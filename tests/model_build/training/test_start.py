@@ -12,7 +12,7 @@ from model_build.common.errors import UserError
 from model_build.data.labels import LabelSet
 from model_build.network.fcn import BACKBONE, SCORES, Architecture, fcn
 from model_build.training import checkpoints
-from model_build.training.start import inherit, starting
+from model_build.training.start import load_start_weights, resolve_start
 from tests.networks import save_earlier, serve
 
 RED, GREEN, BLUE, GREY = (250, 0, 0), (0, 250, 0), (0, 0, 250), (9, 9, 9)
@@ -56,10 +56,10 @@ def edit(folder, **changes):
 
 
 def inherited(path, labels, given=()):
-    start = starting(str(path), dict(given))
+    start = resolve_start(str(path), dict(given))
     keras.utils.set_random_seed(7)
     model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
-    return model, inherit(model, start, labels)
+    return model, load_start_weights(model, start, labels)
 
 
 def refused(path, labels, given=()):
@@ -102,7 +102,7 @@ def test_each_format_gives_all_weights_bit_by_bit(saved, toy_labels, write, half
         (("ground", "box", "disc", "sky"), ("sky",)),
     ],
 )
-def test_labels_known_by_name_keep_their_scores_and_others_are_new(saved, toy_labels, names, new):
+def test_labels_with_known_names_keep_their_weights(saved, toy_labels, names, new):
     folder, model = saved(toy_labels, context=True, learn_upsampling=True)
     again, has = inherited(folder, labels_of(*names))
     assert has.new == new
@@ -129,7 +129,7 @@ def test_labels_known_by_name_keep_their_scores_and_others_are_new(saved, toy_la
         )
 
 
-def test_a_weights_file_of_as_many_labels_is_taken_in_their_order(
+def test_a_weights_file_with_equally_many_labels_is_taken_in_their_order(
     saved, toy_labels, tmp_path, assert_close
 ):
     _, model = saved(toy_labels, context=True)
@@ -161,9 +161,9 @@ def test_options_replace_the_default_models_architecture_for_a_weights_file(tmp_
     path = tmp_path / "a.weights.h5"
     path.touch()
     default = artifact.describe(artifact.DEFAULT_MODEL).architecture
-    assert starting(str(path), {}).architecture.to_json() == default
+    assert resolve_start(str(path), {}).architecture.to_json() == default
     given = {"output_stride": 8, "skips": 32}
-    assert starting(str(path), given).architecture.to_json() == {**default, **given}
+    assert resolve_start(str(path), given).architecture.to_json() == {**default, **given}
 
 
 def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
@@ -176,7 +176,7 @@ def test_a_file_of_another_network_is_refused(saved, toy_labels, tmp_path):
     assert "name the file's architecture with --backbone" in message
 
 
-def test_a_file_with_as_many_weights_in_other_places_is_refused(saved, toy_labels, tmp_path):
+def test_a_file_with_the_same_number_of_other_weights_is_refused(saved, toy_labels, tmp_path):
     import h5py
 
     _, model = saved(toy_labels)
@@ -197,7 +197,7 @@ def test_a_file_that_is_no_weights_file_is_refused(tiny_backbone, toy_labels, tm
     assert message.startswith(f"{path}: cannot be read as a Keras weights file")
 
 
-def test_what_is_no_model_is_refused(toy_labels, tmp_path):
+def test_a_folder_that_is_not_a_model_is_refused(toy_labels, tmp_path):
     assert "no such file" in refused(tmp_path / "a.weights.h5", toy_labels)
     assert "not a saved model" in refused(tmp_path / "nowhere", toy_labels)
     (tmp_path / "a.h5").touch()
@@ -207,9 +207,9 @@ def test_what_is_no_model_is_refused(toy_labels, tmp_path):
 
 
 @pytest.mark.parametrize("given", [{"skips": 32}, {"backbone_name": "Ti-ny", "context": False}])
-def test_options_that_say_what_is_so_are_no_contradiction(saved, toy_labels, given):
+def test_options_that_agree_with_the_start_are_accepted(saved, toy_labels, given):
     folder, _ = saved(toy_labels)
-    assert starting(str(folder), given).architecture == Architecture("tiny")
+    assert resolve_start(str(folder), given).architecture == Architecture("tiny")
 
 
 @pytest.mark.parametrize(
@@ -387,10 +387,10 @@ def test_the_graph_of_a_start_is_not_loaded(saved, toy_labels, monkeypatch, writ
 
 @pytest.mark.slow
 def test_the_default_model_is_a_start():
-    start = starting(artifact.DEFAULT_MODEL, {})
+    start = resolve_start(artifact.DEFAULT_MODEL, {})
     labels = start.labels
     model, _ = fcn(len(labels), **dataclasses.asdict(start.architecture))
-    assert inherit(model, start, labels).new == ()
+    assert load_start_weights(model, start, labels).new == ()
     graph = saved_model.read(f"{artifact.DEFAULT_MODEL}/saved_model").graph_def
     averages = artifact.describe(artifact.DEFAULT_MODEL).scores.averages
     export.check(program.Program(graph, averages), model)
@@ -402,11 +402,11 @@ def test_the_default_model_is_a_start():
 @pytest.fixture
 def begun(undisturbed):
     """The start that the quick training's model is."""
-    return starting(str(undisturbed.output), {})
+    return resolve_start(str(undisturbed.output), {})
 
 
 @pytest.mark.slow
-def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, quick, tmp_path):
+def test_zero_epochs_save_the_start_unchanged(run_training, undisturbed, begun, quick, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
     same = run_training(tmp_path / "out", start=begun, recipe=none, pictures=True)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
@@ -422,7 +422,7 @@ def test_no_epoch_saves_the_start_as_it_is(run_training, undisturbed, begun, qui
 
 
 @pytest.mark.slow
-def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_folder, tmp_path):
+def test_zero_epochs_of_a_new_network_are_refused(run_training, begun, quick, voc_folder, tmp_path):
     none = dataclasses.replace(quick, epochs=0)
     with pytest.raises(
         UserError, match="--epochs 0: there is no trained network to save, as this one is"
@@ -436,7 +436,7 @@ def test_no_epoch_of_what_is_new_is_refused(run_training, begun, quick, voc_fold
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_from_the_weights_of_the_start(
+def test_a_training_continues_from_the_weights_of_the_start(
     run_training, undisturbed, begun, tmp_path, quick, read_checkpoint, assert_close
 ):
     slow = dataclasses.replace(quick, epochs=1, learning_rate=1e-9)
@@ -464,7 +464,7 @@ def test_a_resumed_training_does_not_start_over(
 
 
 @pytest.mark.slow
-def test_what_comes_from_a_start_learns_slowly(run_training, begun, quick, voc_folder, tmp_path):
+def test_layers_from_a_start_learn_slowly(run_training, begun, quick, voc_folder, tmp_path):
     from model_build.training import recipes
 
     slow = []

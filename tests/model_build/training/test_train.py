@@ -128,7 +128,7 @@ def test_a_diverging_training_stops_in_one_line(
 
 
 @pytest.mark.slow
-def test_an_epoch_whose_last_step_spoils_the_weights_diverges_too(run_training, quick, tmp_path):
+def test_an_epoch_whose_last_step_ruins_the_weights_diverges(run_training, quick, tmp_path):
     ruinous = dataclasses.replace(quick, batch_size=6, learning_rate=1e30)
     with pytest.raises(UserError, match=r"the validation loss is .* at step 1 of epoch 1"):
         run_training(tmp_path, recipe=ruinous)
@@ -180,7 +180,7 @@ def test_images_that_are_all_smaller_than_the_crop_are_refused(run_training, tmp
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_split_of_void_alone_is_refused(run_training, voc_folder, palette_png, tmp_path, split):
+def test_a_split_of_only_void_is_refused(run_training, voc_folder, palette_png, tmp_path, split):
     for path in (voc_folder / "SegmentationClass").glob(f"{split}_*.png"):
         with Image.open(path) as mask:
             void = np.full(mask.size[::-1], 255, np.uint8)

@@ -23,7 +23,7 @@ def split(*arguments):
     return inputs, PipelineOptions(options)
 
 
-def test_inputs_alone():
+def test_arguments_without_options_are_inputs():
     inputs, options = split("photos", "a b.jpg", "gs://b/*.jpg", "@list.txt", "-")
     assert inputs == ["photos", "a b.jpg", "gs://b/*.jpg", "@list.txt", "-"]
     assert options.get_all_options(drop_default=True) == {}
@@ -50,7 +50,7 @@ def test_options_of_several_kinds():
     assert options.view_as(GoogleCloudOptions).labels == ["x=y"]
 
 
-def test_what_is_not_given_keeps_beams_default():
+def test_options_left_out_keep_beams_default():
     _, options = split("photos", "--project", "p")
     assert options.get_all_options(drop_default=True) == {"project": "p"}
 
@@ -147,7 +147,7 @@ def test_a_bad_value_is_a_usage_error(arguments):
         split("photos", *arguments)
 
 
-def test_the_options_are_handed_on_as_they_were_given():
+def test_options_are_passed_on_unchanged():
     arguments = ["one", "--runner", "DataflowRunner", "--project=p", "--streaming", "two"]
     assert split_arguments(arguments, OWN) == (
         ["one", "two"],

@@ -126,7 +126,7 @@ def test_the_table_and_the_file_say_the_same(fcn_beam, data, masks, tmp_path):
     assert "1.0000 (5 of 21 classes)" in printed
 
 
-def test_a_network_that_says_background_everywhere_does_not_look_good(fcn_beam, data, masks):
+def test_a_network_that_predicts_only_background_scores_badly(fcn_beam, data, masks):
     for path in masks.iterdir():
         Image.fromarray(np.zeros_like(as_ids(path))).save(path)
         truth = as_ids(data / "SegmentationClass" / path.name)
@@ -170,7 +170,9 @@ def test_missing_predictions_are_an_error_that_names_them(fcn_beam, data, masks,
 @pytest.mark.parametrize(
     ("broken", "skip"), [("prediction", []), ("prediction", ["--skip-missing"]), ("truth", [])]
 )
-def test_what_cannot_be_read_is_an_error_whatever_is_skipped(fcn_beam, data, masks, broken, skip):
+def test_an_unreadable_file_is_an_error_even_if_missing_ones_are_skipped(
+    fcn_beam, data, masks, broken, skip
+):
     path = {"prediction": masks, "truth": data / "SegmentationClass"}[broken] / "1.png"
     path.write_bytes(path.read_bytes()[:60])
     status, printed, err = fcn_beam("evaluate", "--masks", masks, "--data", data, *skip)
@@ -206,7 +208,7 @@ def test_a_photo_that_segment_rejects_has_no_prediction(fcn_beam, data, tiny_mod
     assert json.loads(printed)["skipped"] == ["0", "1"]
 
 
-def test_sizes_that_differ_are_told(fcn_beam, data, masks):
+def test_different_sizes_are_reported(fcn_beam, data, masks):
     half = Image.open(masks / "4.png").resize((100, 60), Image.Resampling.NEAREST)
     half.save(masks / "4.png")
     status, printed, _ = fcn_beam("evaluate", "--masks", masks, "--data", data)
@@ -279,7 +281,7 @@ def test_a_model_of_other_labels_is_refused(fcn_beam, data, tiny_model, tmp_path
         (["--model", "predicted"], "not a saved model"),
     ],
 )
-def test_what_a_user_can_fix_is_one_line_and_status_2(
+def test_a_user_error_is_one_line_and_status_2(
     fcn_beam, data, masks, memory, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(data.parent)

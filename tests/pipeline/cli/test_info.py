@@ -72,7 +72,7 @@ def test_info_checks_the_whole_model(trained, tmp_path):
     assert "truncated, changed or missing" in str(result.exception)
 
 
-def test_info_of_a_network_whose_normalisation_is_not_known(trained):
+def test_info_of_a_network_with_unknown_normalisation(trained):
     described = json.loads((trained / "model.json").read_text())
     (trained / "model.json").write_text(json.dumps(described | {"normalisation": {}}))
     assert shown(invoke(trained))["normalisation"] == "unknown"
@@ -122,7 +122,7 @@ def test_info_checks_a_model_in_a_store_and_calls_it_by_its_uri(remote):
     assert "truncated, changed or missing" in str(result.exception)
 
 
-def test_info_of_nothing_in_a_store_names_it(memory):
+def test_info_of_a_missing_folder_in_a_store_names_it(memory):
     result = invoke("memory://bucket/nowhere")
     assert isinstance(result.exception, UserError)
     assert "memory://bucket/nowhere" in str(result.exception)

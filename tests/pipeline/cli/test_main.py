@@ -91,7 +91,7 @@ def end(monkeypatch, capsys):
             return outcome
 
         monkeypatch.setattr("sys.argv", ["fcn-beam", "info"])
-        monkeypatch.setattr(main, "stay_within", lambda: None)  # for processes of ours alone
+        monkeypatch.setattr(main, "adapt_to_limits", lambda: None)  # for processes of ours alone
         monkeypatch.setattr(main.Commands, "get_command", lambda *arguments: command)
         with pytest.raises(SystemExit) as stop:
             main.main()
@@ -120,20 +120,20 @@ def end(monkeypatch, capsys):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_each_way_to_end_has_its_status_and_one_line(end, outcome, status, line):
+def test_each_outcome_has_its_status_and_one_line(end, outcome, status, line):
     ended, err = end(outcome)
     assert ended == status
     assert line in err
     assert len(err.strip().splitlines()) == bool(line)
 
 
-def test_a_traceback_is_there_for_those_who_debug(end, caplog):
+def test_a_traceback_is_printed_at_level_debug(end, caplog):
     caplog.set_level(logging.DEBUG)
     with pytest.raises(JobError, match="why"):
         end(JobError("why"))
 
 
-def test_commands_say_what_they_have_to_say_by_one_function():
+def test_commands_print_through_one_function():
     for name in COMMANDS.values():
         source = Path(importlib.import_module(name).__file__).read_text()
         assert "echo(" not in source

@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.options import WithNames, input_path, path
+from pipeline.cli.options import PassThroughCommand, input_path, path
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """What a command gets: its option, and all else."""
+    """Returns a command's own option and all further arguments."""
 
-    @click.command(cls=WithNames, context_settings={"ignore_unknown_options": True})
+    @click.command(cls=PassThroughCommand, context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     @click.option("--output", callback=path)
     def command(arguments, output):

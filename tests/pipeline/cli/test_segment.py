@@ -96,7 +96,7 @@ def rows(out):
         (["photos", "--output", "out", "--runner", "FlinkRunner"], "add --shared-disk"),
     ],
 )
-def test_what_a_user_can_fix_is_one_line_and_status_2(
+def test_a_user_error_is_one_line_and_status_2(
     command, photos, tiny_model, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -114,7 +114,7 @@ def test_what_a_user_can_fix_is_one_line_and_status_2(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["@-", "@/dev/stdin"])
-def test_a_list_may_come_by_standard_input(photos, tiny_model, tmp_path, name):
+def test_a_list_may_be_standard_input(photos, tiny_model, tmp_path, name):
     lines = "".join(f"{path}\n" for path in photos.glob("*/*.jpg"))
     options = ["--output", tmp_path / "out", "--model", tiny_model, "--dry-run"]
     done = in_a_process("segment", name, *options, input=lines)
@@ -167,7 +167,7 @@ def test_the_summary_is_that_of_the_run(segment):
 
 
 @pytest.mark.slow
-def test_exit_status_tells_of_too_many_rejects(segment, photos):
+def test_exit_status_reports_too_many_rejects(segment, photos):
     bad = photos / "bad.jpg"
     bad.write_text("bad")
     assert segment("--max-rejected", "1")[0] == 0
@@ -317,7 +317,7 @@ def test_a_killed_run_is_completed_with_the_same_masks(segment_with, photos, tin
 
 
 @pytest.mark.slow
-def test_an_interrupt_says_that_the_run_can_go_on(photos, tiny_model, tmp_path):
+def test_an_interrupt_prints_how_to_resume(photos, tiny_model, tmp_path):
     out = tmp_path / "out"
     process = held(photos, tiny_model, out)
     process.send_signal(signal.SIGINT)

@@ -28,7 +28,7 @@ def address(text):
     return text_format.Parse(text, endpoints_pb2.ApiServiceDescriptor()).url
 
 
-def test_the_harness_is_told_what_the_runner_says():
+def test_the_harness_gets_the_runners_settings():
     found = worker.environment("1-1", info(control="c:1", logging="l:2", status="s:3"), {})
     assert found["WORKER_ID"] == "1-1"
     assert json.loads(found["PIPELINE_OPTIONS"]) == {"beam:option:job_name:v1": "mine"}
@@ -75,7 +75,7 @@ def runner():
     server.stop(None)
 
 
-def test_the_command_asks_its_runner_and_starts_the_harness(runner, monkeypatch):
+def test_the_worker_asks_its_runner_and_starts_the_harness(runner, monkeypatch):
     from apache_beam.runners.worker import sdk_worker_main
 
     started = []
@@ -90,7 +90,7 @@ def test_the_command_asks_its_runner_and_starts_the_harness(runner, monkeypatch)
 
 
 @pytest.mark.slow
-def test_the_command_says_who_is_to_call_it():
+def test_the_workers_help_says_that_a_runner_calls_it():
     code = "from pipeline.cli.worker import main; main(['--help'])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert told.returncode == 0

@@ -83,13 +83,13 @@ def test_a_prediction_in_a_format_of_no_mask_is_a_fault(folder):
     assert found.class_map.detail.startswith("is actually JPEG, but a mask must be lossless")
 
 
-def test_what_a_disk_or_store_says_of_a_mask_is_a_fault_that_is_not_missing():
+def test_read_errors_of_a_mask_are_faults_but_not_missing():
     error = PermissionError("a.png: permission denied (403)")
     fault = decode_ids("a", "a.png", error, "truth", LABELS)
     assert fault == Fault("a", "truth", False, "a.png", "permission denied (403)")
 
 
-def test_ids_and_colours_of_no_label_are_told_apart():
+def test_unknown_ids_and_unknown_colours_are_distinguished():
     pixels = label2image(np.zeros((2, 3), np.uint8), LABELS).copy()
     pixels[0, :2] = 1, 2, 3
     buffer = io.BytesIO()
@@ -102,7 +102,7 @@ def test_ids_and_colours_of_no_label_are_told_apart():
     assert not fault.detail.startswith("a.png")
 
 
-def test_a_window_that_the_network_has_seen_becomes_predictions():
+def test_a_segmented_window_becomes_predictions():
     tasks = tuple(as_task(example(name)) for name in ("fine", "bad", "gone"))
     bad = Reject("photos/bad.jpg", "decode", "UnidentifiedImageError", "the file is empty")
     gone = Reject("photos/gone.jpg", "read", "FileNotFoundError", "No such file or directory")
@@ -127,7 +127,7 @@ def test_a_window_that_the_network_has_seen_becomes_predictions():
 
 
 @pytest.mark.parametrize("below", ["masks", "masks/photos"])
-def test_a_folder_above_the_masks_is_told(folder, below):
+def test_a_folder_above_the_masks_is_reported(folder, below):
     FILES.write(f"{folder}/{below}/sub/a[1].png", encoded(np.zeros((2, 2), np.uint8)))
     with pytest.raises(UserError, match=f"did you mean .*/{below}\\?"):
         check_folder(folder, ["sub/a[1]", "b"], FILES)

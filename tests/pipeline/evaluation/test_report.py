@@ -5,7 +5,7 @@ import pytest
 
 from model_build.data.labels import LabelSet
 from model_build.scores import scores
-from pipeline.evaluation.report import complaint, few, report, table
+from pipeline.evaluation.report import complaint, report, shorten, table
 
 LABELS = LabelSet(("ground", "box", "disc", "star"), tuple((9 * n, 0, 0) for n in range(4)))
 MATRIX = [[60, 5, 0, 0], [10, 20, 0, 0], [0, 5, 0, 0], [0, 0, 0, 0]]
@@ -32,7 +32,7 @@ def row(text, name):
     return line.removeprefix(name).split()
 
 
-def test_a_report_holds_the_scores_by_name_and_the_matrix():
+def test_a_report_has_the_scores_by_name_and_the_matrix():
     result = report(found(), LABELS)
     expected = scores(np.array(MATRIX))
     assert result["scores"] == {
@@ -48,7 +48,7 @@ def test_a_report_holds_the_scores_by_name_and_the_matrix():
     assert json.loads(json.dumps(result)) == result
 
 
-def test_the_table_says_the_same():
+def test_the_table_has_the_same_values():
     text = table(report(found(), LABELS))
     assert row(text, "ground") == [f"{60 / 75:.4f}", "65.00", "%", "70.00", "%"]
     assert row(text, "disc") == ["0.0000", "5.00", "%", "0.00", "%"]
@@ -64,7 +64,7 @@ def test_the_table_says_the_same():
     assert text.splitlines() == [line.rstrip() for line in text.splitlines()]
 
 
-def test_classes_without_a_true_pixel_are_named_also_where_all_scores_are_1():
+def test_classes_without_a_true_pixel_are_named_even_if_all_scores_are_1():
     perfect = [[60, 0, 0, 0], [0, 20, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     result = report(found(confusion_matrix=perfect, void_pixels=25), LABELS)
     assert result["scores"]["miou"] == 1.0
@@ -84,7 +84,7 @@ def test_masks_read_by_the_colours_of_their_palettes_are_counted():
     assert "masks by palette colour   2, as the order is not the labels'" in text
 
 
-def test_the_table_tells_of_absence_scaling_and_skipping_only_where_there_is_any():
+def test_the_table_reports_absence_scaling_and_skipping_only_if_there_is_any():
     whole = np.diag([4, 3, 2, 1]).tolist()
     text = table(report(found(confusion_matrix=whole), LABELS))
     for word in ("absent", "left out", "scaled", "skipped", "no label", "palette", "no pixel"):
@@ -108,7 +108,7 @@ def test_the_table_tells_of_absence_scaling_and_skipping_only_where_there_is_any
         ([fault("a"), fault("a", "truth", missing=False)], True),
     ],
 )
-def test_with_a_fault_in_the_way_there_are_no_numbers(faults, skip_missing):
+def test_with_a_fault_there_are_no_scores(faults, skip_missing):
     result = report(found(*faults), LABELS, skip_missing)
     assert result == {"scores": None, "images": 3, "faults": faults}
 
@@ -143,6 +143,6 @@ def test_nothing_to_score_is_no_score():
     assert complaint(void, 2) == ["no scores: all pixels of the 2 true masks are void"]
 
 
-def test_few_keeps_what_is_few():
-    assert few(["a"] * 10) == ["a"] * 10
-    assert few(["a"] * 11) == ["a"] * 10 + ["and 1 more"]
+def test_shorten_keeps_short_lists():
+    assert shorten(["a"] * 10) == ["a"] * 10
+    assert shorten(["a"] * 11) == ["a"] * 10 + ["and 1 more"]

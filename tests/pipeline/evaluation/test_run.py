@@ -20,7 +20,7 @@ STORE = "memory://bucket/a [1]"
 
 @pytest.fixture
 def voc(tmp_path):
-    """Makes a VOC folder of so many small photos and true masks; gives its path."""
+    """Makes a VOC folder with a number of small photos and true masks; returns its path."""
 
     def make(count):
         folder = tmp_path / "data"
@@ -154,7 +154,7 @@ def test_faults_in_a_store_are_those_on_disk(voc, tiny_model, memory):
         ({"masks": None, "model": f"{STORE}/data"}, "not a saved model"),
     ],
 )
-def test_what_is_not_there_is_told_in_one_line(voc, tmp_path, memory, options, message):
+def test_a_missing_folder_is_reported_in_one_line(voc, tmp_path, memory, options, message):
     data = voc(2)
     upload(predict(data, tmp_path / "predicted"), f"{STORE}/predicted")
     asked = {"data": upload(data, f"{STORE}/data"), "masks": f"{STORE}/predicted"} | options
@@ -172,7 +172,7 @@ def test_a_list_that_cannot_be_read_is_no_missing_list(voc, tmp_path, memory):
         evaluate(uri, masks=tmp_path)
 
 
-def test_a_data_folder_is_the_same_wherever_it_lies(voc, memory):
+def test_a_data_folder_reads_the_same_from_disk_and_store(voc, memory):
     data = voc(5)
     (data / "labels.json").write_text(json.dumps(VOC.to_json()))
     uri = upload(data, f"{STORE}/data")

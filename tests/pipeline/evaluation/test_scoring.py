@@ -11,7 +11,13 @@ from PIL import Image
 from model_build.data.labels import VOID, LabelSet, label2image
 from model_build.scores import confusion_matrix
 from pipeline.evaluation.predictions import Example, Fault, Prediction, ReadMasks
-from pipeline.evaluation.scoring import ConfusionMatrixFn, Counted, count_window, findings, score
+from pipeline.evaluation.scoring import (
+    ConfusionMatrixFn,
+    PixelCounts,
+    count_window,
+    findings,
+    score,
+)
 from pipeline.runners import local
 from pipeline.storage import Files
 
@@ -66,7 +72,7 @@ def run(data, predicted, names=("n0", "n1", "n2", "n3", "n4"), workers=1):
 
 
 def count(data, class_map, size=None):
-    """What counting one prediction of ``n0`` gives."""
+    """Counts one prediction of ``n0``."""
     truth = str(data / "masks/n0.png")
     prediction = Prediction("n0", "p.png", truth, class_map, size or class_map.shape)
     (found,) = count_window([prediction], LABELS, FILES)
@@ -186,7 +192,7 @@ def test_a_class_map_is_counted_at_the_size_of_its_photo(data):
     assert count(data, small, (12, 16)).scaled == "16×12 to 8×6"
 
 
-def test_void_is_no_prediction_where_the_truth_has_a_label(data):
+def test_void_is_not_a_valid_prediction_for_a_label(data):
     truth = as_ids(data / "masks/n0.png")
     on_void = np.where(truth == VOID, VOID, 1).astype(np.uint8)
     counted = count(data, on_void)
@@ -220,7 +226,7 @@ def test_void_and_reordered_palettes_are_counted(data):
     assert findings(counted.matrix, [counted._asdict()] * 2, [])["reordered_palettes"] == 2
 
 
-def test_the_truth_is_looked_at_where_there_is_no_prediction(data):
+def test_the_truth_is_checked_even_without_a_prediction(data):
     gone = Fault("n0", "prediction", True, "p.png", "no such file")
     (data / "masks/n1.png").write_text("no image")
     predictions = [
@@ -236,7 +242,7 @@ def test_the_truth_is_looked_at_where_there_is_no_prediction(data):
         ("none", "prediction", True),
         ("none", "truth", True),
     ]
-    assert isinstance(counted, Counted)
+    assert isinstance(counted, PixelCounts)
     assert counted.name == "n2"
 
 

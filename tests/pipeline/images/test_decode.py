@@ -36,7 +36,7 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
         decode(bomb, max_pixels=178_000_000)
 
 
-def test_max_pixels_is_what_is_allowed(image_bytes):
+def test_max_pixels_is_the_largest_allowed_number(image_bytes):
     data = image_bytes("PNG", 6, 4)
     check_decoded(decode(data, max_pixels=24), 4, 6)
     with pytest.raises(TooManyPixels):
@@ -94,7 +94,7 @@ def test_scaling_keeps_the_picture():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize(("long_side", "pixels"), [(None, 60 * 40), (1000, 60 * 40), (30, 30 * 20)])
-def test_a_header_tells_how_much_memory_an_image_takes(image_bytes, kind, long_side, pixels):
+def test_decoded_size_is_estimated_from_the_header(image_bytes, kind, long_side, pixels):
     options = DecodeOptions(long_side, 10**7)
     data = image_bytes(kind, 60, 40)
     photo = module.decode(data, options)
@@ -110,5 +110,5 @@ def test_a_header_is_read_without_decoding(monkeypatch, image_bytes):
     "data",
     [b"", b"just text", png_of_rows(0, 5, 8, 2, b""), png_of_rows(60_000, 60_000, 8, 2, b"")],
 )
-def test_what_will_not_be_decoded_takes_no_memory(data):
+def test_an_image_that_is_not_decoded_takes_no_memory(data):
     assert decoded_bytes(data, DecodeOptions(None, 10**7)) == 0

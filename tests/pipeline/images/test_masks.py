@@ -11,8 +11,8 @@ from PIL import Image, PngImagePlugin
 
 from model_build.data.labels import VOC, LabelSet
 from pipeline.images.masks import (
-    BAND,
     KEYWORD,
+    ROWS_PER_BAND,
     Origin,
     Traces,
     encode_mask,
@@ -49,7 +49,7 @@ def ids_of(data):
 
 
 @given(class_maps(), st.none() | origins)
-def test_a_mask_comes_back_as_it_went(class_map, origin):
+def test_a_mask_survives_encoding_and_decoding(class_map, origin):
     pixels = histogram(class_map, VOC)
     origin = origin and origin._replace(pixels=pixels)
     data = encode_mask(class_map, VOC, origin)
@@ -64,7 +64,7 @@ def _without_idat(origin):
 
 
 @given(class_maps())
-def test_a_mask_whose_pixels_are_not_those_that_were_written_is_made_by_no_run(class_map):
+def test_a_mask_with_changed_pixels_is_not_made_by_a_run(class_map):
     mask = encode_mask(class_map, VOC, origin_of(class_map))
     turned = class_map[::-1].copy()
     edited = _png(_palette_image(turned, VOC), pnginfo=_text(Image.open(io.BytesIO(mask)).text))
@@ -80,7 +80,7 @@ def test_a_mask_that_an_editor_saved_without_its_text_shows_nothing(mode):
         assert find_traces(_png(image.convert(mode))) == Traces(size=(2, 2))
 
 
-def test_a_mask_of_any_labels_is_known_as_made_by_a_run():
+def test_a_mask_of_any_labels_is_recognised_as_made_by_a_run():
     class_map = np.array([[0, 1], [2, 2]], np.uint8)
     data = encode_mask(class_map, THREE, origin_of(class_map, THREE))
     palette = data.index(b"PLTE") + 4
@@ -114,12 +114,12 @@ def _text(texts):
     return info
 
 
-def test_a_cropped_class_map_is_encoded_too():
+def test_a_cropped_class_map_is_encoded():
     class_map = np.arange(12, dtype=np.uint8).reshape(3, 4)[:2, 1:3]
     assert ids_of(encode_mask(class_map, VOC)).tolist() == [[1, 2], [5, 6]]
 
 
-def test_a_mask_tells_of_its_source_to_any_tool():
+def test_a_masks_source_is_readable_by_any_tool():
     origin = Origin("x/é [1].jpg", "ab12", "c0ffee", {"sky": 2})
     image = Image.open(io.BytesIO(encode_mask(np.array([[1, 1]], np.uint8), THREE, origin)))
     told = json.loads(image.text[KEYWORD])
@@ -134,7 +134,7 @@ def test_a_palette_that_spells_the_name_of_a_chunk_does_no_harm():
     assert (_without_idat(found.origin), found.made) == (origin, True)
 
 
-def test_a_name_that_is_not_utf_8_comes_back_from_a_masks_text():
+def test_a_name_that_is_not_utf_8_survives_in_a_masks_text():
     origin = Origin(os.fsdecode(b"a\xff.jpg"), "", "", {})
     found = find_traces(encode_mask(np.zeros((1, 1), np.uint8), VOC, origin))
     assert _without_idat(found.origin) == origin
@@ -153,7 +153,7 @@ def test_equal_masks_of_equal_origin_have_equal_bytes():
     [None, "", "Copyright", "[]", "{}", "null", '{"image": "a.jpg"}', '{"image": "a", "x": 1}']
     + ['{"image": [], "hash": "a", "recipe": "b", "pixels": {}}', "[" * 100_000, "\xff"],
 )
-def test_a_text_of_another_form_tells_nothing(text):
+def test_an_invalid_text_chunk_is_ignored(text):
     image = _palette_image(np.array([[1, 2]], np.uint8), THREE)
     info = _text({} if text is None else {KEYWORD: text})
     assert find_traces(_png(image, pnginfo=info)) == Traces(size=(1, 2))
@@ -203,13 +203,13 @@ def test_a_mask_with_a_bit_turned_over_is_not_taken_for_whole(bit, data):
     assert not find_traces(bytes(damaged)).made
 
 
-def test_what_is_damaged_and_of_no_run_may_be_the_work_of_a_person():
+def test_a_damaged_file_without_traces_of_a_run_may_be_a_persons():
     by_hand = _png(Image.fromarray(noise))
     for data in (by_hand[:-20], by_hand[: len(by_hand) // 2]):
         assert find_traces(data) == Traces()
 
 
-def test_a_mask_that_a_tool_has_written_something_behind_is_whole():
+def test_a_mask_with_appended_bytes_is_intact():
     class_map = np.ones((6, 6), np.uint8)
     mask = encode_mask(class_map, VOC, origin_of(class_map))
     for more in (b"more", b"something longer than a chunk's head"):
@@ -217,12 +217,12 @@ def test_a_mask_that_a_tool_has_written_something_behind_is_whole():
 
 
 @pytest.mark.parametrize("data", [b"GIF89a", b"my notes", b"\x89PNG with text behind"])
-def test_what_is_no_png_is_of_no_run(data):
+def test_a_file_that_is_not_a_png_is_not_made_by_a_run(data):
     assert find_traces(data) == Traces()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89", b"\x89PNG\r\n\x1a\n", bytes(8), bytes(1000)])
-def test_what_a_crash_may_leave_is_ruined(data):
+def test_remains_of_a_crash_are_recognised(data):
     assert find_traces(data) == Traces(ruined=True)
 
 
@@ -311,7 +311,7 @@ def test_an_overlay_of_the_brightest_pixels_does_not_overflow():
 
 def test_a_map_higher_than_a_band_is_counted_painted_and_encoded_whole():
     rng = np.random.default_rng(0)
-    class_map = rng.integers(0, len(VOC), (2 * BAND + 9, 5), np.uint8)
+    class_map = rng.integers(0, len(VOC), (2 * ROWS_PER_BAND + 9, 5), np.uint8)
     counts = histogram(class_map, VOC)
     assert sum(counts.values()) == class_map.size
     assert list(counts.values()) == np.bincount(class_map.ravel()).tolist()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model_build.data.labels import VOC
-from pipeline.images.png import chunks, compressed, palette_png
+from pipeline.images.png import chunks, compress, palette_png
 from pipeline.images.sizes import enlarge
 
 lengths = st.integers(1, 12)
@@ -20,14 +20,14 @@ def noise(height, width, seed=0, classes=21):
 
 
 def image_data(data):
-    """What the ``IDAT`` chunks of a PNG hold together."""
+    """Returns the joined content of a PNG's ``IDAT`` chunks."""
     return b"".join(content for kind, content in chunks(data) if kind == b"IDAT")
 
 
 @given(st.builds(noise, lengths, lengths, st.integers(0, 99)), scaled, scaled)
-def test_any_class_map_comes_back_at_any_size(class_map, more_height, more_width):
+def test_any_class_map_survives_encoding_at_any_size(class_map, more_height, more_width):
     size = class_map.shape[0] + more_height, class_map.shape[1] + more_width
-    stream = compressed(class_map, size)
+    stream = compress(class_map, size)
     data = palette_png(stream, size, VOC.palette, b"")
     with Image.open(io.BytesIO(data)) as image:
         image.verify()
@@ -41,9 +41,9 @@ def test_any_class_map_comes_back_at_any_size(class_map, more_height, more_width
 
 
 @pytest.mark.parametrize("size", [(6, 4000), (3000, 5), (2999, 4001)])
-def test_large_masks_come_back(size):
+def test_large_masks_survive_encoding(size):
     class_map = noise(6, 5)
-    data = palette_png(compressed(class_map, size), size, VOC.palette, b"")
+    data = palette_png(compress(class_map, size), size, VOC.palette, b"")
     with Image.open(io.BytesIO(data)) as image:
         assert np.array_equal(np.asarray(image), enlarge(class_map, size))
 
@@ -51,7 +51,7 @@ def test_large_masks_come_back(size):
 def test_a_mask_of_a_photo_as_cameras_make_them_takes_little_room():
     class_map = np.zeros((341, 512), np.uint8)
     class_map[100:200, 50:400] = 15
-    stream = compressed(class_map, (4000, 6000))
+    stream = compress(class_map, (4000, 6000))
     assert len(stream) < 100_000
     assert len(zlib.decompress(stream)) == 4000 * 6001
 
@@ -66,8 +66,8 @@ def test_the_image_data_of_several_chunks_is_one():
 
 
 @given(st.data())
-def test_a_png_that_is_cut_short_or_has_another_byte_is_damaged(data):
-    whole = palette_png(compressed(noise(4, 5), (4, 5)), (4, 5), VOC.palette, b"key\0text")
+def test_a_truncated_or_altered_png_is_damaged(data):
+    whole = palette_png(compress(noise(4, 5), (4, 5)), (4, 5), VOC.palette, b"key\0text")
     place = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(ValueError, match=r"damaged or cut short|not a PNG"):
         list(chunks(whole[:place]))

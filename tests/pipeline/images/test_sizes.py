@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.sizes import crop, enlarge, fit, nearest, pad, padded_size
+from pipeline.images.sizes import crop, enlarge, fitted_size, nearest_indices, pad, padded_size
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -14,7 +14,7 @@ small = st.integers(1, 40)
 
 @given(sides, sides, st.integers(1, 5000))
 def test_fit_bounds_the_long_side_and_keeps_the_ratio(height, width, long_side):
-    h, w = fit(height, width, long_side)
+    h, w = fitted_size(height, width, long_side)
     assert 1 <= h <= height
     assert 1 <= w <= width
     assert max(h, w) == min(max(height, width), long_side)
@@ -32,20 +32,21 @@ def test_a_class_map_comes_back_exactly_from_an_enlarged_one(height, width, tall
 
 @given(sides, st.integers(0, 5000))
 def test_no_pixel_of_a_row_is_lost_where_it_is_enlarged(length, longer):
-    enlarged = nearest(length, length + longer)
-    np.testing.assert_array_equal(enlarged[nearest(length + longer, length)], np.arange(length))
+    enlarged = nearest_indices(length, length + longer)
+    back = enlarged[nearest_indices(length + longer, length)]
+    np.testing.assert_array_equal(back, np.arange(length))
 
 
 @given(sides, sides)
 def test_fit_without_a_limit_leaves_the_size(height, width):
-    assert fit(height, width, None) == (height, width)
+    assert fitted_size(height, width, None) == (height, width)
 
 
 def test_fit_examples():
-    assert fit(375, 500, 512) == (375, 500)
-    assert fit(3000, 4000, 512) == (384, 512)
-    assert fit(4000, 3000, 512) == (512, 384)
-    assert fit(1, 10_000, 100) == (1, 100)
+    assert fitted_size(375, 500, 512) == (375, 500)
+    assert fitted_size(3000, 4000, 512) == (384, 512)
+    assert fitted_size(4000, 3000, 512) == (512, 384)
+    assert fitted_size(1, 10_000, 100) == (1, 100)
 
 
 @given(small, small, st.integers(1, 32))
@@ -69,13 +70,13 @@ def test_pad_and_crop_are_a_round_trip(height, width, stride, seed):
     assert np.array_equal(back, pixels[..., 0])
 
 
-def test_pad_leaves_a_fitting_image_alone():
+def test_pad_returns_a_fitting_image_unchanged():
     pixels = np.zeros((32, 64, 3), np.uint8)
     assert pad(pixels, (32, 64)) is pixels
 
 
 @given(small, small, st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
-def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed):
+def test_enlarging_to_any_size_adds_no_class(height, width, tall, wide, seed):
     rng = np.random.default_rng(seed)
     padded = rng.choice(np.array([0, 3, 15, 20], np.uint8), (height + 5, width + 5))
     class_map = crop(padded, np.empty((height, width, 3), np.uint8))
@@ -86,10 +87,10 @@ def test_enlarging_to_any_size_makes_up_no_class(height, width, tall, wide, seed
 
 
 @given(small, st.integers(0, 200))
-def test_a_pixel_is_that_under_whose_middle_it_lies(length, more):
+def test_nearest_takes_the_pixel_under_the_middle(length, more):
     scaled = length + more
     middles = [(Fraction(i) + Fraction(1, 2)) * length / scaled for i in range(scaled)]
-    assert nearest(length, scaled).tolist() == [math.floor(middle) for middle in middles]
+    assert nearest_indices(length, scaled).tolist() == [math.floor(middle) for middle in middles]
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])

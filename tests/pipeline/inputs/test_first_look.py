@@ -62,21 +62,21 @@ def test_a_glob_without_a_match_is_the_users_error(tmp_path):
         check_input(tmp_path, "*.jpg")
 
 
-def test_a_folder_of_other_files_tells_of_all_files(tmp_path, touch):
+def test_a_folder_of_other_files_gets_the_hint_all_files(tmp_path, touch):
     touch(tmp_path, "in/a.dat", "in/b")
     with pytest.raises(UserError, match=r"none of its 2 files .* --all-files"):
         check_input(tmp_path)
     check_input(tmp_path, all_files=True)
 
 
-def test_a_folder_of_thumbnails_alone_is_the_users_error(tmp_path, touch):
+def test_a_folder_of_only_thumbnails_is_a_user_error(tmp_path, touch):
     touch(tmp_path, "in/@eaDir/a.jpg")
     with pytest.raises(UserError, match=r"never hold photos, such as .*/in/@eaDir/a.jpg; name"):
         check_input(tmp_path, all_files=True)
     check_input(tmp_path, "in/@eaDir")
 
 
-def test_a_folder_of_heic_says_that_it_is_not_read(tmp_path, touch):
+def test_a_folder_of_heic_is_reported_as_unsupported(tmp_path, touch):
     touch(tmp_path, "in/a.HEIC", "in/b.heic")
     with pytest.raises(UserError) as raised:
         check_input(tmp_path)
@@ -97,14 +97,14 @@ def test_the_outputs_own_masks_are_no_input(tmp_path, touch, text, all_files):
         check_input(tmp_path, text, all_files=all_files)
 
 
-def test_what_runs_have_written_is_not_counted_among_the_files_to_try(tmp_path, touch):
+def test_results_of_runs_are_not_counted_among_the_files_to_try(tmp_path, touch):
     touch(tmp_path, "in/out/masks/a.png", "in/notes.txt")
     with pytest.raises(UserError, match="none of its 1 files has an image extension"):
         check_input(tmp_path, out="in/out")
 
 
 @pytest.mark.parametrize("out", ["", "in"], ids=["around the input", "the input itself"])
-def test_an_output_that_holds_the_input_does_not_hide_it(tmp_path, touch, out):
+def test_an_output_that_contains_the_input_does_not_hide_it(tmp_path, touch, out):
     touch(tmp_path, "in/a.jpg")
     check_input(tmp_path, out=out)
 

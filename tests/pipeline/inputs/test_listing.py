@@ -29,7 +29,7 @@ FILES = Files()
 
 
 def listed(text, **options):
-    """What INPUT ``text`` lists, by kind: names of images, of files passed over, rejects."""
+    """Lists INPUT ``text``: names of images, files passed over, rejects."""
     source = parse_source(text, FILES)
     found = list(list_source(source, ListOptions(**{"root": source.folder} | options), FILES))
     return (
@@ -46,7 +46,7 @@ def names(text, **options):
 
 
 def written(out):
-    """What is passed over for an output folder."""
+    """The globs that are passed over for an output folder."""
     return OutputFolder(out, FILES).written()
 
 
@@ -87,7 +87,7 @@ def test_other_files_are_passed_over_and_counted(tmp_path, touch):
     assert passed_over == [f"{tmp_path}/{name}" for name in others]
 
 
-def test_what_programs_and_systems_leave_is_passed_over(tmp_path, touch, memory):
+def test_files_of_programs_and_systems_are_passed_over(tmp_path, touch, memory):
     files = ("a.jpg", "x/@eaDir/b.jpg/T.jpg", ".Trash-1000/c.jpg", "__MACOSX/d.jpg", "._a.jpg")
     touch(tmp_path / "in", *files)
     put(*(f"memory://photos/in/{file}" for file in files))
@@ -105,13 +105,13 @@ def test_what_programs_and_systems_leave_is_passed_over(tmp_path, touch, memory)
 
 
 @pytest.mark.parametrize("inside", ["", "/*", "/**"])
-def test_what_the_user_names_is_read_whatever_it_is_called(tmp_path, touch, inside):
+def test_a_folder_named_by_the_user_is_read_whatever_its_name(tmp_path, touch, inside):
     touch(tmp_path, "in/.ipynb_checkpoints/a.jpg", "in/.ipynb_checkpoints/._b.jpg")
     assert names(f"{tmp_path}/in/.ipynb_checkpoints{inside}") == ["a.jpg"]
     assert names(f"{tmp_path}/in/.ipynb_checkpoints/._b.jpg") == ["._b.jpg"]
 
 
-def test_a_pattern_names_what_it_spells_out(tmp_path, touch):
+def test_folders_spelled_out_in_a_pattern_are_named_by_the_user(tmp_path, touch):
     touch(tmp_path, "in/x/@eaDir/a.jpg")
     assert names(f"{tmp_path}/in/*/@eaDir/*") == ["x/@eaDir/a.jpg"]
     assert names(f"{tmp_path}/in/*/*/*") == []
@@ -237,7 +237,7 @@ def test_no_character_of_the_outputs_name_is_a_pattern(tmp_path, touch):
 
 
 @pytest.mark.parametrize("out", ["", "/photos"], ids=["around the input", "the input itself"])
-def test_an_output_that_holds_the_input_does_not_hide_it(tmp_path, touch, out):
+def test_an_output_that_contains_the_input_does_not_hide_it(tmp_path, touch, out):
     touch(
         tmp_path, "photos/a.jpg", "photos/b/c.jpg", f".{out}/masks/a.png", f".{out}/overlays/a.jpg"
     )
@@ -296,7 +296,7 @@ def test_a_list_is_found_from_the_current_folder(tmp_path, monkeypatch):
     assert names("@list.txt") == ["a.jpg"]
 
 
-def test_nobody_asks_the_disk_about_the_files_of_a_list(tmp_path, touch):
+def test_files_of_a_list_are_not_looked_up_on_disk(tmp_path, touch):
     touch(tmp_path, "a.jpg", mtime=5)
     source = parse_source(write_list(tmp_path, f"{tmp_path}/a.jpg\n".encode()), FILES)
     assert list(list_source(source, ListOptions(source.folder), FILES)) == [
@@ -332,7 +332,7 @@ def test_a_remote_list(memory):
 
 @pytest.fixture
 def prefixes(monkeypatch):
-    """What stores are asked to list: the beginning of URIs each."""
+    """Records the beginnings of the URIs that stores are asked to list."""
     asked = []
     objects = ObjectStore.objects
 
@@ -440,7 +440,7 @@ full_paths = st.builds(str.__add__, roots, paths)
 
 
 @given(st.lists(full_paths, min_size=1, max_size=8, unique=True))
-def test_the_common_folder_holds_all_and_names_below_it_are_unique(given_paths):
+def test_the_common_folder_contains_all_and_names_below_it_are_unique(given_paths):
     sources = [Source("file", path, path.rpartition("/")[0]) for path in given_paths]
     root = common_folder(source.folder for source in sources)
     assert all(f"{source.folder}/".startswith(f"{root}/") for source in sources) or root == ""
@@ -470,7 +470,7 @@ def test_names_of_mixed_roots(path, root, name):
     assert image.name == name_below(path, root) == name
 
 
-def test_distinct_images_are_in_order_and_what_is_known_of_them_is_kept():
+def test_distinct_images_are_sorted_and_keep_their_stamps():
     a, b, other = ImageRef("/x/a", "a"), ImageRef("/x/b", "b"), ImageRef("/y/a", "a")
     seen = a._replace(stamp=Stamp(1, "v"))
     for images in itertools.permutations([b, a, other, seen]):
@@ -533,7 +533,7 @@ def test_a_limit_takes_an_image_of_two_sources_once(tmp_path, touch):
         assert_that(listed_names, equal_to(["a.jpg", "b.jpg", "q/c.jpg"]))
 
 
-def test_what_is_no_image_is_there_once_though_several_sources_have_it(tmp_path, touch):
+def test_a_passed_over_file_of_several_sources_appears_once(tmp_path, touch):
     touch(tmp_path, "p/a.jpg", "p/notes.txt", "p/" + os.fsdecode(b"\xff.jpg"))
     sources = [Source("folder", f"{tmp_path}/p", f"{tmp_path}/p")] * 2
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
@@ -562,7 +562,7 @@ def test_the_first_images_are_the_same_whichever_workers_see_them(shares, count)
     assert merged == distinct(everything)[:count]
 
 
-def test_what_is_held_for_the_first_images_is_bounded():
+def test_memory_for_the_first_images_is_bounded():
     first = listing._First(2)
     found = first.create_accumulator()
     for number in range(5000):
@@ -586,7 +586,7 @@ def test_all_files_reaches_the_workers(tmp_path, touch):
         assert_that(found, equal_to([image]))
 
 
-def test_images_of_a_bucket_have_the_versions_that_a_question_tells(bucket):
+def test_listed_images_have_the_versions_that_stat_reports(bucket):
     for name in ("a.jpg", "x/b.jpg"):
         FILES.write(f"{bucket}/p/{name}", name.encode())
     source = parse_source(f"{bucket}/p", FILES)
@@ -599,7 +599,7 @@ def test_images_of_a_bucket_have_the_versions_that_a_question_tells(bucket):
 @pytest.mark.parametrize(
     "record", [Reject("a\n\udcff.jpg", "list", "OSError", "ä: denied"), PassedOver("b", "results")]
 )
-def test_a_record_that_is_there_twice_is_there_once(record, caplog):
+def test_a_duplicate_record_is_kept_once(record, caplog):
     with beam.Pipeline(FnApiRunner()) as pipeline:
         once = pipeline | beam.Create([record, record]) | listing.Once(type(record))
         assert_that(once, equal_to([record]))

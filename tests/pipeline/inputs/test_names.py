@@ -27,7 +27,7 @@ any_names = st.sets(any_name, max_size=8)
 
 
 @given(st.one_of(many_image_names, any_names))
-def test_every_name_gets_a_mask_of_its_own(found):
+def test_every_name_gets_a_unique_mask(found):
     masks = assign_mask_names(sorted(found))
     assert set(masks) == found
     assert len(set(masks.values())) == len(found)
@@ -90,7 +90,7 @@ def test_names_whose_masks_may_clash_share_a_key(found):
 
 
 @given(any_names)
-def test_masks_are_unique_over_all_groups_with_unknown_extensions_too(found):
+def test_masks_are_unique_over_all_groups_even_with_unknown_extensions(found):
     assert len(set(by_group(found).values())) == len(found)
 
 
@@ -111,7 +111,7 @@ def test_a_camera_raw_does_not_take_the_mask_of_its_export():
         ([".png/a.jpg"], [".png_/a.png"]),
     ],
 )
-def test_a_folder_called_like_a_mask_gets_another_name(found, masks):
+def test_a_folder_named_like_a_mask_is_renamed(found, masks):
     assert list(by_group(found).values()) == masks
 
 
@@ -134,7 +134,7 @@ def test_keys_are_fine_grained():
 
 
 @pytest.mark.parametrize("extension", sorted(IMAGE_EXTENSIONS))
-def test_an_extension_is_kept_in_the_case_it_has(extension):
+def test_an_extension_keeps_its_case(extension):
     for case in (extension, extension.upper(), extension.title()):
         assert image_extension(f"x/a{case}") == case
 

@@ -1,4 +1,4 @@
-"""One source, listed by many workers: nothing twice, nothing missing, nobody with all the work."""
+"""Many workers list a source: nothing twice, nothing missing, no worker with all the work."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pipeline.inputs import sources
 from pipeline.inputs.listing import ListImages, ListOptions, list_source
 from pipeline.inputs.parallel_listing import (
-    LEVELS,
+    MAX_SPLITS,
     Found,
     ListFiles,
     ListingUnit,
     first_units,
-    list_alone,
     list_links,
+    list_serially,
     list_unit,
 )
 from pipeline.inputs.sources import parse_source, read_list
@@ -33,13 +33,13 @@ FILES = Files()
 
 
 def by_levels(source):
-    """What a source has, and how many files each share had, level by level: the graph's work."""
+    """Lists a source by levels as the graph does; returns files, and files per unit by level."""
     found, links, sizes = [], [], []
     shares = list(first_units(source, FILES))
-    for level in range(LEVELS + 1):
+    for level in range(MAX_SPLITS + 1):
         left, of_shares = [], []
         for share in shares:
-            listed = list(list_unit(share, FILES, to_the_end=level == LEVELS))
+            listed = list(list_unit(share, FILES, to_the_end=level == MAX_SPLITS))
             mine = [one for one in listed if isinstance(one, Found)]
             found += mine
             left += [one for one in listed if isinstance(one, ListingUnit)]
@@ -53,8 +53,8 @@ def by_levels(source):
 
 
 def everything(source):
-    """What a source has, as one worker finds it."""
-    return list(list_alone(source, FILES))
+    """Lists a source on one worker."""
+    return list(list_serially(source, FILES))
 
 
 def folder(where):
@@ -69,7 +69,7 @@ PATHS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("/".join)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(st.lists(PATHS, max_size=8), st.lists(st.tuples(PATHS, PATHS), max_size=4))
-def test_many_workers_find_what_one_does_whichever_links_there_are(tmp_path, names, links):
+def test_many_workers_list_links_like_one(tmp_path, names, links):
     root = f"{tmp_path}/{uuid.uuid4().hex}"
     os.mkdir(root)
     for name in names:
@@ -97,7 +97,7 @@ def test_a_folder_is_listed_by_its_own_path_whatever_the_names_of_links_to_it(tm
     assert paths == [f"{tmp_path}/p/m/1.jpg", f"{tmp_path}/p/x/2.jpg"]
 
 
-def test_each_folder_is_a_share_and_what_is_deep_is_listed_by_one_worker(tmp_path, touch):
+def test_each_folder_is_a_unit_and_deep_ones_are_listed_by_one_worker(tmp_path, touch):
     touch(tmp_path, *(f"{above}{name}.jpg" for above in ("a/", "b/", "a/c/") for name in "123"))
     touch(tmp_path, "0.jpg", "d/e/f/g/h/1.jpg", "d/e/f/g/2.jpg", "d/e/f/3.jpg")
     _, sizes = by_levels(folder(str(tmp_path)))
@@ -137,7 +137,7 @@ NAMES = st.text("ab\u00e9\U0010ffff", min_size=1, max_size=4)
 
 
 @given(st.sets(st.tuples(st.sampled_from(["a", "aé", "b"]), NAMES).map("/".join), max_size=40))
-def test_many_workers_find_what_one_does_in_a_store(keys):
+def test_many_workers_list_a_store_like_one(keys):
     bucket = f"b{uuid.uuid4().hex}"
     for key in keys:
         FILES.write(f"memory://{bucket}/{key}", b"")
@@ -147,7 +147,7 @@ def test_many_workers_find_what_one_does_in_a_store(keys):
             source = folder(f"memory://{bucket}{where}")
             found, sizes = by_levels(source)
             assert sorted(found) == sorted(everything(source))
-            assert all(size <= 2 for of_level in sizes[:LEVELS] for size in of_level)
+            assert all(size <= 2 for of_level in sizes[:MAX_SPLITS] for size in of_level)
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_a_list_in_ranges_has_the_lines_of_the_whole(tmp_path, lines, mark, end,
         FILES.write(where, data)
         expected = list(read_list(where, FILES))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "RANGE", size)
-            patch.setattr(sources, "_MORE", more)
+            patch.setattr(sources, "BYTES_PER_RANGE", size)
+            patch.setattr(sources, "_MAX_LINE_BYTES", more)
             assert list(read_list(where, FILES)) == expected
             found, sizes = by_levels(Source("list", where, ""))
         assert found == [Found("list", File(path)) for path in expected]
@@ -199,7 +199,7 @@ def test_a_list_in_ranges_has_the_lines_of_the_whole(tmp_path, lines, mark, end,
 def test_a_list_in_a_bucket_is_read_in_ranges(bucket, monkeypatch):
     lines = [f"{bucket}/photos/{number}.jpg" for number in range(100)]
     FILES.write(f"{bucket}/list.txt", "\n".join(lines).encode())
-    monkeypatch.setattr(sources, "RANGE", 1000)
+    monkeypatch.setattr(sources, "BYTES_PER_RANGE", 1000)
     found, sizes = by_levels(parse_source(f"@{bucket}/list.txt", FILES))
     assert [one.file.path for one in found] == lines
     assert len(sizes[0]) > 3
@@ -219,7 +219,7 @@ def test_a_large_folder_beside_a_small_one_is_work_for_many(invented):
     assert len(pages) <= 101 + len([share for of_level in sizes for share in of_level]) + 1
 
 
-def test_a_first_look_at_a_large_folder_asks_for_one_page(invented):
+def test_a_first_look_at_a_large_folder_requests_one_page(invented):
     bucket = invented({"large": 10_000_000})
     source = folder(bucket)
     assert isinstance(next(list_source(source, ListOptions(bucket), FILES)), ImageRef)
@@ -232,11 +232,11 @@ def test_a_million_objects_are_listed_once_each(invented):
     bucket = invented({"photos": count}, beside=True)
     found = total = 0
     shares = list(first_units(folder(bucket), FILES))
-    for level in range(LEVELS + 1):
+    for level in range(MAX_SPLITS + 1):
         left = []
         for share in shares:
             before = found
-            for one in list_unit(share, FILES, to_the_end=level == LEVELS):
+            for one in list_unit(share, FILES, to_the_end=level == MAX_SPLITS):
                 if isinstance(one, ListingUnit):
                     left.append(one)
                 else:
@@ -286,14 +286,14 @@ def stages(monkeypatch):
     return found
 
 
-def test_a_shuffle_of_shares_lies_between_any_two_levels(tmp_path, touch, stages):
+def test_units_are_shuffled_between_any_two_levels(tmp_path, touch, stages):
     touch(tmp_path, "0.jpg", "a/1.jpg", "a/b/2.jpg", "a/b/c/d/e/3.jpg", "a/b/c/4.jpg")
     (tmp_path / "a/up").symlink_to(tmp_path)
     where = str(tmp_path)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         found = pipeline | beam.Create([folder(where)]) | "Files" >> ListFiles(FILES)
         assert_that(found, equal_to(everything(folder(where))))
-    steps = ["Begin", *(f"List{level}" for level in range(LEVELS + 1)), "ListLinks"]
+    steps = ["Begin", *(f"List{level}" for level in range(MAX_SPLITS + 1)), "ListLinks"]
     homes = [
         number
         for step in steps
@@ -306,4 +306,4 @@ def test_a_shuffle_of_shares_lies_between_any_two_levels(tmp_path, touch, stages
         for step in pipeline.to_runner_api().components.transforms.values()
         if step.spec.urn == "beam:transform:reshuffle:v1" and "Spread" in step.unique_name
     ]
-    assert len(shuffles) == LEVELS + 1
+    assert len(shuffles) == MAX_SPLITS + 1

@@ -41,15 +41,15 @@ def test_the_most_common_extensions_are_named_and_the_others_are_one():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"])
-def test_images_begin_like_images(kind):
+def test_images_start_with_a_known_magic_number(kind):
     data = io.BytesIO()
     Image.new("RGB", (8, 8)).save(data, kind)
-    assert begins_like_image(data.getvalue()[: skipped.HEAD])
+    assert begins_like_image(data.getvalue()[: skipped.HEAD_BYTES])
 
 
 @pytest.mark.parametrize("head", [b"", b"BMW is a car maker", b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7"])
 def test_other_files_do_not(head):
-    assert not begins_like_image(head[: skipped.HEAD])
+    assert not begins_like_image(head[: skipped.HEAD_BYTES])
 
 
 def test_hints_name_formats_that_are_not_read_and_images_by_other_names():
@@ -89,5 +89,5 @@ def test_a_sample_is_the_same_however_the_files_are_shared_out(first, second):
 
 def test_a_sample_stays_small():
     sample = sample_of(PassedOver(f"{n}.x{n % 99}") for n in range(9999))
-    assert len(sample) == skipped.SAMPLED_EXTENSIONS
-    assert {len(some) for some in sample.values()} == {skipped.SAMPLED}
+    assert len(sample) == skipped.MAX_SAMPLED_EXTENSIONS
+    assert {len(some) for some in sample.values()} == {skipped.SAMPLES_PER_EXTENSION}

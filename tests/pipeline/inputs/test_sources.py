@@ -23,7 +23,7 @@ def put(*uris):
 # Local paths
 
 
-def test_a_folder_a_file_and_a_glob_are_told_apart(tmp_path, touch):
+def test_a_folder_a_file_and_a_glob_are_distinguished(tmp_path, touch):
     touch(tmp_path, "photos/a.jpg")
     folder = f"{tmp_path}/photos"
     assert parse(folder) == Source("folder", folder, folder)
@@ -56,7 +56,7 @@ def test_a_relative_path_is_made_absolute(tmp_path, touch, monkeypatch):
     assert parse("./photos/../photos/a.jpg").where == f"{tmp_path}/photos/a.jpg"
 
 
-def test_an_input_that_is_not_there_is_the_users_error(tmp_path):
+def test_a_missing_input_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         parse(f"{tmp_path}/nowhere")
 
@@ -84,7 +84,7 @@ def write_list(tmp_path, data):
     ],
     ids=["plain", "BOM and CRLF", "blank lines and no end"],
 )
-def test_a_list_holds_relative_and_absolute_paths(tmp_path, monkeypatch, data):
+def test_a_list_contains_relative_and_absolute_paths(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     absolute = b"" if b".." in data else os.fsencode(tmp_path)
     text = write_list(tmp_path, data.replace(b"%s/", absolute + b"/" if absolute else b""))
@@ -107,7 +107,7 @@ def test_a_list_is_found_from_the_current_folder(tmp_path, monkeypatch):
     assert parse("@list.txt") == Source("list", f"{tmp_path}/list.txt", str(tmp_path))
 
 
-def test_a_list_may_come_by_a_pipe(tmp_path):
+def test_a_list_may_be_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     lines = f"{tmp_path}/b/1.jpg\n{tmp_path}/b/2.jpg\n"
     threading.Thread(target=(tmp_path / "pipe").write_text, args=[lines], daemon=True).start()
@@ -117,12 +117,12 @@ def test_a_list_may_come_by_a_pipe(tmp_path):
         assert list(read_list(source.where, FILES)) == lines.splitlines()
 
 
-def test_an_empty_pipe_is_told_by_its_own_name():
+def test_an_empty_pipe_is_reported_by_its_own_name():
     with pytest.raises(UserError, match=r"^/dev/null: the list is empty"):
         parse("@/dev/null")
 
 
-def test_an_input_that_is_a_pipe_tells_of_lists(tmp_path):
+def test_an_input_that_is_a_pipe_gets_the_hint_about_lists(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"pipe: not a file or folder; .* use @"):
         parse(f"{tmp_path}/pipe")
@@ -162,7 +162,7 @@ def test_a_list_that_is_no_text_is_the_users_error(tmp_path, data):
         parse(write_list(tmp_path, data))
 
 
-def test_a_list_may_hold_names_that_are_not_utf_8(tmp_path):
+def test_a_list_may_contain_names_that_are_not_utf_8(tmp_path):
     text = write_list(tmp_path, b"/x/\xff\xfe.jpg\n")
     assert list(read_list(parse(text).where, FILES)) == ["/x/\udcff\udcfe.jpg"]
 

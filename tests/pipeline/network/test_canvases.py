@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model_build.network.upsampling import Upsampling
 from model_build.program import Program
 from pipeline.network import models
-from pipeline.network.canvases import SIDES, canvas, of_part, on_canvas
+from pipeline.network.canvases import LENGTHS_PER_AXIS, canvas_size, ignore_padding, run_on_canvas
 from pipeline.network.segmenter import Segmenter
 from pipeline.storage import Files
 from tests.programs import average, network, program
@@ -23,8 +23,8 @@ multiples = st.sampled_from([8, 32, 64])
 
 
 @given(sides, sides, sides, multiples)
-def test_a_canvas_holds_its_image_or_there_is_none(height, width, longest, multiple):
-    found = canvas((height, width), longest, multiple)
+def test_a_canvas_is_at_least_as_large_as_its_image(height, width, longest, multiple):
+    found = canvas_size((height, width), longest, multiple)
     if found is None:
         assert max(height, width) > longest
     else:
@@ -35,16 +35,14 @@ def test_a_canvas_holds_its_image_or_there_is_none(height, width, longest, multi
 
 @given(sides, multiples)
 def test_there_are_16_canvases_at_most(longest, multiple):
-    found = {canvas((side, side), longest, multiple) for side in range(1, longest + 1)}
+    found = {canvas_size((side, side), longest, multiple) for side in range(1, longest + 1)}
     assert None not in found
-    assert len(found) <= SIDES  # of each of height and width
+    assert len(found) <= LENGTHS_PER_AXIS  # of each of height and width
 
 
 @given(sides, sides, sides, sides, multiples)
-def test_height_and_width_go_by_themselves_and_a_larger_image_has_no_smaller_canvas(
-    height, width, more, longest, multiple
-):
-    place = partial(canvas, longest=longest, multiple=multiple)
+def test_canvas_sides_are_independent_and_monotonic(height, width, more, longest, multiple):
+    place = partial(canvas_size, longest=longest, multiple=multiple)
     found, larger = place((height, width)), place((height + more, width))
     if found is not None and larger is not None:
         assert larger[0] >= found[0]
@@ -52,7 +50,7 @@ def test_height_and_width_go_by_themselves_and_a_larger_image_has_no_smaller_can
     assert place((width, height)) == (found if found is None else found[::-1])
 
 
-def test_padding_goes_in_with_the_size_of_the_rest_and_does_not_come_back():
+def test_padding_is_passed_with_the_size_and_cut_off_the_result():
     seen = []
 
     def function(images, scale, part):
@@ -60,13 +58,13 @@ def test_padding_goes_in_with_the_size_of_the_rest_and_does_not_come_back():
         return images[..., 0] * scale, images[:, ::2, ::2], images.max(axis=(1, 2, 3))
 
     images = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    call = on_canvas(function, lambda images, scale: ["larger"], lambda size: (8, 8))
+    call = run_on_canvas(function, lambda images, scale: ["larger"], lambda size: (8, 8))
     full, half, largest = call(images, 5)
     assert seen == [((2, 8, 8, 3), [4, 6])]
     np.testing.assert_array_equal(full, images[..., 0] * 5)
     np.testing.assert_array_equal(half, images[:, ::2, ::2])
     np.testing.assert_array_equal(largest, images.max(axis=(1, 2, 3)))  # the edge is repeated
-    no_progress = on_canvas(function, lambda images, scale: ["larger"], lambda size: None)
+    no_progress = run_on_canvas(function, lambda images, scale: ["larger"], lambda size: None)
     assert no_progress(images, 5) == ["larger"]
 
 
@@ -96,7 +94,7 @@ def enlarged(scores):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_nothing_is_traced_once_there_was_an_image_on_a_canvas_and_one_on_none(engine, monkeypatch):
+def test_nothing_is_traced_again_after_one_image_on_a_canvas_and_one_without(engine, monkeypatch):
     traced = []
 
     def counted(name):
@@ -184,7 +182,7 @@ def images(height=4, width=6):
 
 def of_a_part(whole, padded, size):
     run = tf.function(
-        lambda given, part: whole.scores(given, change=of_part(given, part)), autograph=False
+        lambda given, part: whole.scores(given, change=ignore_padding(given, part)), autograph=False
     )
     return run(tf.constant(padded), tf.constant(size)).numpy()
 
@@ -243,7 +241,7 @@ LOOKING = {
 
 
 @pytest.mark.parametrize("looking", LOOKING)
-def test_beyond_a_part_lies_what_lies_beyond_a_border(looking):
+def test_a_part_is_padded_like_an_image(looking):
     def body(images):
         features = LOOKING[looking](tf.cast(images, tf.float32))
         return tf.nn.relu(tf.nn.conv2d(features, kernel(3, features.shape[3], 2), 1, "SAME"))

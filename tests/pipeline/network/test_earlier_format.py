@@ -9,7 +9,7 @@ import pytest
 from model_build import artifact
 from model_build.network import fcn  # noqa: F401, whose layers Keras reads
 from pipeline.network import models
-from pipeline.network.foreign import Foreign
+from pipeline.network.foreign import ForeignNetwork
 from pipeline.network.segmenter import Segmenter
 from pipeline.storage import Files
 from tests.networks import save_earlier, serve, vary_statistics
@@ -32,7 +32,7 @@ def folders(request, tiny_model, tmp_path_factory):
 
 def test_a_folder_of_the_earlier_format_gives_the_same_class_maps(folders):
     earlier, now = (models.load(str(folder), FILES) for folder in folders)
-    assert isinstance(earlier.functions, Foreign)
+    assert isinstance(earlier.functions, ForeignNetwork)
     assert earlier.description.scores == artifact.Scores(1, None, 0)
     segmenters = [Segmenter(network) for network in (earlier, now)]
     rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def test_a_folder_of_the_earlier_format_gives_the_same_class_maps(folders):
 
 
 @pytest.mark.parametrize("engine", ["graph", "xla"])
-def test_each_engine_takes_it(folders, engine):
+def test_each_engine_accepts_any_savedmodel(folders, engine):
     network = models.load(str(folders[0]), FILES)
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     (class_map,), _ = Segmenter(network, engine)(images)
@@ -70,7 +70,7 @@ def test_it_is_read_from_a_store(folders, memory):
 
 
 def test_its_description_may_be_written_in_this_format(folders, tmp_path):
-    """So whoever has such a folder can say more of it than format 1 could."""
+    """So such a folder can be extended by fields that format 1 did not have."""
     earlier = artifact.describe(folders[0])
     (tmp_path / "saved_model").symlink_to(folders[0] / "saved_model")
     written = artifact.write_description(tmp_path, dataclasses.replace(earlier, format=2))

@@ -77,7 +77,7 @@ def test_coarse_scores_are_interpolated(tmp_path):
     assert (Segmenter(network)(images)[0] == expected).mean() > 0.9999
 
 
-def test_large_images_go_through_it_in_tiles(tmp_path):
+def test_any_savedmodel_segments_large_images_in_tiles(tmp_path):
     model = keras_network(tmp_path, 8)
     segmenter = Segmenter(models.load(described(tmp_path, 8, 0.0), Files()), tile=128)
     pixels = pictures(1, 200, 240)[0]

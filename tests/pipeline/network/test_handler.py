@@ -78,7 +78,7 @@ def test_photos_of_one_shape_fill_batches_across_the_window():
     assert model.shapes == [*[(2, 64, 64, 3)] * 3, (2, 32, 32, 3), (1, 32, 32, 3)]
 
 
-def test_windows_come_back_with_their_class_maps(handler):
+def test_windows_are_returned_with_their_class_maps(handler):
     first = window(a=photo(33, 40, color=1), b=photo(10, 70, color=2), c=photo(60, 20, color=3))
     second = window(d=photo(32, 32, color=4))
     model = Brightness()
@@ -120,7 +120,7 @@ class Tiles(Brightness):
         return pixels[..., 0] + 1, bool((pixels < 255).all())
 
 
-def test_what_is_larger_than_a_tile_is_taken_in_tiles(handler):
+def test_an_image_larger_than_a_tile_is_tiled(handler):
     model = Tiles()
     photos = window(a=photo(100, 90), b=photo(101, 90), c=photo(9, 120), d=photo(90, 100))
     (found,) = handler.run_inference([photos], model)
@@ -132,7 +132,7 @@ def test_what_is_larger_than_a_tile_is_taken_in_tiles(handler):
 @pytest.mark.parametrize(
     ("large", "error"), [(photo(600, 9), "MemoryError"), (photo(9, 300, color=255), "NonFinite")]
 )
-def test_what_fails_in_tiles_costs_its_image_alone(handler, large, error):
+def test_an_error_in_tiles_rejects_only_its_image(handler, large, error):
     (found,) = handler.run_inference([window(a=large, b=photo(9, 9))], Tiles(1))
     assert found.class_maps[0].stage == "infer"
     assert found.class_maps[0].error.startswith(error)
@@ -156,7 +156,7 @@ def test_a_window_of_rejects_needs_no_network(handler):
 
 
 @pytest.mark.parametrize("error", [MemoryError, ResourceExhaustedError])
-def test_out_of_memory_with_one_image_a_batch_costs_that_image_alone(handler, error):
+def test_out_of_memory_with_batch_size_1_rejects_only_that_image(handler, error):
     photos = window(before=photo(32, 32), a=photo(640, 640), after=photo(70, 70), b=photo(640, 630))
     (found,) = handler.run_inference([photos], Brightness(1, error))
     detail = ("infer", error.__name__, "no room for 640×640")
@@ -172,18 +172,18 @@ def test_out_of_memory_with_several_images_a_batch_ends_the_job_and_names_the_re
         classify(photos, Brightness(4, error))
 
 
-def test_any_other_fault_of_the_network_ends_the_job():
+def test_any_other_error_of_the_network_ends_the_job():
     with pytest.raises(ZeroDivisionError, match="no room"):
         classify(window(a=photo(640, 640)), Brightness(1, ZeroDivisionError))
 
 
-def test_what_is_out_of_memory_is_known_by_its_name():
+def test_out_of_memory_errors_are_recognised_by_name():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(ResourceExhaustedError())
     assert not is_out_of_memory(OSError(12, "Cannot allocate memory"))
 
 
-def test_scores_that_are_not_finite_reject_their_image_alone(handler):
+def test_nonfinite_scores_reject_only_their_image(handler):
     photos = window(a=photo(9, 9), b=photo(9, 9, color=255), c=photo(8, 8, color=3))
     (found,) = handler.run_inference([photos], Brightness())
     reject = found.class_maps[1]

@@ -98,7 +98,7 @@ def test_only_the_model_is_copied_here(remote, scratch, monkeypatch):
     assert names == {"model.json", "saved_model.pb"}
 
 
-def test_a_model_that_is_not_there_is_the_users_error(memory, scratch):
+def test_a_missing_model_is_a_user_error(memory, scratch):
     pattern = r"^memory://bucket/models/m: not a saved model: cannot read model\.json: .*fcn-beam"
     with pytest.raises(UserError, match=pattern):
         models.describe(MODEL, FILES)
@@ -107,14 +107,14 @@ def test_a_model_that_is_not_there_is_the_users_error(memory, scratch):
     assert list(scratch.iterdir()) == []
 
 
-def test_a_local_model_that_is_not_there_is_the_users_error(tmp_path):
+def test_a_missing_local_model_is_a_user_error(tmp_path):
     for function in (models.describe, models.load):
         with pytest.raises(UserError, match=f"{tmp_path}/nowhere: not a saved model"):
             function(f"{tmp_path}/nowhere", FILES)
 
 
 def damaged(remote, scratch):
-    """How loading the damaged model is told."""
+    """The error of loading the damaged model."""
     with pytest.raises(UserError) as raised:
         models.load(remote, FILES)
     assert list(scratch.iterdir()) == []
@@ -122,7 +122,7 @@ def damaged(remote, scratch):
     return str(raised.value)
 
 
-def test_a_truncated_file_is_told_with_the_uri(remote, memory, scratch):
+def test_a_truncated_file_is_reported_with_the_uri(remote, memory, scratch):
     key = largest(memory)
     FILES.write(f"memory:/{key}", FILES.read(f"memory:/{key}")[:-100])
     message = damaged(remote, scratch)
@@ -130,14 +130,14 @@ def test_a_truncated_file_is_told_with_the_uri(remote, memory, scratch):
     assert message.endswith("copy or train the model again")
 
 
-def test_a_missing_file_is_told_with_the_uri(remote, memory, scratch):
+def test_a_missing_file_is_reported_with_the_uri(remote, memory, scratch):
     FILES.delete(f"memory:/{largest(memory)}")
     assert damaged(remote, scratch).startswith(
         "memory://bucket/models/m/saved_model: does not match"
     )
 
 
-def test_a_missing_network_is_told_with_the_uri(memory, tiny_model, scratch):
+def test_a_missing_network_is_reported_with_the_uri(memory, tiny_model, scratch):
     FILES.write(f"{MODEL}/model.json", Path(tiny_model, "model.json").read_bytes())
     assert damaged(MODEL, scratch).startswith(
         "memory://bucket/models/m/saved_model: does not match"
@@ -145,7 +145,7 @@ def test_a_missing_network_is_told_with_the_uri(memory, tiny_model, scratch):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"{}"])
-def test_a_damaged_description_is_told_with_the_uri(remote, scratch, data):
+def test_a_damaged_description_is_reported_with_the_uri(remote, scratch, data):
     FILES.write(f"{remote}/model.json", data)
     told = r"^memory://bucket/models/m/model\.json: (is not valid JSON|not a model description)"
     with pytest.raises(UserError, match=told):
@@ -153,7 +153,7 @@ def test_a_damaged_description_is_told_with_the_uri(remote, scratch, data):
     assert re.match(told, damaged(remote, scratch))
 
 
-def test_a_description_of_another_network_is_told_with_the_uri(remote, scratch):
+def test_a_description_of_another_network_is_reported_with_the_uri(remote, scratch):
     where = f"{remote}/model.json"
     content = json.loads(FILES.read(where))
     content["labels"], content["palette"] = content["labels"][:-1], content["palette"][:-1]

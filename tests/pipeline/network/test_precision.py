@@ -7,7 +7,7 @@ import tensorflow as tf
 from model_build.common.errors import UserError
 from pipeline.network import models, precision
 from pipeline.network.precision import BFLOAT16, FLOAT32, resolve, supports_bfloat16
-from pipeline.network.segmenter import Segmenter, runner
+from pipeline.network.segmenter import Segmenter, graph_function
 from pipeline.storage import Files
 
 needs_bfloat16 = pytest.mark.skipif(not supports_bfloat16(), reason="the CPU has no bfloat16")
@@ -33,12 +33,12 @@ def cpu(monkeypatch, tmp_path):
     ("flags", "expected"),
     [("avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx512f avx2", False), ("", False)],
 )
-def test_the_flags_of_the_cpu_tell(cpu, flags, expected):
+def test_bfloat16_support_follows_from_cpu_flags(cpu, flags, expected):
     cpu(flags)
     assert supports_bfloat16() is expected
 
 
-def test_other_machines_do_not_have_it(cpu, monkeypatch, tmp_path):
+def test_bfloat16_is_not_supported_on_other_machines(cpu, monkeypatch, tmp_path):
     cpu("avx512_bf16", machine="aarch64")
     assert not supports_bfloat16()
     cpu("avx512_bf16")
@@ -46,13 +46,13 @@ def test_other_machines_do_not_have_it(cpu, monkeypatch, tmp_path):
     assert not supports_bfloat16()
 
 
-def test_without_onednn_nothing_computes_it(cpu, monkeypatch):
+def test_without_onednn_bfloat16_is_not_supported(cpu, monkeypatch):
     cpu("avx512_bf16")
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     assert not supports_bfloat16()
 
 
-def test_auto_is_bfloat16_for_the_graph_of_a_local_run_alone(cpu):
+def test_auto_is_bfloat16_only_in_graph_mode_of_a_local_run(cpu):
     cpu("avx512_bf16")
     assert resolve(None, "graph", local=True) == BFLOAT16
     assert resolve(None, "graph", local=False) == FLOAT32
@@ -61,7 +61,7 @@ def test_auto_is_bfloat16_for_the_graph_of_a_local_run_alone(cpu):
     assert resolve(None, "graph", local=True) == FLOAT32
 
 
-def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
+def test_explicit_bfloat16_is_refused_without_support(cpu):
     cpu("avx2")
     with pytest.raises(UserError, match=r"no avx512_bf16 or amx_bf16\); use --precision"):
         resolve(BFLOAT16, "graph", local=True)
@@ -72,7 +72,7 @@ def test_what_is_asked_for_is_refused_where_it_is_missing(cpu):
         resolve(BFLOAT16, "xla", local=True)
 
 
-def test_a_segmenter_refuses_it_too(cpu, tiny_model):
+def test_a_segmenter_refuses_unsupported_bfloat16(cpu, tiny_model):
     cpu("avx2")
     with pytest.raises(UserError, match="bfloat16"):
         Segmenter(models.load(tiny_model, Files()), precision=BFLOAT16)
@@ -91,14 +91,16 @@ def test_each_network_of_a_process_has_its_own_precision():
     images = tf.random.stateless_normal((1, 16, 16, 8), [0, 1])
     exact = tf.function(network, signature)(images)[0].numpy()
     for _ in range(2):
-        full, half = (runner(network, signature, name)(images) for name in (FLOAT32, BFLOAT16))
+        full, half = (
+            graph_function(network, signature, name)(images) for name in (FLOAT32, BFLOAT16)
+        )
         np.testing.assert_array_equal(full[0], exact)
         assert 1e-4 < np.abs(half[0] - exact).max() / np.abs(exact).max() < 0.05
 
 
 @needs_bfloat16
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_class_maps_in_bfloat16_are_nearly_the_same_whoever_the_batch_mates(tiny_model, batch_size):
+def test_class_maps_in_bfloat16_hardly_depend_on_the_rest_of_the_batch(tiny_model, batch_size):
     network = models.load(tiny_model, Files())
     coarse = np.random.default_rng(1).integers(0, 255, (4, 8, 12, 3), np.uint8)
     images = np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))

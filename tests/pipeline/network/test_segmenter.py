@@ -51,14 +51,14 @@ def test_takes_any_multiple_of_the_stride(network):
         assert (class_maps.shape, finite.shape) == ((1, *size), (1,))
 
 
-def test_a_batch_that_is_filled_up_comes_back_as_large_as_it_went(network, images):
+def test_a_filled_up_batch_returns_only_its_own_images(network, images):
     class_maps, finite = Segmenter(network, batch_size=4)(images[:3])
     assert (class_maps.shape, finite.shape) == ((3, 64, 96), (3,))
 
 
 @pytest.mark.parametrize("engine", ["graph", "xla"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_scores_that_are_not_finite_are_told_for_their_image_alone(engine, bad):
+def test_nonfinite_scores_are_reported_only_for_their_image(engine, bad):
     def body(images):
         """Scores of two classes at stride 32; bad at the one cell whose pixels are all 255."""
         cells = tf.cast(images[:, ::32, ::32, :2], tf.float32)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.network.tiling import Span, fade, spans
+from pipeline.network.tiling import Span, fade_weights, spans
 
 MULTIPLE = 32
 
@@ -29,7 +29,7 @@ def test_spans_have_one_length_and_cover_the_axis(axis):
 
 
 @given(axes())
-def test_neighbours_share_what_is_asked_for_and_others_share_nothing(axis):
+def test_neighbours_share_the_overlap_and_others_share_nothing(axis):
     length, side, overlap = axis
     found = spans(length, side, overlap, MULTIPLE)
     assert all(one.end - other.start >= overlap for one, other in pairwise(found))
@@ -54,13 +54,13 @@ def test_own_parts_are_the_axis(axis):
         (224, [(0, 96, 0, 64), (64, 160, 64, 128), (128, 224, 128, 224)]),
     ],
 )
-def test_there_are_as_few_spans_as_do(length, found):
+def test_the_number_of_spans_is_minimal(length, found):
     assert spans(length, 96, 32, 32) == [Span(*span) for span in found]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8, 16, 17])
-def test_shares_of_both_tiles_are_one_and_each_has_its_own_end(length):
-    share = fade(length)
+def test_blending_weights_sum_to_one(length):
+    share = fade_weights(length)
     np.testing.assert_allclose(share + share[::-1], 1, atol=1e-6)
     assert (np.diff(share) >= 0).all()
     assert share.dtype == np.float32

@@ -109,7 +109,7 @@ def of_three():
         elements=st.integers(-3, 3) | st.sampled_from([1 + 2**-20, 1e6, -1e6]),
     )
 )
-def test_no_other_class_has_a_larger_logit_but_by_rounding(of_three, scores):
+def test_no_other_class_has_a_larger_logit_except_by_rounding(of_three, scores):
     logits = Interpolation(4)(scores).numpy()
     classes = of_three(tf.constant(scores))[0].numpy()
     found = np.take_along_axis(logits, classes[..., None].astype(int), axis=-1)[..., 0]
@@ -128,7 +128,7 @@ def test_scores_that_are_not_finite_spoil_no_other_image(bad):
 
 
 def test_where_one_class_leads_no_logit_is_computed(monkeypatch):
-    """What would be computed is made wrong, and shows where two classes meet alone."""
+    """Computed classes are replaced by wrong ones, which appear only where two classes meet."""
 
     def wrong(corners, weights):
         return tf.fill([tf.shape(corners)[0], weights.shape[1]], np.uint8(5))

@@ -5,11 +5,11 @@ import sys
 import pytest
 
 from pipeline.network import threads
-from pipeline.network.threads import container_cores, fixed_otherwise, set_threads, usable_cores
+from pipeline.network.threads import container_cores, set_threads, threads_differ, usable_cores
 
 
 def run(code):
-    """What a Python process of its own prints."""
+    """Runs code in a new Python process and returns what it prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -61,7 +61,7 @@ def test_a_container_bounds_the_cores_and_leaves_one(tmp_path, monkeypatch, quot
     assert usable_cores() == min(without, at_most)
 
 
-def test_a_generous_quota_makes_no_cores(tmp_path, monkeypatch):
+def test_a_generous_quota_does_not_add_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "CGROUP", tmp_path)
     without = usable_cores()
     (tmp_path / "cpu.max").write_text("100000000 100000\n")
@@ -82,28 +82,28 @@ def test_no_more_cores_are_used_than_the_process_may_run_on():
 # TensorFlow's threads
 
 
-def test_this_process_has_the_threads_that_jobs_need():
+def test_threads_are_set_for_jobs_in_this_process():
     import tensorflow as tf
 
     assert set_threads()
-    assert not fixed_otherwise()
+    assert not threads_differ()
     assert tf.config.threading.get_intra_op_parallelism_threads() == 1
     assert tf.config.threading.get_inter_op_parallelism_threads() == usable_cores()
 
 
 TELL = """
-from pipeline.network.threads import fixed_otherwise, set_threads, usable_cores
+from pipeline.network.threads import threads_differ, set_threads, usable_cores
 def tell():
     threading = tf.config.threading
-    print(set_threads(), fixed_otherwise(), threading.get_intra_op_parallelism_threads(),
+    print(set_threads(), threads_differ(), threading.get_intra_op_parallelism_threads(),
           threading.get_inter_op_parallelism_threads() == usable_cores())
 """
 
 
 def test_asking_does_not_import_tensorflow():
     code = (
-        "import sys; from pipeline.network.threads import fixed_otherwise\n"
-        "print(fixed_otherwise(), 'tensorflow' in sys.modules)"
+        "import sys; from pipeline.network.threads import threads_differ\n"
+        "print(threads_differ(), 'tensorflow' in sys.modules)"
     )
     assert run(code) == ["False", "False"]
 
@@ -123,7 +123,7 @@ def test_a_tensorflow_that_runs_with_other_threads_keeps_them(threads):
 
 
 @pytest.mark.slow
-def test_one_of_both_numbers_that_is_other_is_told():
+def test_a_wrong_number_in_either_place_is_reported():
     before = (
         "tf.config.threading.set_intra_op_parallelism_threads(1)\n"
         "tf.config.threading.set_inter_op_parallelism_threads(99); tf.ones(3).numpy()"

@@ -59,7 +59,7 @@ def test_a_networks_tiles_are_nearly_as_the_whole(tiny_model):
     assert (found == expected).mean() > 0.99
 
 
-def test_scores_that_are_not_finite_are_told():
+def test_nonfinite_scores_are_reported():
     segmenter = Segmenter(by_average(), tile=SIDE)
     pixels = np.full((300, 300, 3), 9, np.uint8)
     assert segmenter.tiled(pixels)[1]
@@ -85,7 +85,7 @@ def test_tiles_are_called_for_in_batches_and_no_larger_than_they_may_be():
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_neighbours_have_the_same_scores_where_both_have_any(axis):
+def test_neighbours_have_equal_scores_in_their_overlap(axis):
     one, other = np.zeros((8, 8, 2), np.float32), np.ones((8, 8, 2), np.float32)
     blend(one, other, 4, axis)
     if axis:

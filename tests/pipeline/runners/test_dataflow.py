@@ -12,7 +12,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model_build.common.errors import JobError, UserError
-from pipeline.runners.dataflow import DataflowJob, is_googles
+from pipeline.runners.dataflow import DataflowJob, is_google_url
 from pipeline.runners.remote import is_running
 from pipeline.segmentation import plan, run
 from pipeline.storage import Files, google_token
@@ -113,7 +113,7 @@ def test_a_job_is_submitted_whole_and_makes_the_masks_of_a_local_run(
 
 
 def check_submission(job, out):
-    """What Dataflow is to know of a job."""
+    """The job as Dataflow receives it."""
     told = type(job.submitted).to_dict(job.submitted, use_integers_for_enums=False)
     environment = told["environment"]
     (pool,) = environment["worker_pools"]
@@ -140,7 +140,7 @@ def check_submission(job, out):
 
 
 @pytest.mark.slow
-def test_what_ends_a_job_on_a_worker_is_told_in_its_own_words(dataflow, start, tmp_path):
+def test_a_workers_job_error_is_reported_with_its_own_message(dataflow, start, tmp_path):
     dataflow.worker = program("fcn-beam-worker")
     reliability.pictures(tmp_path / "photos", 3)
     reliability.upload(tmp_path / "photos", f"{dataflow.bucket}/photos")
@@ -177,7 +177,7 @@ def photo(dataflow, image_bytes):
 
 
 @pytest.mark.slow
-def test_jobs_that_end_otherwise_are_told(dataflow, start, photo):
+def test_other_ends_of_a_job_are_reported(dataflow, start, photo):
     ends = {"CANCELLED": "was cancelled", "DRAINED": "was drained"}
     jobs = {}
     for state in ends:
@@ -226,7 +226,7 @@ def test_a_terminated_or_killed_client(dataflow, start, photo, stub_job):
 
 
 @pytest.mark.slow
-def test_a_service_that_refuses_is_told(dataflow, start, photo):
+def test_a_refusal_by_the_service_is_reported(dataflow, start, photo):
     job = start("--project", "another")
     assert job.wait() == 2
     assert "--runner DataflowRunner: http://localhost" in complaint(job)
@@ -263,14 +263,14 @@ def ours(service):
     [("PENDING", True), ("RUNNING", True), ("CANCELLING", True), ("DRAINING", True)]
     + [(state.removeprefix("JOB_STATE_"), False) for state in DataflowJob.ENDED],
 )
-def test_a_job_lives_until_it_has_ended(service, state, expected):
+def test_a_job_is_running_until_it_has_ended(service, state, expected):
     service.add("ours", "DONE")
     service.add("another", "RUNNING")
     service.add("ours", state)
     assert is_running(ours(service).to_json()) is expected
 
 
-def test_cancelling_ends_those_that_run(service):
+def test_cancelling_ends_running_jobs(service):
     service.add("ours", "DONE")
     job = service.add("ours", "RUNNING")
     another = service.add("another", "RUNNING")
@@ -284,14 +284,14 @@ def test_a_cancelling_that_takes_long_is_waited_for_no_longer(service):
     assert not ours(service).cancel(seconds=0)
 
 
-def test_a_job_has_a_page(service):
+def test_a_job_has_a_web_page(service):
     assert ours(service).page() == ""
     job = service.add("ours", "RUNNING")
     ours(service).wait_until_listed()
     assert ours(service).page().endswith(f"/dataflow/jobs/here/{job}?project=made-up")
 
 
-def test_a_job_that_does_not_start_is_told(service):
+def test_a_job_that_does_not_start_is_reported(service):
     service.add("ours", "FAILED")
     with pytest.raises(JobError, match="the job ours on http://localhost"):
         ours(service).wait_until_listed()
@@ -301,11 +301,11 @@ def test_a_job_that_does_not_start_is_told(service):
     "at",
     ["http://127.0.0.1:1/v1b3/projects/p/locations/r", "http://127.0.0.1:1/v1b3/projects/p"],
 )
-def test_where_nobody_answers_nobody_knows(at):
+def test_without_an_answer_the_state_is_unknown(at):
     assert is_running({"at": at, "name": "ours"}) is None
 
 
-def test_what_the_service_refuses_is_told(service):
+def test_a_refused_request_is_reported(service):
     job = DataflowJob(f"{service.address}/v1b3/projects/another/locations/here", "ours")
     with pytest.raises(UserError, match=r"cannot be asked for jobs .*\(404\)"):
         job.prepare(PipelineOptions())
@@ -324,10 +324,10 @@ def test_what_the_service_refuses_is_told(service):
     ],
 )
 def test_only_google_gets_credentials(url, expected):
-    assert is_googles(url) is expected
+    assert is_google_url(url) is expected
 
 
-def test_a_token_is_got_by_the_credentials_of_whoever_asks(service, tmp_path, monkeypatch):
+def test_a_token_is_obtained_with_the_users_credentials(service, tmp_path, monkeypatch):
     from tests.servers import dataflow
 
     dataflow.account(tmp_path / "account.json", service.address)
@@ -337,7 +337,7 @@ def test_a_token_is_got_by_the_credentials_of_whoever_asks(service, tmp_path, mo
     google._credentials.cache_clear()
 
 
-def test_without_credentials_a_job_cannot_be_asked_for(tmp_path, monkeypatch):
+def test_without_credentials_a_job_cannot_be_queried(tmp_path, monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     google._credentials.cache_clear()
     job = DataflowJob("https://dataflow.googleapis.com/v1b3/projects/p/locations/r", "ours")

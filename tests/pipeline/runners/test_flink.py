@@ -35,7 +35,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def hold(tmp_path):
-    """While this file stands, each worker stops after a window."""
+    """While this file exists, each worker stops after a window."""
     path = tmp_path / "worker" / "hold"
     path.parent.mkdir()
     path.touch()
@@ -111,7 +111,7 @@ def test_masks_and_rows_are_those_of_a_local_run(flink, photos, tiny_model, tmp_
     assert of_both[0] == of_both[1]
 
 
-def test_a_job_goes_on_when_a_task_manager_is_killed(
+def test_a_job_continues_when_a_task_manager_is_killed(
     flink, start, archive, out, hold, expected, tmp_path
 ):
     log = tmp_path / "worker/loaded"
@@ -133,7 +133,7 @@ def test_a_job_goes_on_when_a_task_manager_is_killed(
     assert len(loaded()) == len(set(loaded())), "a worker has loaded the model twice"
 
 
-def test_when_restarts_are_used_up_a_job_fails_and_the_same_command_goes_on(
+def test_after_the_last_restart_a_job_fails_and_can_be_resumed(
     flink, start, stub_job, archive, out, hold, expected
 ):
     job = start(archive, out)

@@ -15,7 +15,7 @@ from model_build.common import limits
 from model_build.common.errors import JobError, Terminated, UserError
 from pipeline.network import threads
 from pipeline.runners import local, remote
-from pipeline.runners.failures import explain
+from pipeline.runners.failures import explain_failure
 from pipeline.runners.progress import COUNTS, stage_seconds
 from pipeline.runners.run import run_pipeline
 from pipeline.storage import as_job_error
@@ -40,7 +40,7 @@ def test_a_local_run_is_in_this_process(arguments, workers, mode):
     assert (direct.direct_num_workers, direct.direct_running_mode) == (workers, mode)
 
 
-def test_a_local_run_has_a_stream_a_core_unless_told_otherwise(monkeypatch):
+def test_a_local_run_has_one_stream_per_core_by_default(monkeypatch):
     options = PipelineOptions([])
     local.run_here(options, None)
     assert options.view_as(DirectOptions).direct_num_workers == threads.usable_cores()
@@ -87,7 +87,7 @@ run_pipeline(pipeline)
 
 
 @pytest.mark.slow
-def test_streams_pass_on_whole_elements_alone(tmp_path):
+def test_streams_pass_on_only_whole_elements(tmp_path):
     script = tmp_path / "slowly.py"
     script.write_text(SLOWLY)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
@@ -96,14 +96,14 @@ def test_streams_pass_on_whole_elements_alone(tmp_path):
 
 
 @pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "PrismRunner", "PortableRunner"])
-def test_other_runners_are_left_alone(runner):
+def test_other_runners_are_unchanged(runner):
     options = PipelineOptions(["--runner", runner, "--project", "p"])
     before = options.get_all_options()
     assert not local.is_local(options)
     assert options.get_all_options() == before
 
 
-def test_dataflow_is_asked_for_by_name_with_the_extra_it_needs(monkeypatch):
+def test_dataflow_without_its_extra_is_a_user_error(monkeypatch):
     options = PipelineOptions(["--runner", "DataflowRunner", "--project", "p"])
     monkeypatch.setattr(
         "model_build.common.errors._installed", lambda module: "google" not in module
@@ -125,13 +125,13 @@ def test_an_unknown_runner_is_the_users_error():
         ([], "Missing GCS path option: temp_location"),
     ],
 )
-def test_what_dataflow_needs_is_the_users_error(arguments, missing):
+def test_missing_dataflow_options_are_a_user_error(arguments, missing):
     with pytest.raises(UserError, match=f"--runner DataflowRunner: {missing}"):
         remote.check_options(PipelineOptions(["--runner", "DataflowRunner", *arguments]))
 
 
 @pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "PrismRunner"])
-def test_other_runners_have_what_they_need(runner):
+def test_other_runners_need_no_further_options(runner):
     remote.check_options(PipelineOptions(["--runner", runner]))
 
 
@@ -171,7 +171,7 @@ class Ended:
         raise OSError("no metrics")
 
 
-def test_an_end_that_is_not_the_jobs_own_is_told():
+def test_an_external_termination_is_reported():
     with pytest.raises(JobError, match=r"^the job was cancelled there$"):
         run_pipeline(Ended("CANCELLED"), journalled=lambda: (0, 0))
 
@@ -193,7 +193,7 @@ def _two_lines(number):
     raise OSError("quota exceeded\nNo space left on device")
 
 
-def test_what_a_worker_raises_ends_the_job_in_one_line():
+def test_a_workers_exception_ends_the_job_in_one_line():
     with pytest.raises(JobError) as failed:
         run_pipeline(pipeline(_two_lines))
     message = str(failed.value)
@@ -228,14 +228,14 @@ def _missing(number):
         (_divide, "a bug in fcn-beam: ZeroDivisionError: division by zero; please report it"),
     ],
 )
-def test_a_job_that_fails_says_why_in_its_own_words(step, message, workers):
+def test_a_failed_job_is_reported_with_its_own_message(step, message, workers):
     with pytest.raises(JobError) as failed:
         run_pipeline(pipeline(step, workers))
     assert str(failed.value) == message
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
+def test_a_missing_key_is_also_reported_as_a_bug(workers):
     with pytest.raises(JobError, match=r"^a bug in fcn-beam: KeyError: .*gone.*report it$"):
         run_pipeline(pipeline(_key, workers))
 
@@ -284,8 +284,8 @@ def test_a_key_that_is_missing_is_a_fault_of_ours_as_well(workers):
         ),
     ],
 )
-def test_what_a_runner_says_is_told_in_one_line(text, why):
-    assert explain(text) == why
+def test_a_runners_message_is_reported_in_one_line(text, why):
+    assert explain_failure(text) == why
 
 
 def _count(number):
@@ -312,7 +312,7 @@ def _terminate(number):
 @pytest.mark.parametrize(
     ("step", "kind"), [(_interrupt, KeyboardInterrupt), (_terminate, Terminated)]
 )
-def test_a_signal_ends_by_its_interrupt_and_the_handlers_are_put_back(step, kind):
+def test_a_signal_raises_its_interrupt_and_handlers_are_restored(step, kind):
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(KeyboardInterrupt) as interrupted:
@@ -337,7 +337,7 @@ def test_a_thread_that_is_not_the_main_one_may_run_a_job():
     assert outcomes == [2]
 
 
-def test_a_job_that_may_not_take_its_memory_is_not_begun(monkeypatch):
+def test_a_job_without_enough_memory_is_not_started(monkeypatch):
     monkeypatch.setattr(limits, "address_space_left", lambda: 700_000_000)
     local.check_memory(1)
     with pytest.raises(JobError, match=r"2 streams needs 1\.1 GB .* leaves 0\.7 GB; .* --workers$"):

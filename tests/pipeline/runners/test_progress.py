@@ -56,7 +56,7 @@ def _work(seconds):
         raise ValueError
 
 
-def test_stage_times_come_back_as_metrics(monkeypatch):
+def test_stage_times_are_reported_as_metrics(monkeypatch):
     clock = types.SimpleNamespace(now=0)
     monkeypatch.setattr(progress, "time", clock)
     clock.perf_counter_ns = lambda: clock.now * 10**9
@@ -67,7 +67,7 @@ def test_stage_times_come_back_as_metrics(monkeypatch):
     assert stage_seconds(result) == {"read": 3, "decode": 6, "infer": 0, "write": 0}
 
 
-def test_a_runner_that_tells_no_times_has_spent_none():
+def test_a_runner_without_stage_times_yields_none():
     pipeline = beam.Pipeline(runner=FnApiRunner())
     pipeline | beam.Create([1]) | beam.Map(str)
     result = pipeline.run()
@@ -89,16 +89,16 @@ def counted():
     return result.metrics
 
 
-def test_counts_come_back_as_metrics():
+def test_counts_are_reported_as_metrics():
     counts = progress.metric_counts(counted()())
     assert counts == {"listed": 2, "masks": 3, "kept": 0, "rejects": 0}
     assert (COUNTS.listed, COUNTS.masks) == (2, 3), "this process has counted, too"
 
 
-def test_a_run_elsewhere_is_followed_by_its_metrics_and_its_journal():
+def test_a_remote_run_is_followed_by_its_metrics_and_journal():
     metrics, journal = counted(), [(0, 0)]
     COUNTS.reset()
-    with progress.following(metrics, lambda: journal[0], interval=0.01):
+    with progress.poll_counts(metrics, lambda: journal[0], interval=0.01):
         wait_until(lambda: COUNTS.listed == 2, "the metrics are read")
         assert COUNTS.done == 0, "masks are told by the journal"
         journal[0] = (1, 1)
@@ -110,11 +110,11 @@ def test_a_run_elsewhere_is_followed_by_its_metrics_and_its_journal():
     assert COUNTS.masks == 2, "a later run in this process counts here"
 
 
-def test_a_runner_without_metrics_is_followed_by_the_journal_alone():
+def test_a_runner_without_metrics_is_followed_by_the_journal():
     def none_yet():
         raise RuntimeError("not implemented")
 
-    with progress.following(none_yet, lambda: (3, 1), interval=0.01):
+    with progress.poll_counts(none_yet, lambda: (3, 1), interval=0.01):
         wait_until(lambda: COUNTS.done == 4, "the journal is read")
     assert COUNTS.listed == 4
 
@@ -124,12 +124,12 @@ def wait_for(pattern, read):
     wait_until(lambda: re.search(pattern, read()), f"{pattern!r} is shown")
 
 
-def test_plain_lines_where_there_is_no_terminal(monkeypatch):
+def test_progress_is_plain_lines_without_a_terminal(monkeypatch):
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     threads = threading.active_count()
     COUNTS.add(listed=99)
-    with progress.shown(interval=0.02):
+    with progress.show_progress(interval=0.02):
         wait_for(r"0/0 images, 0\.0 images/s, starting, 0 rejected\n", stderr.getvalue)
         COUNTS.add(listed=8, masks=2)
         wait_for(r"2/8 images", stderr.getvalue)
@@ -141,14 +141,14 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
 
 
 def test_a_short_run_shows_no_lines(capsys):
-    with progress.shown():
+    with progress.show_progress():
         pass
     assert capsys.readouterr().err == ""
 
 
-def test_the_display_ends_with_a_run_that_fails():
+def test_the_display_ends_when_a_run_fails():
     before = threading.active_count()
-    with pytest.raises(ValueError, match="failed"), progress.shown(interval=0.01):
+    with pytest.raises(ValueError, match="failed"), progress.show_progress(interval=0.01):
         raise ValueError("failed")
     assert threading.active_count() == before
 
@@ -164,7 +164,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
-    with progress.shown():
+    with progress.show_progress():
         COUNTS.add(listed=8, masks=3, rejects=1)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert re.search(r"images .* 4/8 \d+\.\d images/s, 1 rejected", shown)

@@ -25,7 +25,7 @@ ON_FLINK = ["--runner", "FlinkRunner", "--flink_master", "somewhere:8081"]
 
 
 class Flink(ThreadingHTTPServer):
-    """What Flink's REST interface answers of its jobs; ``states`` are by id, all of one name."""
+    """Flink's REST API with jobs of one name; ``states`` are by id."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
@@ -78,11 +78,11 @@ def flink():
         ([], None),
     ],
 )
-def test_only_flink_and_dataflow_can_be_asked(arguments, expected):
+def test_only_flink_and_dataflow_can_be_queried(arguments, expected):
     assert address(PipelineOptions(arguments)) == expected
 
 
-def test_a_job_gets_a_name_that_no_other_has():
+def test_a_job_gets_a_unique_name():
     options = PipelineOptions(ON_FLINK)
     job = name_job(options, RUN)
     assert job == FlinkJob("http://somewhere:8081", "fcn-beam-20261126t175823z-abc123")
@@ -100,7 +100,7 @@ def test_a_name_of_the_users_stays():
     [("CREATED", True), ("RUNNING", True), ("RESTARTING", True), ("CANCELLING", True)]
     + [(state, False) for state in FlinkJob.ENDED],
 )
-def test_a_job_lives_until_it_has_ended(flink, state, expected):
+def test_a_job_is_running_until_it_has_ended(flink, state, expected):
     flink.states = {"a": "FAILED", "b": state}
     assert is_running(FlinkJob(flink.address, "ours").to_json()) is expected
 
@@ -120,7 +120,7 @@ def test_a_job_that_the_cluster_does_not_know_does_not_live(flink):
         {"at": "http://127.0.0.1:1", "name": "a"},
     ],
 )
-def test_where_no_cluster_answers_nobody_knows(noted):
+def test_without_an_answering_cluster_the_state_is_unknown(noted):
     assert is_running(noted) is None
 
 
@@ -150,25 +150,25 @@ def test_cancelling_waits_for_the_end(flink):
 
 
 def test_a_job_that_is_never_listed_needs_no_cancelling(flink, monkeypatch):
-    monkeypatch.setattr(jobs, "LISTED_WITHIN", 0.0)
+    monkeypatch.setattr(jobs, "SECONDS_UNTIL_LISTED", 0.0)
     FlinkJob(flink.address, "ours").cancel()
     assert flink.cancelled == []
 
 
-def test_a_job_that_goes_on_is_told(flink, monkeypatch):
+def test_a_job_that_cannot_be_cancelled_is_reported(flink, monkeypatch):
     flink.states = {"a": "RUNNING"}
     monkeypatch.setattr(flink, "cancel", lambda path: None)
     with pytest.raises(OSError, match="still runs"):
         FlinkJob(flink.address, "ours").cancel(seconds=0.6)
 
 
-def test_a_job_whose_cancelling_takes_long_is_told(flink):
+def test_a_slow_cancellation_is_reported(flink):
     flink.states = {"a": "CANCELLING"}
     assert not FlinkJob(flink.address, "ours").cancel(seconds=0)
     assert flink.cancelled == []
 
 
-def test_a_job_is_left_once_it_runs(flink):
+def test_the_client_returns_once_the_job_runs(flink):
     flink.states = {"a": "RUNNING"}
     job = FlinkJob(flink.address, "ours")
     job.wait_until_listed()
@@ -176,7 +176,7 @@ def test_a_job_is_left_once_it_runs(flink):
 
 
 @pytest.mark.parametrize("states", [{}, {"a": "FAILED"}])
-def test_a_job_that_does_not_start_is_told(flink, states):
+def test_a_job_that_does_not_start_is_reported(flink, states):
     flink.states = states
     with pytest.raises(JobError, match=f"the job ours on {flink.address} .*its page tells why"):
         FlinkJob(flink.address, "ours").wait_until_listed(seconds=0)
