@@ -113,7 +113,7 @@ def cost(
 
 
 def network_alone(photos: str, model: str, precision: str, count: int) -> Callable[[], np.ndarray]:
-    """Measures core-seconds and seconds of the network on the first photos."""
+    """Returns a function that measures the core-seconds and seconds of the network."""
     from pipeline.images.decode import decode
     from pipeline.network.handler import SegmentationHandler
     from pipeline.segmentation.plan import Request, plan

@@ -72,12 +72,12 @@ def main(
 def of_folder(folder: str) -> tuple[Scores, Scores]:
     """A saved model's scores, by Keras and as a job computes them."""
     from model_build.network.fcn import Architecture, fcn
-    from model_build.training.variables import put_saved_into
+    from model_build.training.variables import load_saved_weights
 
     description = describe(folder)
     architecture = Architecture.from_json(description.architecture)
     model, _ = fcn(len(description.labels), **architecture.to_json())
-    put_saved_into(folder, model)
+    load_saved_weights(folder, model)
     return by_keras(model), loaded(folder).functions.scores
 
 

@@ -25,7 +25,7 @@ from model_build.folding import Writer
 from model_build.network.fcn import LOGITS
 from model_build.network.upsampling import Interpolation
 from model_build.program import IMAGES, Program
-from model_build.saved_model import above, node_of
+from model_build.saved_model import ancestors, node_of
 
 PROBE_SIZE = (256, 288)  # (height, width): an even and an odd multiple of 32, which pad differently
 TRIAL_SIZES = ((64, 96), (160, 128))  # (height, width) of the images to check a program with
@@ -69,7 +69,7 @@ def export(model: keras.Model, *, half: bool = False) -> Exported:
         whole = tf.compat.v1.wrap_function(functools.partial(writer.network, model), [images])
         same_padded = writer.same_padded
     whole = whole.graph.as_graph_def(add_shapes=True)
-    needed = above({node.name: node for node in whole.node}, [LOGITS])
+    needed = ancestors({node.name: node for node in whole.node}, [LOGITS])
     nodes = _numbered([node for node in whole.node if node.name in needed])
     definition = tf.compat.v1.GraphDef(node=nodes, versions=whole.versions)
     head = model.get_layer(LOGITS)

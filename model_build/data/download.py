@@ -59,7 +59,7 @@ VOC2012 = Source(
 )
 
 
-def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path:
+def download_and_unpack(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path:
     """Downloads and unpacks an archive, resuming an earlier call.
 
     Args:
@@ -137,7 +137,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
     if _size(part) > source.size:
         part.unlink()
     with progress_bar(f"download {source.file}", of_bytes=True) as advance:
-        checksum = _persist(source, part, advance, say)
+        checksum = _retry(source, part, advance, say)
     if checksum != source.sha256:
         part.unlink()
         raise UserError(
@@ -147,7 +147,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
     part.rename(archive)
 
 
-def _persist(source: Source, part: Path, advance: Advance, say: Callable[[str], None]) -> str:
+def _retry(source: Source, part: Path, advance: Advance, say: Callable[[str], None]) -> str:
     """Retries until the whole file is in ``part``; returns its sha256."""
     pauses = iter(RETRY_PAUSES_SECONDS)
     while True:

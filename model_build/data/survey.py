@@ -131,7 +131,7 @@ def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Surv
         result.notes.append(
             f"{folder.mask_folder}: {len(orphans)} masks have no photo: {_few(orphans)}"
         )
-    for where, files in folder.left_over().items():
+    for where, files in folder.unused_files().items():
         if files:
             result.notes.append(
                 f"{where}: {len(files)} files are left out by their extension "

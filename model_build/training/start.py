@@ -22,7 +22,11 @@ from model_build.data.labels import LabelSet
 from model_build.network.backbones import plain_name
 from model_build.network.fcn import Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Upsampling
-from model_build.training.variables import classes_in_file, put_file_into, put_saved_into
+from model_build.training.variables import (
+    count_classes_in_file,
+    load_saved_weights,
+    load_weights_file,
+)
 
 SUFFIX = ".weights.h5"
 # Their names on the command line.
@@ -142,7 +146,7 @@ def load_start_weights(
     Raises:
         UserError: the weights cannot be read or belong to another network.
     """
-    classes = len(start.labels) if start.labels else classes_in_file(start.path, model)
+    classes = len(start.labels) if start.labels else count_classes_in_file(start.path, model)
     known = start.known(labels, classes)
     new = tuple(name for index, name in enumerate(labels.names) if index not in known)
     if weights and known == {index: index for index in range(classes)} and not new:
@@ -163,9 +167,9 @@ def _network(start: Start, classes: int) -> keras.Model:
 
 def _read(start: Start, model: keras.Model) -> None:
     if start.labels:
-        put_saved_into(start.path, model)
+        load_saved_weights(start.path, model)
     else:
-        put_file_into(start.path, model)
+        load_weights_file(start.path, model)
 
 
 def _copy(source: keras.Model, model: keras.Model, known: Mapping[int, int]) -> None:

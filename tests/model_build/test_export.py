@@ -16,7 +16,7 @@ from model_build import artifact, export, folding
 from model_build.common.errors import JobError
 from model_build.network.fcn import LOGITS
 from model_build.network.upsampling import Interpolation, Upsampling
-from model_build.saved_model import above
+from model_build.saved_model import ancestors
 from tests.networks import vary_statistics
 
 layers = keras.layers
@@ -40,7 +40,7 @@ def network(*stack, head=None):
 def operations(program):
     """How often each operation is in a program, up to its scores."""
     nodes = {node.name: node for node in program.graph.node}
-    return Counter(nodes[name].op for name in above(nodes, ["scores"]))
+    return Counter(nodes[name].op for name in ancestors(nodes, ["scores"]))
 
 
 STACKS = {

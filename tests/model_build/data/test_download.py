@@ -6,7 +6,7 @@ import pytest
 
 from model_build.common.errors import UserError
 from model_build.data import download
-from model_build.data.download import VOC2012, obtain
+from model_build.data.download import VOC2012, download_and_unpack
 
 FOLDER = "VOCdevkit/VOC2012"
 
@@ -40,7 +40,7 @@ def run(source, dest):
     lines = []
     folder = error = None
     try:
-        folder = obtain(source, dest, lines.append)
+        folder = download_and_unpack(source, dest, lines.append)
     except UserError as caught:
         error = str(caught)
         assert "\n" not in error
