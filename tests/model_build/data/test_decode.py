@@ -49,7 +49,7 @@ def test_tiff_orientation_is_applied_once(compression, orientation):
     )
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    # The same photo as PNG tells what it must look like.
+    # The same photo as PNG is the expected result.
     twin = Image.open(io.BytesIO(saved(gradient(), "PNG", exif=exif)))
     upright = np.asarray(ImageOps.exif_transpose(twin))
     image = decode(data)
