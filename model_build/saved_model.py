@@ -170,9 +170,7 @@ def _nodes_of(function: Any) -> list[Any]:
     return [*arguments, *function.node_def]
 
 
-def ancestors(
-    graph: Mapping[str, Any], tensors: Iterable[str], given: Iterable[str] = ()
-) -> set[str]:
+def ancestors(graph: dict[str, Any], tensors: Iterable[str], given: Iterable[str] = ()) -> set[str]:
     """Returns the names of all nodes that tensors depend on, including their own.
 
     Args:

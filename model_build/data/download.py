@@ -21,7 +21,7 @@ from model_build.common.progress_bar import Advance, progress_bar
 TIMEOUT_SECONDS = 30.0  # without receiving a byte
 RETRY_PAUSES_SECONDS = (1.0, 3.0, 10.0, 30.0)  # before each further attempt
 BYTES_PER_READ = 1 << 20
-COMPLETE_MARKER = "ImageSets/Segmentation/train.txt"  # exists in every complete folder
+MARKER = "ImageSets/Segmentation/train.txt"  # exists in every complete folder
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,8 @@ def download_and_unpack(source: Source, dest: str | Path, say: Callable[[str], N
     root = Path(dest)
     folder, archive = root / source.folder, root / source.file
     if folder.exists():
-        if not (folder / COMPLETE_MARKER).exists():
-            raise UserError(
-                f"{folder}: exists, but without {COMPLETE_MARKER}; move it away and try again"
-            )
+        if not (folder / MARKER).exists():
+            raise UserError(f"{folder}: exists, but without {MARKER}; move it away and try again")
         say(f"{folder}: already there; nothing to download")
         return folder
     try:
@@ -250,10 +248,9 @@ def _unpack_folder(source: Source, archive: Path, folder: Path) -> None:
     try:
         unpack(archive, staging)
         unpacked = staging / source.folder
-        if not (unpacked / COMPLETE_MARKER).exists():
+        if not (unpacked / MARKER).exists():
             raise UserError(
-                f"{archive}: does not contain {source.folder}/{COMPLETE_MARKER}; "
-                "it is a different archive"
+                f"{archive}: does not contain {source.folder}/{MARKER}; it is a different archive"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(unpacked, folder)

@@ -247,7 +247,7 @@ class DataFolder:
         name = _normal(name)
         return f"{self.mask_folder}/{self._masks.get(name, f'{name}.png')}"
 
-    def similar_files(self, name: str) -> tuple[str, str]:
+    def similar(self, name: str) -> tuple[str, str]:
         """Finds files similar to a name's missing photo and mask.
 
         Returns:

@@ -72,7 +72,7 @@ def check_pair(
     photo = found = None
     try:
         if image is None:
-            hint = folder.similar_files(name)[0]
+            hint = folder.similar(name)[0]
             if image_extension(name):
                 hint = "; list names without their suffix"
             raise UserError(f"{folder.expected(name)}: not found, but listed in the split{hint}")
@@ -85,9 +85,7 @@ def check_pair(
         found = read_mask(folder.read(mask), mask, labels)
     except MISSING:
         problems.append(
-            UserError(
-                f"{mask}: not found, but {name} is in the split{folder.similar_files(name)[1]}"
-            )
+            UserError(f"{mask}: not found, but {name} is in the split{folder.similar(name)[1]}")
         )
     except OSError as error:
         problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))

@@ -105,9 +105,8 @@ def restore(model: keras.Model, path: Path) -> None:
         ) from None
     own, restored = model.optimizer.variables, saved.optimizer.variables
     try:
-        if (
-            saved.name != model.name
-        ):  # shapes alone do not show dilation, nor skips that start at zero
+        # Shapes alone do not show dilation, nor skips that start at zero.
+        if saved.name != model.name:
             raise ValueError(f"it is for {saved.name}, not {model.name}")
         if len(own) != len(restored):
             raise ValueError("other layers were trained, or with another optimizer")

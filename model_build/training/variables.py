@@ -42,9 +42,8 @@ def load_saved_weights(folder: str, model: keras.Model) -> None:
         load_checkpoint_variables(Path(folder, artifact.NETWORK), model)
     elif description.kind == artifact.PROGRAM:
         artifact.check_weights(folder, description)
-        load_weights_file(
-            str(Path(folder, artifact.WEIGHTS)), model, "copy or train the model again"
-        )
+        path = str(Path(folder, artifact.WEIGHTS))
+        load_weights_file(path, model, "copy or train the model again")
     else:
         raise UserError(
             f"{folder}: its network was not made by `fcn-beam train`, which cannot train it "
@@ -85,7 +84,7 @@ def load_checkpoint_variables(network: Path, model: keras.Model) -> None:
         ) from None
 
 
-def count_classes_in_file(path: str, model: keras.Model) -> int:
+def count_classes(path: str, model: keras.Model) -> int:
     """Returns the number of classes of a network in a Keras weights file.
 
     A file names no labels, but their number follows from its number of weights.

@@ -379,10 +379,10 @@ def test_a_name_in_another_unicode_form_is_called_that(make_paired, tmp_path):
     composed, decomposed = "B\u00e4r", "Ba\u0308r"
     root = make_paired(tmp_path, [decomposed, "x"])
     folder = opened(root)
-    photo, mask = folder.similar_files(composed)
+    photo, mask = folder.similar(composed)
     assert photo == mask == "; a file has this name in Unicode's form NFD instead of NFC: rename it"
     (root / "masks/y.npy").write_bytes(b"")
-    assert folder.similar_files("z") == ("", "")
-    photo, mask = opened(root).similar_files("y")
+    assert folder.similar("z") == ("", "")
+    photo, mask = opened(root).similar("y")
     assert photo == ""
     assert mask.startswith(f"; {root}/masks/y.npy is there, but images end in .jpg, ")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.sizes import crop, enlarge, fitted_size, nearest_indices, pad, padded_size
+from pipeline.images.sizes import crop, enlarge, fitted_size, nearest, pad, padded_size
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -76,7 +76,7 @@ def test_enlarging_to_any_size_adds_no_class(height, width, tall, wide, seed):
 def test_nearest_takes_the_pixel_under_the_middle(length, more):
     scaled = length + more
     middles = [(Fraction(i) + Fraction(1, 2)) * length / scaled for i in range(scaled)]
-    assert nearest_indices(length, scaled).tolist() == [math.floor(middle) for middle in middles]
+    assert nearest(length, scaled).tolist() == [math.floor(middle) for middle in middles]
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
