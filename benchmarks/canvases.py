@@ -1,14 +1,14 @@
-"""Engines over mixes of sizes: what is compiled, memory, speed, and whether masks agree.
+"""Compares engines on mixes of image sizes: compilations, memory, speed and agreement.
 
     python benchmarks/canvases.py invented [--images 10000] [--sizes 500] [--side 500]
     python benchmarks/canvases.py photos PHOTOS [--count 300] [--rounds 5]
 
-``invented`` runs each engine in a process of its own on random pixels of so many sizes, and prints
-how many programs XLA compiled, how many functions TensorFlow traced after the first 1,000 images,
-and the peak memory on the way. ``photos`` has the engines take turns on real photos and
-prints medians of images/s and of core-milliseconds an image; apart from these what the first round
-took more, in which XLA compiles; and the share of pixels that get the class that graph mode gives
-them. As in a job, there are as many streams as cores. ``--engine auto`` rests on it.
+``invented`` runs each engine in a separate process on random pixels of many sizes, and prints how
+many programs XLA compiled, how many functions TensorFlow traced after the first 1,000 images, and
+the peak memory. ``photos`` alternates the engines on real photos and prints medians of images/s and
+of core-milliseconds per image; the extra time of the first round, in which XLA compiles; and the
+share of pixels with the same class as in graph mode. As in a job, there is one stream per core. The
+choice of ``--engine auto`` is based on it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.network.threads import usable_cores
 # So many images after which memory is looked at. From the first on nothing should be traced.
 MARKS = (1000, 3000)
 MEMORY = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # units of ru_maxrss in a MB
-# XLA tells of each program by itself, and how long it took, where this is set.
+# With this set, XLA logs each program and its compilation time.
 TELL = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "device_compilation_profiler=1"}
 COMPILED = re.compile(r"Compiled \S+ \d+ times, compile time: (\d+) us")
 

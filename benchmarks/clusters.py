@@ -1,13 +1,12 @@
-"""The job on Flink clusters of this machine, of one, two and four workers.
+"""Runs the job on local Flink clusters of one, two and four workers.
 
     python benchmarks/clusters.py photos/ [--limit 600] [--workers 1 --workers 2 --workers 4]
 
-Each cluster has so many task managers of one slot, each with a Python process beside it, which runs
-one stream of photos. Per cluster there is a job of a few photos that does not count, and one of
-all. Images/s as it runs are those between a tenth and nine tenths of the masks; what the job takes
-longer than at that rate is its fixed overhead. Memory is the peak of what the Python workers hold
-together, shared parts once. Where there are more workers than cores, it shows what they cost and
-not what they gain. It prints Markdown.
+Each cluster has the given number of single-slot task managers, each with one Python worker, which
+runs one stream of photos. Per cluster a job of a few photos warms up, then one of all photos is
+measured. The running rate is that between a tenth and nine tenths of the masks; the time beyond
+that rate is the fixed overhead. Memory is the peak of all Python workers together, shared pages
+counted once. With more workers than cores it shows their cost, not their gain. Prints Markdown.
 """
 
 from __future__ import annotations

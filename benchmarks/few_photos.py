@@ -3,11 +3,11 @@
     python benchmarks/few_photos.py DATA --output DIR --held PREFIX [--start MODEL] [--photos 24]
 
 DATA is in PASCAL VOC layout. Of its split ``train``, the photos whose names begin with PREFIX, such
-as one film of several, are held out to score on; of the others so many, evenly spread, are learnt
-from. The split ``val`` is not touched. The first variant has 20 epochs of batches of 4, frozen
-batch norms and heavier rare classes; the others differ from it as their names say. With
+as one film of several, are held out for scoring; of the others, the given number, evenly spread, is
+used for training. The split ``val`` is not used. The first variant has 20 epochs of batches of 4,
+frozen batch norms and heavier rare classes; the others differ from it as their names say. With
 ``--backbone-weights`` a new network of the same architecture, on a backbone with these weights, is
-trained alike for comparison. What is finished under DIR is not trained again.
+trained for comparison. Trainings that are finished under DIR are not repeated.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Images/s of the whole job beside those of the plain loop, on the same photos.
+"""Compares images/s of the whole job and of the plain loop, on the same photos.
 
     python benchmarks/job.py photos/ [--limit 600] [--rounds 3] [--workers N …] [--model DIR]
 
-Both are timed as users run them, in processes of their own with all start-up: the job by its
-defaults, and with so many --workers where they are named; the loop is `benchmarks/loop.py`. They
-alternate; medians are printed, and the ratio to the loop round by round.
+Both are timed as users run them, in separate processes including start-up: the job with its
+defaults, and with --workers if given; the loop is `benchmarks/loop.py`. They alternate; prints
+medians, and the ratio to the loop for each round.
 """
 
 from __future__ import annotations

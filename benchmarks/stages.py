@@ -4,15 +4,15 @@
 
 The null network gives each photo the class map that the real one gave it before, so that its mask
 costs what it does in a real job. The null sink writes no masks. Each is run on all photos and on
-some, in one process and in turns: what all take more than some, divided by how many more they are,
-is free of what a run costs once. Core-milliseconds a photo are printed, medians of the rounds; and
-photos/s in one stream and in one a core, which tell how far streams of one process wait for each
-other, as for Python's lock. Beside them stands the network alone, in as many streams, on the photos
-decoded beforehand, and the job's steady state to be held against it: the rate of the masks from the
-first tenth to the last.
+some, alternating in one process: the difference in time divided by the difference in photos
+excludes the fixed cost of a run. Prints core-milliseconds per photo, medians of the rounds; and
+photos/s in one stream and with one stream per core, which show how far streams of one process wait
+for each other, as for Python's lock. For comparison it prints the same for the network by itself,
+on photos decoded beforehand, and the job's steady state: the rate of the masks from the first tenth
+to the last.
 
-A disk may take long to create files for some minutes after many were deleted, as each run's masks
-are; ``TMPDIR=/dev/shm`` leaves that out.
+After many files were deleted, as each run's masks are, a disk may be slow to create files for some
+minutes; ``TMPDIR=/dev/shm`` avoids that.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def cost(
 
 
 def network_alone(photos: str, model: str, precision: str, count: int) -> Callable[[], np.ndarray]:
-    """Measures core-seconds and seconds of the network on the first photos."""
+    """Returns a function that measures the core-seconds and seconds of the network."""
     from pipeline.images.decode import decode
     from pipeline.network.handler import SegmentationHandler
     from pipeline.segmentation.plan import Request, plan

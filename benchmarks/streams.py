@@ -2,9 +2,9 @@
 
     python benchmarks/streams.py [--model DIR] [--size 384x512] [--engine graph] [--rounds 5]
 
-TensorFlow's threads are set once a process, so each variant has a process of its own, which
-measures when it is told to: they alternate. Medians are printed. That a local run has as many
-single-threaded streams as there are cores rests on them.
+TensorFlow's threads can be set only once in a process, so each variant has its own process; they
+measure in turns. Prints medians. They are the reason why a local run has one single-threaded stream
+per core.
 """
 
 from __future__ import annotations

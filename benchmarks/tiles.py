@@ -4,8 +4,8 @@
 
 First the share of pixels that get the same class in tiles as in one piece, at native resolution: of
 photos enlarged four times, and of mosaics of photos.
-Then `fcn-beam segment --tile` as a process of its own on a mosaic of so many megapixels, as JPEG
-and as TIFF: seconds, and the peak memory of the process.
+Then `fcn-beam segment --tile` in a separate process on a mosaic of the given number of megapixels,
+as JPEG and as TIFF: seconds, and the peak memory of the process.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python benchmarks/unfused.py [--model DIR] [--backbone NAME …] [--size 384x512] [--precision …]
 
-From pixels to scores, for each network: how many convolutions run with their bias and activation as
-one operation and how many alone, what else passes over features, and the most expensive operations
-by a trace of the executed graph, medians of several calls, one thread. MODEL is one that
-``fcn-beam train`` wrote. Backbones are those of an FCN with random weights, so that nothing is
-downloaded: what can be fused does not depend on them.
+From pixels to scores, for each network: how many convolutions are fused with their bias and
+activation and how many are not, which other operations pass over features, and the most expensive
+operations in a trace of the executed graph, medians of several calls, one thread. MODEL is written
+by ``fcn-beam train``. Backbones get random weights, so that nothing is downloaded: fusion does not
+depend on them.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def main(
 def of_folder(folder: str) -> tuple[Scores, Scores]:
     """A saved model's scores, by Keras and as a job computes them."""
     from model_build.network.fcn import Architecture, fcn
-    from model_build.training.variables import put_saved_into
+    from model_build.training.variables import load_saved_weights
 
     description = describe(folder)
     architecture = Architecture.from_json(description.architecture)
     model, _ = fcn(len(description.labels), **architecture.to_json())
-    put_saved_into(folder, model)
+    load_saved_weights(folder, model)
     return by_keras(model), loaded(folder).functions.scores
 
 

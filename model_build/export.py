@@ -25,11 +25,11 @@ from model_build.folding import Writer
 from model_build.network.fcn import LOGITS
 from model_build.network.upsampling import Interpolation
 from model_build.program import IMAGES, Program
-from model_build.saved_model import above, node_of
+from model_build.saved_model import ancestors, node_of
 
 PROBE_SIZE = (256, 288)  # (height, width): an even and an odd multiple of 32, which pad differently
 TRIAL_SIZES = ((64, 96), (160, 128))  # (height, width) of the images to check a program with
-BLOCK_SIDE = 8  # pixels per side of the single-coloured blocks in these images
+BLOCK = 8  # pixels per side of the single-coloured blocks in these images
 MAX_SCORE_DIFFERENCE = 1e-4  # of the largest score
 MIN_AGREEMENT = 0.9999  # fraction of the pixels
 MAX_TIE_DIFFERENCE = 1e-6  # of the largest logit: below this, rounding decides between classes
@@ -69,7 +69,7 @@ def export(model: keras.Model, *, half: bool = False) -> Exported:
         whole = tf.compat.v1.wrap_function(functools.partial(writer.network, model), [images])
         same_padded = writer.same_padded
     whole = whole.graph.as_graph_def(add_shapes=True)
-    needed = above({node.name: node for node in whole.node}, [LOGITS])
+    needed = ancestors({node.name: node for node in whole.node}, [LOGITS])
     nodes = _numbered([node for node in whole.node if node.name in needed])
     definition = tf.compat.v1.GraphDef(node=nodes, versions=whole.versions)
     head = model.get_layer(LOGITS)
@@ -113,10 +113,8 @@ def check(program: Program, model: keras.Model) -> None:
     rng = np.random.default_rng(0)
     for size in TRIAL_SIZES:
         # Not noise, which is unlike photos: its rounding errors would grow from layer to layer.
-        coarse = rng.integers(
-            0, 256, (1, size[0] // BLOCK_SIDE, size[1] // BLOCK_SIDE, 3), np.uint8
-        )
-        images = tf.constant(np.kron(coarse, np.ones((1, BLOCK_SIDE, BLOCK_SIDE, 1), np.uint8)))
+        coarse = rng.integers(0, 256, (1, size[0] // BLOCK, size[1] // BLOCK, 3), np.uint8)
+        images = tf.constant(np.kron(coarse, np.ones((1, BLOCK, BLOCK, 1), np.uint8)))
         (scores, logits), (own_scores, own_logits) = (
             [np.asarray(tensor) for tensor in tensors]
             for tensors in (network(images, training=False), run(images))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model_build.saved_model import UnusableModel, above, node_of
+from model_build.saved_model import UnusableModel, ancestors, node_of
 
 IMAGES, SCORES, LOGITS = "images", "scores", "logits"
 AGAIN = "copy or train the model again"
@@ -82,7 +82,7 @@ class Program:
         self, wanted: Sequence[str], given: Mapping[str, Any], change: Change | None
     ) -> list[Any]:
         values = {f"{name}:0": tensor for name, tensor in given.items()}
-        needed = above(self._nodes, wanted, given)
+        needed = ancestors(self._nodes, wanted, given)
         for node in self._nodes.values():
             if node.name not in needed:
                 continue
@@ -115,7 +115,7 @@ class Program:
             values: existing tensors by name; those of the added nodes are added.
             instead: replacements for some of these as inputs of the nodes.
         """
-        names = above(self._nodes, wanted, map(node_of, values))
+        names = ancestors(self._nodes, wanted, map(node_of, values))
         if not names:
             return
         nodes = [node for node in self._nodes.values() if node.name in names]

@@ -142,7 +142,7 @@ def _called(meta: Any, functions: Mapping[str, Any]) -> Iterator[Iterable[Any]]:
     graph = {node.name: node for node in meta.graph_def.node}
     if meta.HasField("object_graph_def"):
         outputs = meta.signature_def[SIGNATURE].outputs.values()
-        nodes = [graph[name] for name in above(graph, (output.name for output in outputs))]
+        nodes = [graph[name] for name in ancestors(graph, (output.name for output in outputs))]
     else:  # the form of TensorFlow 1, whose loader imports the whole graph
         nodes = list(graph.values())
     seen: set[str] = set()
@@ -170,7 +170,7 @@ def _nodes_of(function: Any) -> list[Any]:
     return [*arguments, *function.node_def]
 
 
-def above(graph: Mapping[str, Any], tensors: Iterable[str], given: Iterable[str] = ()) -> set[str]:
+def ancestors(graph: dict[str, Any], tensors: Iterable[str], given: Iterable[str] = ()) -> set[str]:
     """Returns the names of all nodes that tensors depend on, including their own.
 
     Args:

@@ -166,7 +166,7 @@ def commands(document):
     return [re.sub(r"\s+", " ", command.partition("  #")[0]).strip() for command in found]
 
 
-# Run elsewhere: by whoever runs this test, and by tests/test_packaging.py.
+# Not run here: the first runs this test, the second is run in tests/test_packaging.py.
 ELSEWHERE = {"make test", "pip install ."}
 SMALL = {
     "fcn-beam segment": "--model {model}",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 PACKAGES = ("pipeline", "model_build")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-# What loads a model or scores masks, and what is light: nothing that trains.
+# Modules that load a model or score masks, and light ones: none that trains.
 SHARED = {
     "common",
     "artifact",

@@ -36,7 +36,7 @@ JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntry
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 
-# What Flink and Beam look into of Java 17's own.
+# Internals of Java 17 that Flink and Beam access.
 OPENS = (
     "java.base/java.lang",
     "java.base/java.lang.invoke",
@@ -185,18 +185,18 @@ def up(
     seconds: float = 90,
     task_managers: int = TASK_MANAGERS,
 ) -> dict[str, Any]:
-    """Starts a cluster, or those task managers of one that are lost, and waits for them.
+    """Starts a cluster, or the lost task managers of a running one, and waits for them.
 
     Args:
-        port: of Flink's web page and REST interface, on this machine alone.
+        port: of Flink's web page and REST API, on localhost.
         restarts: how often a job is started again when a task manager is lost.
-        jars: another cluster's folder, whose jars serve this one, too.
+        jars: another cluster's folder, whose jars are shared.
         seconds: how long to wait.
-        task_managers: of a new cluster; one that is up has as many as it was started with.
+        task_managers: number for a new cluster; a running one keeps its number.
 
     Returns:
-        What ``cluster.json`` says: the port, how many task managers are ``wanted``, and the process
-        ids of ``job_manager`` and ``task_managers``.
+        The content of ``cluster.json``: the port, the number of task managers ``wanted``, and the
+        process ids of ``job_manager`` and ``task_managers``.
 
     Raises:
         ClusterError: Java or Maven is missing, the port is taken, or it does not come up.

@@ -44,7 +44,7 @@ class Peer(NamedTuple):
 
     Attributes:
         name: what it is.
-        package: whose version is told.
+        package: the one whose version is reported.
         arguments: of Python, but for the photos and where masks go.
         venv: its environment below ``.venv-peers``; none for the project's own.
     """

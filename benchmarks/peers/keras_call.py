@@ -7,13 +7,13 @@ from shared import MODEL, listed, padded, parser, read, write
 
 from model_build.artifact import describe
 from model_build.network.fcn import Architecture, fcn
-from model_build.training.variables import put_saved_into
+from model_build.training.variables import load_saved_weights
 
 
 def main(photos: str, out: str) -> None:
     architecture = Architecture.from_json(describe(MODEL).architecture)
     model, _ = fcn(len(describe(MODEL).labels), **architecture.to_json())
-    put_saved_into(str(MODEL), model)
+    load_saved_weights(str(MODEL), model)
     for path in listed(photos):
         pixels, size = read(path)
         height, width = pixels.shape[:2]

@@ -1,6 +1,6 @@
 """Shared by all peers, so that their work is equal: listing, reading and padding photos, masks.
 
-It needs NumPy and Pillow alone, as each peer has an environment of its own.
+It needs only NumPy and Pillow, as each peer has a separate environment.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from shared import CORES, listed, padded, parser, read, write
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu, relu6
 
-# Of MobileNetV2's blocks: stride, dilation. Output stride 16: the last four keep theirs at 1.
+# Stride and dilation of MobileNetV2's blocks. For output stride 16 the last four have stride 1.
 BLOCKS = [(1, 1), (2, 1), (1, 1), (2, 1), (1, 1), (1, 1), (2, 1)] + 7 * [(1, 1)] + 3 * [(1, 2)]
 STRIDE, SHIFT = 16, 7.5  # of the scores: their stride, and how far they look beside its middle
 

@@ -47,12 +47,12 @@ def main(file: str) -> None:
     import keras
 
     from model_build.network.fcn import LOGITS, fcn
-    from model_build.training.variables import put_saved_into
+    from model_build.training.variables import load_saved_weights
 
     if DESCRIPTION["architecture"] != KNOWN:
         sys.exit("the default model is of another architecture than torch_loop.py; change it there")
     model, _ = fcn(len(DESCRIPTION["labels"]), **KNOWN)
-    put_saved_into(str(MODEL), model)
+    load_saved_weights(str(MODEL), model)
     body = keras.Model(model.input, model.get_layer(LOGITS).input)
     np.savez(file, *folded([keras.ops.convert_to_numpy(weight) for weight in body.weights]))
 

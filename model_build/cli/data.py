@@ -26,7 +26,7 @@ def voc2012(dest: str) -> int:
     from model_build.data import download
 
     try:
-        folder = download.obtain(download.VOC2012, dest, say=say)
+        folder = download.download_and_unpack(download.VOC2012, dest, say=say)
     except KeyboardInterrupt:
         return complain("interrupted; run the same command again to continue", 130)
     say(f"next: fcn-beam train {shlex.quote(str(folder))} --output model")

@@ -16,7 +16,7 @@ from pathlib import Path
 from model_build.common.errors import JobError
 
 MEMORY = Path("/proc/self/statm")  # in pages; the first number is the address space
-LOW_ADDRESS_SPACE = 256 << 20  # bytes: with less left, imports fail with all kinds of errors
+LOW_BYTES = 256 << 20  # bytes: with less left, imports fail with all kinds of errors
 _M_ARENA_MAX = -8  # of mallopt(3)
 _LIMITS = (
     (resource.RLIMIT_AS, "ulimit -v", 1 << 10),
@@ -59,9 +59,7 @@ def check_address_space(needed: int, purpose: str, remedy: str = "") -> None:
 def memory_limit_hint(error: Exception) -> str:
     """Explains an unexpected error by a lack of memory; returns "" where that is unlikely."""
     left = address_space_left()
-    if left is None or not (
-        left < LOW_ADDRESS_SPACE or isinstance(error, MemoryError | ImportError)
-    ):
+    if left is None or not (left < LOW_BYTES or isinstance(error, MemoryError | ImportError)):
         return ""
     return f"`ulimit -v` leaves {left / 1e9:.1f} GB of address space: raise it and try again"
 
@@ -92,9 +90,7 @@ def _exiting_on_failure(start):
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "new thread" not in str(error):
                 raise  # it was already started
-            message = (
-                f"fcn-beam: {describe_thread_limit()}; run the same command again to continue\n"
-            )
+            message = f"fcn-beam: {thread_limit_hint()}; run the same command again to continue\n"
             with contextlib.suppress(OSError):
                 os.write(2, message.encode())
             os._exit(1)
@@ -102,7 +98,7 @@ def _exiting_on_failure(start):
     return started
 
 
-def describe_thread_limit() -> str:
+def thread_limit_hint() -> str:
     """Explains by the process's limits why no further thread can start."""
     found = [
         f"{name} is {limit // unit}"

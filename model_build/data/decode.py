@@ -79,10 +79,10 @@ class Picture(NamedTuple):
             DamagedImage: the file is damaged or cut short.
         """
         with _damage():
-            return turned(self.load(size), self.orientation)
+            return turn_upright(self.load(size), self.orientation)
 
 
-def opened(data: bytes | io.BytesIO) -> Picture:
+def open_image(data: bytes | io.BytesIO) -> Picture:
     """Reads the header of a JPEG, PNG, BMP, GIF, TIFF or WebP.
 
     Args:
@@ -115,15 +115,15 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     Raises:
         TooManyPixels: width × height in the header exceeds ``max_pixels``.
-        Exception: as :func:`opened` and :meth:`Picture.pixels`.
+        Exception: as :func:`open_image` and :meth:`Picture.pixels`.
     """
-    picture = opened(data)
+    picture = open_image(data)
     if picture.height * picture.width > max_pixels:
         raise TooManyPixels(picture.height, picture.width, max_pixels)
     return picture.pixels((picture.height, picture.width))
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turns pixels upright by an EXIF orientation from 1 to 8, as a view."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -169,7 +169,7 @@ def _other(stream: io.BytesIO, head: bytes) -> Picture:
         image = Image.open(stream, formats=OTHER_FORMATS)
     except Exception as error:
         if head.startswith(tiff.PREFIXES):
-            raise tiff.explain(stream) from error
+            raise tiff.explain_unreadable(stream) from error
         if head.startswith(b"GIF8") or (head[:4], head[8:]) == (b"RIFF", b"WEBP"):
             raise DamagedImage from error
         if isinstance(error, UnidentifiedImageError):  # Pillow's message names a buffer's address

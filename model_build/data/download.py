@@ -21,7 +21,7 @@ from model_build.common.progress_bar import Advance, progress_bar
 TIMEOUT_SECONDS = 30.0  # without receiving a byte
 RETRY_PAUSES_SECONDS = (1.0, 3.0, 10.0, 30.0)  # before each further attempt
 BYTES_PER_READ = 1 << 20
-COMPLETE_MARKER = "ImageSets/Segmentation/train.txt"  # exists in every complete folder
+MARKER = "ImageSets/Segmentation/train.txt"  # exists in every complete folder
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ VOC2012 = Source(
 )
 
 
-def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path:
+def download_and_unpack(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path:
     """Downloads and unpacks an archive, resuming an earlier call.
 
     Args:
@@ -76,10 +76,8 @@ def obtain(source: Source, dest: str | Path, say: Callable[[str], None]) -> Path
     root = Path(dest)
     folder, archive = root / source.folder, root / source.file
     if folder.exists():
-        if not (folder / COMPLETE_MARKER).exists():
-            raise UserError(
-                f"{folder}: exists, but without {COMPLETE_MARKER}; move it away and try again"
-            )
+        if not (folder / MARKER).exists():
+            raise UserError(f"{folder}: exists, but without {MARKER}; move it away and try again")
         say(f"{folder}: already there; nothing to download")
         return folder
     try:
@@ -137,7 +135,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
     if _size(part) > source.size:
         part.unlink()
     with progress_bar(f"download {source.file}", of_bytes=True) as advance:
-        checksum = _persist(source, part, advance, say)
+        checksum = _retry(source, part, advance, say)
     if checksum != source.sha256:
         part.unlink()
         raise UserError(
@@ -147,7 +145,7 @@ def fetch(source: Source, archive: Path, say: Callable[[str], None]) -> None:
     part.rename(archive)
 
 
-def _persist(source: Source, part: Path, advance: Advance, say: Callable[[str], None]) -> str:
+def _retry(source: Source, part: Path, advance: Advance, say: Callable[[str], None]) -> str:
     """Retries until the whole file is in ``part``; returns its sha256."""
     pauses = iter(RETRY_PAUSES_SECONDS)
     while True:
@@ -250,10 +248,9 @@ def _unpack_folder(source: Source, archive: Path, folder: Path) -> None:
     try:
         unpack(archive, staging)
         unpacked = staging / source.folder
-        if not (unpacked / COMPLETE_MARKER).exists():
+        if not (unpacked / MARKER).exists():
             raise UserError(
-                f"{archive}: does not contain {source.folder}/{COMPLETE_MARKER}; "
-                "it is a different archive"
+                f"{archive}: does not contain {source.folder}/{MARKER}; it is a different archive"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(unpacked, folder)

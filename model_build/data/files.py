@@ -77,7 +77,7 @@ def by_composed_name(files: Iterable[str]) -> dict[str, str]:
     return {unicodedata.normalize("NFC", os.path.splitext(path)[0]): path for path in ordered}
 
 
-def misnamed(name: str, folder: str, files: dict[str, str]) -> str:
+def similar_file_note(name: str, folder: str, files: dict[str, str]) -> str:
     """Returns the end of a message on a missing image: a similar file that exists, or "".
 
     Args:

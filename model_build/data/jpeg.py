@@ -36,9 +36,7 @@ _EXTRANEOUS = "extraneous bytes before marker"
 _HARMLESS = re.compile(
     f"{_EXTRANEOUS}|found marker .* instead of RST|Inconsistent progression sequence|Invalid SOS"
 )
-_SCANS = re.compile(
-    rb"\xff\xda\0.(?=[\1-\4])", re.DOTALL
-)  # everything before the channels of a scan header
+_SCANS = re.compile(rb"\xff\xda\0.(?=[\1-\4])", re.DOTALL)  # up to the channels of a scan
 # Positions before the markers that end coded data: RST, EOI, SOS, DHT.
 _CODED_END = re.compile(rb"(?=\xff[\xc4\xd0-\xd7\xd9\xda])")
 _SPARE_BITS = (b"\x55" * 64, b"\x2a" * 64)

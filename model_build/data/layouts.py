@@ -38,7 +38,7 @@ from model_build.data.files import (
     image_extension,
     is_never_folder,
     is_never_photo,
-    misnamed,
+    similar_file_note,
 )
 from model_build.data.folders import walk
 from model_build.data.labels import VOC, LabelSet, parse_labels
@@ -200,7 +200,7 @@ class DataFolder:
         """Returns the names of all masks, with or without a photo, in order."""
         return sorted(self._names(self._mask_files))
 
-    def left_over(self) -> dict[str, list[str]]:
+    def unused_files(self) -> dict[str, list[str]]:
         """Finds files in the folders of photos and masks without an image extension.
 
         Returns:
@@ -232,16 +232,16 @@ class DataFolder:
         name = _normal(name)
         return f"{self.mask_folder}/{self._masks.get(name, f'{name}.png')}"
 
-    def near(self, name: str) -> tuple[str, str]:
+    def similar(self, name: str) -> tuple[str, str]:
         """Finds files similar to a name's missing photo and mask.
 
         Returns:
             Two ends of messages; empty if there are none.
         """
-        photos, masks = self._near
+        photos, masks = self._similar_files
         return (
-            misnamed(_normal(name), self.photo_folder, photos),
-            misnamed(_normal(name), self.mask_folder, masks),
+            similar_file_note(_normal(name), self.photo_folder, photos),
+            similar_file_note(_normal(name), self.mask_folder, masks),
         )
 
     def list_of(self, split: str) -> str:
@@ -292,7 +292,7 @@ class DataFolder:
         return by_name(self._mask_files, (".png", *IMAGE_EXTENSIONS))
 
     @cached_property
-    def _near(self) -> tuple[dict[str, str], dict[str, str]]:
+    def _similar_files(self) -> tuple[dict[str, str], dict[str, str]]:
         return by_composed_name(self._photo_files), by_composed_name(self._mask_files)
 
     @staticmethod

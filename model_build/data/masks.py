@@ -65,9 +65,7 @@ def read_mask(data: bytes, where: str, labels: LabelSet) -> MaskFile:
                 png.check_rows(image, reduced)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow raises many kinds for damaged files, even IndexError and SyntaxError
+    except Exception as error:  # for damaged files Pillow raises many kinds
         raise UserError(f"{where}: cannot be read as a mask: {first_line(error)}") from None
     if orientation_of(exif) > 1:
         raise UserError(

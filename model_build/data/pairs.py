@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from model_build.common.errors import UserError, cause
-from model_build.data.decode import Picture, decode, opened
+from model_build.data.decode import Picture, decode, open_image
 from model_build.data.files import image_extension
 from model_build.data.labels import LabelSet
 from model_build.data.layouts import MISSING, DataFolder
@@ -53,7 +53,7 @@ def read_photo(data: bytes, where: str) -> Picture:
     """
     try:
         decode(data)  # only decoding finds a truncated file
-        return opened(data)
+        return open_image(data)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: cannot be read as an image: {error}") from None
 
@@ -72,7 +72,7 @@ def check_pair(
     photo = found = None
     try:
         if image is None:
-            hint = folder.near(name)[0]
+            hint = folder.similar(name)[0]
             if image_extension(name):
                 hint = "; list names without their suffix"
             raise UserError(f"{folder.expected(name)}: not found, but listed in the split{hint}")
@@ -85,7 +85,7 @@ def check_pair(
         found = read_mask(folder.read(mask), mask, labels)
     except MISSING:
         problems.append(
-            UserError(f"{mask}: not found, but {name} is in the split{folder.near(name)[1]}")
+            UserError(f"{mask}: not found, but {name} is in the split{folder.similar(name)[1]}")
         )
     except OSError as error:
         problems.append(UserError(f"{mask}: cannot be read: {cause(error)}"))

@@ -90,9 +90,9 @@ def reduce(data: bytes | memoryview) -> Png:
     stream: list[bytes | memoryview] = [SIGNATURE]
     for kind, content in critical:
         if kind == b"IDAT" and transparency:
-            stream += _with_checksum(b"tRNS", transparency)
+            stream += _framed(b"tRNS", transparency)
             transparency = b""
-        stream += _with_checksum(kind, content)
+        stream += _framed(kind, content)
     interlaced = critical[0][1][12] != 0
     return Png(b"".join(stream), bits, bits * _CHANNELS[color], interlaced, key, exif, profile)
 
@@ -115,9 +115,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         start = end + 4
 
 
-def _with_checksum(
-    kind: bytes, content: bytes | memoryview
-) -> tuple[bytes, bytes | memoryview, bytes]:
+def _framed(kind: bytes, content: bytes | memoryview) -> tuple[bytes, bytes | memoryview, bytes]:
     """Returns the parts of a chunk: length and name, content, checksum (section 5.3)."""
     checksum = zlib.crc32(content, zlib.crc32(kind))
     return struct.pack(">I4s", len(content), kind), content, struct.pack(">I", checksum)

@@ -18,7 +18,7 @@ from model_build.data.layouts import DataFolder
 from model_build.data.masks import absence, reordered
 from model_build.data.pairs import check_pair
 
-MAX_NAMES_SHOWN = 10  # in a note
+MAX_SHOWN = 10  # in a note
 MAX_BAR_LENGTH = 30  # characters
 
 
@@ -131,7 +131,7 @@ def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Surv
         result.notes.append(
             f"{folder.mask_folder}: {len(orphans)} masks have no photo: {_few(orphans)}"
         )
-    for where, files in folder.left_over().items():
+    for where, files in folder.unused_files().items():
         if files:
             result.notes.append(
                 f"{where}: {len(files)} files are left out by their extension "
@@ -145,9 +145,8 @@ def _check_photos(folder: DataFolder, listed: dict[str, list[str]], result: Surv
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:MAX_NAMES_SHOWN]) + f", and {len(names) - MAX_NAMES_SHOWN} more" * (
-        len(names) > MAX_NAMES_SHOWN
-    )
+    more = len(names) - MAX_SHOWN
+    return ", ".join(names[:MAX_SHOWN]) + f", and {more} more" * (more > 0)
 
 
 def _check_masks(folder: DataFolder, tallies: dict[str, Tally], result: Survey) -> None:

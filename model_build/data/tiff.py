@@ -77,7 +77,7 @@ def _native(args: Any) -> Any:
     return (_NATIVE.get(args[0], args[0]), *args[1:])
 
 
-def explain(data: io.BytesIO) -> Exception:
+def explain_unreadable(data: io.BytesIO) -> Exception:
     """Returns the error for a TIFF that Pillow cannot open: damaged, or not supported."""
     with contextlib.suppress(Exception):
         data.seek(0)

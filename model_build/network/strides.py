@@ -87,9 +87,8 @@ def dilate(model: keras.Model, output_stride: int) -> keras.Model:
         return model
     sizes, sources_of = _sizes(model), _sources(model)
     strides = {name: _stride(size) for name, size in sizes.items()}
-    padding: dict[
-        str, int
-    ] = {}  # new padding of each ZeroPadding2D layer before a "valid" convolution
+    # New padding of each ZeroPadding2D layer before a "valid" convolution.
+    padding: dict[str, int] = {}
     changes: dict[str, dict[str, Any]] = {}
     for layer in model.operations:
         kernel, stride, _, _ = _geometry(layer)

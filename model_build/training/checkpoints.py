@@ -103,16 +103,15 @@ def restore(model: keras.Model, path: Path) -> None:
         raise UserError(
             f"{path}: cannot be loaded ({first_line(error)}); train again into another --output"
         ) from None
-    ours, theirs = model.optimizer.variables, saved.optimizer.variables
+    own, restored = model.optimizer.variables, saved.optimizer.variables
     try:
-        if (
-            saved.name != model.name
-        ):  # shapes alone do not show dilation, nor skips that start at zero
+        # Shapes alone do not show dilation, nor skips that start at zero.
+        if saved.name != model.name:
             raise ValueError(f"it is for {saved.name}, not {model.name}")
-        if len(ours) != len(theirs):
+        if len(own) != len(restored):
             raise ValueError("other layers were trained, or with another optimizer")
         model.set_weights(saved.get_weights())
-        for variable, value in zip(ours, theirs, strict=True):
+        for variable, value in zip(own, restored, strict=True):
             if variable.name != "learning_rate":
                 variable.assign(value)
     except ValueError as error:

@@ -19,7 +19,7 @@ def strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
-def engine(choice: str, precision: str, replicas: int = 1) -> tuple[bool, str]:
+def resolve_engine(choice: str, precision: str, replicas: int = 1) -> tuple[bool, str]:
     """Resolves how a training step is computed.
 
     Args:
@@ -74,9 +74,9 @@ class Machine:
 
 
 def machine(choice: str = "auto", precision: str = "auto") -> Machine:
-    """Returns the settings for all devices of this machine; arguments as for :func:`engine`."""
+    """Returns settings for all devices of this machine; see :func:`resolve_engine`."""
     where = strategy()
-    return Machine(where, *engine(choice, precision, where.num_replicas_in_sync))
+    return Machine(where, *resolve_engine(choice, precision, where.num_replicas_in_sync))
 
 
 def check_replicas(recipe: Recipe, images: int, replicas: int) -> None:

@@ -18,7 +18,7 @@ class Options:
         pad_small: pad images smaller than the crop instead of dropping them.
         half: store the kernels as float16; the scores reported are those of the rounded network.
         patience: stop after this many epochs without a better validation mIoU.
-        engine, precision: see :func:`model_build.training.devices.engine`.
+        engine, precision: see :func:`model_build.training.devices.resolve_engine`.
         seed: of the new layers' weights, the order and the crops.
         resume: continue from the last checkpoint in the output folder.
         freeze_backbone: train only the new layers.

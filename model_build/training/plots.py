@@ -25,7 +25,7 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)
 CURVES = (("loss", "loss"), ("accuracy", "pixel accuracy"), ("miou", "mIoU"))
 TRAINING, VALIDATION, BEST = "#7a869a", "#d9480f", "#2b8a3e"
 MAX_CLASSES_WITH_NUMBERS = 25  # in the cells of a confusion matrix
-MAX_NAME_LENGTH = 24  # characters of a class name at a confusion matrix
+MAX_NAME = 24  # characters of a class name at a confusion matrix
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -119,10 +119,7 @@ def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
     totals = matrix.sum(axis=1, keepdims=True)
     absent = np.broadcast_to(totals == 0, matrix.shape)
     shares = np.ma.masked_array(matrix / np.maximum(totals, 1), absent)
-    names = [
-        name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
-        for name in label_names
-    ]
+    names = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in label_names]
     legible = classes <= MAX_CLASSES_WITH_NUMBERS
     side = max(3.0, classes * (0.45 if legible else 0.15))
     margin = 0.6 + 0.08 * max(map(len, names))

@@ -22,7 +22,7 @@ from model_build.data.labels import LabelSet
 from model_build.network.backbones import plain_name
 from model_build.network.fcn import Architecture, fcn, scoring_layers
 from model_build.network.upsampling import Upsampling
-from model_build.training.variables import classes_in_file, put_file_into, put_saved_into
+from model_build.training.variables import count_classes, load_saved_weights, load_weights_file
 
 SUFFIX = ".weights.h5"
 # Their names on the command line.
@@ -142,7 +142,7 @@ def load_start_weights(
     Raises:
         UserError: the weights cannot be read or belong to another network.
     """
-    classes = len(start.labels) if start.labels else classes_in_file(start.path, model)
+    classes = len(start.labels) if start.labels else count_classes(start.path, model)
     known = start.known(labels, classes)
     new = tuple(name for index, name in enumerate(labels.names) if index not in known)
     if weights and known == {index: index for index in range(classes)} and not new:
@@ -163,15 +163,15 @@ def _network(start: Start, classes: int) -> keras.Model:
 
 def _read(start: Start, model: keras.Model) -> None:
     if start.labels:
-        put_saved_into(start.path, model)
+        load_saved_weights(start.path, model)
     else:
-        put_file_into(start.path, model)
+        load_weights_file(start.path, model)
 
 
 def _copy(source: keras.Model, model: keras.Model, known: Mapping[int, int]) -> None:
     """Copies all weights except those of new labels' scores."""
     scoring = scoring_layers(model)
-    ids, source_ids = list(known), list(known.values())
+    ids, other_ids = list(known), list(known.values())
     for layer in model.layers:
         if not layer.weights:
             continue
@@ -180,26 +180,22 @@ def _copy(source: keras.Model, model: keras.Model, known: Mapping[int, int]) -> 
             # A class is a position along the last axis, or along the last two in upsampling layers.
             axes = 2 if isinstance(layer, Upsampling) else 1
             values = [
-                _copy_classes(own, value, ids, source_ids, axes)
+                _copy_classes(own, value, ids, other_ids, axes)
                 for own, value in zip(layer.get_weights(), values, strict=True)
             ]
         layer.set_weights(values)
 
 
 def _copy_classes(
-    values: np.ndarray,
-    source: np.ndarray,
-    ids: Sequence[int],
-    source_ids: Sequence[int],
-    axes: int,
+    own: np.ndarray, other: np.ndarray, ids: Sequence[int], other_ids: Sequence[int], axes: int
 ) -> np.ndarray:
-    """Returns ``values`` with classes ``ids`` taken from ``source_ids`` of ``source``."""
+    """Returns ``own`` with classes ``ids`` taken from ``other_ids`` of ``other``."""
 
     def at(classes: Sequence[int]) -> tuple[Any, ...]:
-        return (slice(None),) * (values.ndim - axes) + np.ix_(*[classes] * axes)
+        return (slice(None),) * (own.ndim - axes) + np.ix_(*[classes] * axes)
 
-    result = values.copy()
-    result[at(ids)] = source[at(source_ids)]
+    result = own.copy()
+    result[at(ids)] = other[at(other_ids)]
     return result
 
 

@@ -28,7 +28,7 @@ from model_build.training.recipes import RECIPES, Recipe
 from model_build.training.start import InheritedWeights, Start, load_start_weights
 
 ARCHITECTURE, OPTIONS = Architecture(), Options()  # the defaults
-MAX_LABELS_SHOWN = 8  # in a message
+MAX_SHOWN = 8  # in a message
 
 
 def train(
@@ -123,9 +123,7 @@ def describe_start(start: Start, inherited: InheritedWeights, labels: LabelSet) 
     """Describes in one line what a training starts from."""
     if not inherited.new:
         return f"{start.path}: starting from this network, which has all {len(labels)} labels"
-    names = ", ".join(inherited.new[:MAX_LABELS_SHOWN]) + ", …" * (
-        len(inherited.new) > MAX_LABELS_SHOWN
-    )
+    names = ", ".join(inherited.new[:MAX_SHOWN]) + ", …" * (len(inherited.new) > MAX_SHOWN)
     return (
         f"{start.path}: starting from this network; {len(inherited.new)} of {len(labels)} "
         f"labels are new to it ({names})"

@@ -20,13 +20,13 @@ from model_build.network.fcn import LOGITS, scoring_layers
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 MAX_CLASSES = 255
-NAME_IT = (
+OPTIONS_REMEDY = (
     "name the file's architecture with --backbone, --output-stride, --skips, --context and "
     "--learn-upsampling"
 )
 
 
-def put_saved_into(folder: str, model: keras.Model) -> None:
+def load_saved_weights(folder: str, model: keras.Model) -> None:
     """Loads the weights of a local saved-model folder into a network.
 
     Args:
@@ -39,10 +39,11 @@ def put_saved_into(folder: str, model: keras.Model) -> None:
     description = artifact.describe(folder)
     artifact.check_files(folder, description)  # model.json says which labels the weights are for
     if description.format == artifact.EARLIER_FORMAT:
-        put_checkpoint_into(Path(folder, artifact.NETWORK), model)
+        load_checkpoint_variables(Path(folder, artifact.NETWORK), model)
     elif description.kind == artifact.PROGRAM:
         artifact.check_weights(folder, description)
-        put_file_into(str(Path(folder, artifact.WEIGHTS)), model, "copy or train the model again")
+        path = str(Path(folder, artifact.WEIGHTS))
+        load_weights_file(path, model, "copy or train the model again")
     else:
         raise UserError(
             f"{folder}: its network was not made by `fcn-beam train`, which cannot train it "
@@ -50,11 +51,11 @@ def put_saved_into(folder: str, model: keras.Model) -> None:
         )
 
 
-def put_checkpoint_into(network: Path, model: keras.Model) -> None:
+def load_checkpoint_variables(network: Path, model: keras.Model) -> None:
     """Loads the variables of a SavedModel of the earlier format, a checkpoint, into a network.
 
     Raises:
-        UserError: as :func:`put_saved_into`.
+        UserError: as :func:`load_saved_weights`.
     """
     body = keras.Model(model.input, model.get_layer(LOGITS).input).weights
     named = {f"body_weights/{index}": weight for index, weight in enumerate(body)}
@@ -83,7 +84,7 @@ def put_checkpoint_into(network: Path, model: keras.Model) -> None:
         ) from None
 
 
-def classes_in_file(path: str, model: keras.Model) -> int:
+def count_classes(path: str, model: keras.Model) -> int:
     """Returns the number of classes of a network in a Keras weights file.
 
     A file names no labels, but their number follows from its number of weights.
@@ -122,11 +123,11 @@ def classes_in_file(path: str, model: keras.Model) -> int:
             return number
     raise UserError(
         f"{path}: has {total:,} weights, which does not fit {model.name} with any number of "
-        f"classes; {NAME_IT}"
+        f"classes; {OPTIONS_REMEDY}"
     )
 
 
-def put_file_into(path: str, model: keras.Model, remedy: str = NAME_IT) -> None:
+def load_weights_file(path: str, model: keras.Model, remedy: str = OPTIONS_REMEDY) -> None:
     """Loads a weights file into a network.
 
     Args:

@@ -103,11 +103,8 @@ def table(report: dict[str, Any]) -> str:
 
 def shorten(texts: list[str]) -> list[str]:
     """Returns the first few texts and the number of further ones."""
-    return (
-        [*texts[:MAX_LINES], f"and {len(texts) - MAX_LINES} more"]
-        if len(texts) > MAX_LINES
-        else texts
-    )
+    more = len(texts) - MAX_LINES
+    return [*texts[:MAX_LINES], f"and {more} more"] if more > 0 else texts
 
 
 def _state(fault: dict[str, Any]) -> str:

@@ -34,10 +34,10 @@ def decode(data: bytes | io.BytesIO, options: DecodeOptions) -> Photo:
 
     Raises:
         TooManyPixels: width × height in the header exceeds ``max_pixels``.
-        Exception: as :func:`model_build.data.decode.opened` and
+        Exception: as :func:`model_build.data.decode.open_image` and
             :meth:`model_build.data.decode.Picture.pixels`.
     """
-    picture = images.opened(data)
+    picture = images.open_image(data)
     if picture.height * picture.width > options.max_pixels:
         raise TooManyPixels(
             picture.height,
@@ -52,7 +52,7 @@ def decode(data: bytes | io.BytesIO, options: DecodeOptions) -> Photo:
 def decoded_bytes(data: bytes | io.BytesIO, options: DecodeOptions) -> int:
     """Estimates an image's decoded size in bytes from its header; 0 if that is damaged."""
     try:
-        picture = images.opened(data)
+        picture = images.open_image(data)
     except Exception:  # decoding raises the same error
         return 0
     if picture.height * picture.width > options.max_pixels:

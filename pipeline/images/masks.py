@@ -12,12 +12,12 @@ from PIL import Image
 
 from model_build.data.labels import VOID, LabelSet, label2image
 from pipeline.images.png import SIGNATURE, chunks, compress, palette_png
-from pipeline.images.sizes import enlarge, nearest_indices
+from pipeline.images.sizes import enlarge, nearest
 from pipeline.records import hash_of
 
-ROWS_PER_BAND = 256  # of a large image, processed at a time
+BAND_ROWS = 256  # of a large image, processed at a time
 KEYWORD = "fcn-beam"  # keyword of the text chunk (PNG, section 11.3.4.3)
-_TEXT_PREFIX = KEYWORD.encode() + b"\0"  # the start of its content
+_PREFIX = KEYWORD.encode() + b"\0"  # the start of its content
 
 
 class Origin(NamedTuple):
@@ -57,7 +57,7 @@ def encode_mask(
     text = b""
     if origin is not None:
         fields = origin._replace(idat=hash_of(idat))._asdict()
-        text = _TEXT_PREFIX + json.dumps(fields).encode()
+        text = _PREFIX + json.dumps(fields).encode()
     return palette_png(idat, size, labels.palette, text)
 
 
@@ -86,10 +86,8 @@ def find_traces(data: bytes) -> Traces:
     except ValueError:
         # A crash may leave a file empty, full of zeros, or cut short before its pixels begin.
         started = SIGNATURE.startswith(data[: len(SIGNATURE)]) and b"IDAT" not in data
-        return Traces(ruined=started or not data.strip(b"\0") or b"tEXt" + _TEXT_PREFIX in data)
-    texts = (
-        content[len(_TEXT_PREFIX) :] for _, content in found if content.startswith(_TEXT_PREFIX)
-    )
+        return Traces(ruined=started or not data.strip(b"\0") or b"tEXt" + _PREFIX in data)
+    texts = (content[len(_PREFIX) :] for _, content in found if content.startswith(_PREFIX))
     origin = _origin(next(texts, b""))
     width, height = struct.unpack(">II", found[0][1][:8].ljust(8, b"\0"))
     made = (
@@ -125,15 +123,12 @@ def histogram(
     """
     if size is None or size == class_map.shape:
         # In bands, as NumPy converts to eight bytes a pixel to count.
-        bands = (
-            class_map[start : start + ROWS_PER_BAND]
-            for start in range(0, len(class_map), ROWS_PER_BAND)
-        )
+        bands = (class_map[y : y + BAND_ROWS] for y in range(0, len(class_map), BAND_ROWS))
         counts = np.sum([_counts(band.ravel(), VOID + 1) for band in bands], axis=0)
     else:
         # How often each row and each column occurs in the enlarged map.
         rows, columns = (
-            np.bincount(nearest_indices(*lengths), minlength=lengths[0])
+            np.bincount(nearest(*lengths), minlength=lengths[0])
             for lengths in zip(class_map.shape, size, strict=True)
         )
         weights = np.outer(rows, columns).ravel()  # exact: below 2**53
@@ -160,11 +155,10 @@ def encode_overlay(pixels: np.ndarray, class_map: np.ndarray, labels: LabelSet) 
     """
     class_map = enlarge(class_map, pixels.shape[:2])
     picture = Image.new("RGB", pixels.shape[1::-1])
-    for start in range(
-        0, len(pixels), ROWS_PER_BAND
-    ):  # the whole image would be held several times
-        band = pixels[start : start + ROWS_PER_BAND]
-        colors = label2image(class_map[start : start + ROWS_PER_BAND], labels)
+    # In bands: the whole image would be held several times.
+    for start in range(0, len(pixels), BAND_ROWS):
+        band = pixels[start : start + BAND_ROWS]
+        colors = label2image(class_map[start : start + BAND_ROWS], labels)
         blended = ((band.astype(np.uint16) + colors) // 2).astype(np.uint8)
         painted = colors.any(axis=-1, keepdims=True)
         picture.paste(Image.fromarray(np.where(painted, blended, band)), (0, start))

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.images.sizes import nearest_indices
+from pipeline.images.sizes import nearest
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"  # first bytes of each PNG (PNG, section 5.2)
 COMPRESSION_LEVEL = 3  # makes little difference, as only runs are compressed
 MIN_ENLARGEMENT = 3  # below this factor a map compresses better as a whole, and as fast
-ROWS_PER_BAND = 256  # rows that are enlarged at a time
+BAND_ROWS = 256  # rows that are enlarged at a time
 ADLER_MODULUS = 65521  # the modulus of the checksum (RFC 1950, section 8.2)
 
 
@@ -78,19 +78,15 @@ def compress(class_map: np.ndarray, size: tuple[int, int]) -> bytes:
         A zlib stream (RFC 1950) of filtered rows.
     """
     height, width = size
-    rows, columns = (
-        nearest_indices(class_map.shape[0], height),
-        nearest_indices(class_map.shape[1], width),
-    )
+    rows, columns = nearest(class_map.shape[0], height), nearest(class_map.shape[1], width)
     if height < MIN_ENLARGEMENT * class_map.shape[0]:
         lines = np.zeros((height, 1 + width), np.uint8)  # each begins with its filter: none
         if class_map.shape == size:
             lines[:, 1:] = class_map
         else:
-            for start in range(0, height, ROWS_PER_BAND):
-                lines[start : start + ROWS_PER_BAND, 1:] = class_map[
-                    rows[start : start + ROWS_PER_BAND]
-                ][:, columns]
+            for start in range(0, height, BAND_ROWS):
+                band = slice(start, start + BAND_ROWS)
+                lines[band, 1:] = class_map[rows[band]][:, columns]
         deflate = _deflate(zlib.MAX_WBITS)
         return deflate.compress(lines) + deflate.flush()
     wide = class_map[:, columns]

@@ -55,13 +55,11 @@ def enlarge(class_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if class_map.shape == size:
         return class_map
-    rows, columns = (
-        nearest_indices(*lengths) for lengths in zip(class_map.shape, size, strict=True)
-    )
+    rows, columns = (nearest(*lengths) for lengths in zip(class_map.shape, size, strict=True))
     return class_map[:, columns][rows]
 
 
-def nearest_indices(length: int, scaled: int) -> np.ndarray:
+def nearest(length: int, scaled: int) -> np.ndarray:
     """Returns for each pixel of a scaled row the nearest pixel of the row of ``length``.
 
     Computed in integers, so that no rounding moves a border: the middle of pixel i is at i + 1/2,

@@ -15,7 +15,7 @@ COUNTED = 1000  # extensions counted separately: an archive may have a new one i
 NONE, OTHER = "none", "other"
 _EXTENSION = re.compile(r"\.[a-z0-9_~-]{1,12}")
 # Formats that are not read, by their extensions. Camera RAW begins like TIFF.
-UNSUPPORTED_FORMATS = {
+UNSUPPORTED = {
     "HEIC": frozenset((".heic", ".heif", ".hif")),
     "camera RAW": frozenset(
         (".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".kdc", ".nef", ".nrw")
@@ -65,7 +65,7 @@ def hints(counts: Mapping[str, int], look_like_images: int) -> list[str]:
     """
     found = [
         f"{name} is not read: convert such files to JPEG or PNG first"
-        for name, extensions in UNSUPPORTED_FORMATS.items()
+        for name, extensions in UNSUPPORTED.items()
         if not extensions.isdisjoint(counts)
     ]
     if look_like_images:
@@ -115,9 +115,7 @@ def sample_of(passed_over: Iterable[PassedOver]) -> Sample:
 
 def _may_be_image(file: PassedOver) -> bool:
     found = extension(file.path)
-    return has_another_extension(file) and not any(
-        found in names for names in UNSUPPORTED_FORMATS.values()
-    )
+    return has_another_extension(file) and not any(found in names for names in UNSUPPORTED.values())
 
 
 def count_lookalikes(sample: Sample, files: Files) -> int:

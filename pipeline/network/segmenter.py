@@ -16,7 +16,7 @@ from pipeline.network.precision import FLOAT32, check, optimizer_config
 from pipeline.network.sparse_argmax import axis, sparse_argmax_of
 from pipeline.network.tiling import Tiling
 
-TensorFunction = Callable[..., Sequence[Any]]
+Run = Callable[..., Sequence[Any]]
 
 
 class Segmenter:
@@ -63,9 +63,7 @@ class Segmenter:
         images = tf.TensorSpec([batch_size, None, None, 3], tf.uint8)
         means = [tf.TensorSpec([batch_size, 1, 1, count]) for count in functions.averaged]
 
-        def compiled_or_graph(
-            function: Callable[..., Any], *signature: tf.TensorSpec
-        ) -> TensorFunction:
+        def traced(function: Callable[..., Any], *signature: tf.TensorSpec) -> Run:
             """Compiles a function of images for canvases, or runs it in graph mode."""
             plain = functools.cache(lambda: graph_function(function, signature, precision))
             if not compiled:
@@ -89,20 +87,18 @@ class Segmenter:
 
         scores = tf.TensorSpec([batch_size, None, None, functions.channels])
         classify = class_finder(network, scores, engine, canvas_of)
-        score_whole = compiled_or_graph(score, images)
+        score_whole = traced(score, images)
 
         def whole(images: Any) -> tuple[Any, Any]:
             found, finite = score_whole(images)
             return classify(found)[0], finite
 
-        self._whole = self._with_full_batches(whole)
+        self._whole = self._batched(whole)
         if tile is not None:
             self._tiling = Tiling(
-                self._with_full_batches(compiled_or_graph(functions.features, images))
-                if means
-                else None,
-                self._with_full_batches(compiled_or_graph(score, images, *means)),
-                self._with_full_batches(classify),
+                self._batched(traced(functions.features, images)) if means else None,
+                self._batched(traced(score, images, *means)),
+                self._batched(classify),
                 tile,
                 self.stride,
                 batch_size,
@@ -125,9 +121,7 @@ class Segmenter:
         """Segments an image of any size in tiles; see :class:`pipeline.network.tiling.Tiling`."""
         return self._tiling(pixels)
 
-    def _with_full_batches(
-        self, function: Callable[..., Sequence[Any]]
-    ) -> Callable[..., list[np.ndarray]]:
+    def _batched(self, function: Callable[..., Sequence[Any]]) -> Callable[..., list[np.ndarray]]:
         """Wraps a function of full batches so that it accepts smaller ones."""
 
         def call(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -145,7 +139,7 @@ def class_finder(
     spec: tf.TensorSpec,
     engine: str,
     canvas_of: Callable[[tuple[int, int]], tuple[int, int] | None],
-) -> TensorFunction:
+) -> Run:
     """Returns a function: scores → uint8 classes ``[n, h, w]``, its only output.
 
     In graph mode, the classes of interpolated scores are computed by
@@ -165,7 +159,7 @@ def class_finder(
         return [tf.cast(classes, tf.uint8)]
 
     @functools.cache
-    def in_graph() -> TensorFunction:
+    def in_graph() -> Run:
         if shift is None:
             return graph_function(classes, [spec], FLOAT32)
         return sparse_argmax_of(axis(stride, shift), spec)
@@ -174,18 +168,16 @@ def class_finder(
         return in_graph()
     compiled = tf.function(classes, [spec], autograph=False, jit_compile=True)
 
-    def cells_canvas_of(size: tuple[int, int]) -> tuple[int, int] | None:
+    def cells_canvas(size: tuple[int, int]) -> tuple[int, int] | None:
         found = canvas_of((size[0] * stride, size[1] * stride))
         return None if found is None else (found[0] // stride, found[1] // stride)
 
     return run_on_canvas(
-        lambda scores, part: compiled(scores), lambda scores: in_graph()(scores), cells_canvas_of
+        lambda scores, part: compiled(scores), lambda scores: in_graph()(scores), cells_canvas
     )
 
 
-def graph_function(
-    function: Callable, signature: Sequence[tf.TensorSpec], precision: str
-) -> TensorFunction:
+def graph_function(function: Callable, signature: Sequence[tf.TensorSpec], precision: str) -> Run:
     """Traces a function that returns a list, and optimizes its graph for a precision.
 
     The operation behind each call takes the optimizer's settings as an attribute, so they apply to

@@ -36,7 +36,7 @@ class FlinkJob(RemoteJob):
 
     def states(self) -> Mapping[str, str]:
         try:
-            found = [job for job in _request(f"{self.at}/jobs/overview")["jobs"] if self._is(job)]
+            found = [job for job in _ask(f"{self.at}/jobs/overview")["jobs"] if self._is(job)]
             return {job["jid"]: job["state"] for job in found}
         except (KeyError, TypeError, ValueError) as error:
             raise OSError(f"{self.at}: is not a Flink cluster's address") from error
@@ -54,12 +54,12 @@ class FlinkJob(RemoteJob):
         super().prepare(options)
         flink = options.view_as(FlinkRunnerOptions)
         if flink.parallelism < 1:
-            overview = _request(f"{self.at}/overview")
+            overview = _ask(f"{self.at}/overview")
             # A cluster may start its task managers when there is a job; then Beam decides.
             flink.parallelism = overview["slots-available"] or overview["slots-total"] or -1
 
     def request_cancellation(self, job: str) -> None:
-        _request(f"{self.at}/jobs/{job}?mode=cancel", "PATCH")
+        _ask(f"{self.at}/jobs/{job}?mode=cancel", "PATCH")
 
     def page(self) -> str:
         return "".join(f"{self.at}/#/job/running/{job}/overview" for job in self.ids()[:1])
@@ -73,9 +73,7 @@ class FlinkJob(RemoteJob):
         response = beam_job_api_pb2.GetJobMetricsResponse()
         for job in self.ids():
             # Beam stores its metrics in a Flink accumulator, as JSON.
-            for accumulator in _request(f"{self.at}/jobs/{job}/accumulators")[
-                "user-task-accumulators"
-            ]:
+            for accumulator in _ask(f"{self.at}/jobs/{job}/accumulators")["user-task-accumulators"]:
                 if accumulator["name"] == METRICS:
                     json_format.Parse(accumulator["value"], response, ignore_unknown_fields=True)
         return PortableMetrics(response)
@@ -90,7 +88,7 @@ def address(options: PipelineOptions) -> str | None:
     return at.rstrip("/")
 
 
-def _request(url: str, method: str = "GET") -> Any:
+def _ask(url: str, method: str = "GET") -> Any:
     """Sends a request to Flink and returns its answer.
 
     Raises:

@@ -119,9 +119,7 @@ def poll_counts(
     def poll_once() -> None:
         try:
             counts = metric_counts(metrics())
-        except (
-            Exception
-        ) as error:  # some runners publish none before the end; failures show when the job ends
+        except Exception as error:  # some runners publish none before the end
             _LOGGER.debug("no metrics: %s", error)
             counts = dict.fromkeys(COUNT_NAMES, 0)
         try:

@@ -69,9 +69,7 @@ def check_options(options: PipelineOptions) -> None:
     name = options.view_as(StandardOptions).runner
     try:
         found = PipelineOptionsValidator(options, create_runner(name)).validate()
-    except (
-        Exception
-    ) as error:  # Google's libraries, which may look up a bucket, raise errors of many kinds
+    except Exception as error:  # Google's libraries look up buckets
         found = [first_line(error)]
     if found:
         raise UserError(f"--runner {name}: {found[0].rstrip('.')}")

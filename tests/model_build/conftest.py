@@ -134,10 +134,10 @@ class _Files(BaseHTTPRequestHandler):
 def serve(monkeypatch):
     """A function that serves a file over HTTP on this machine, with faults.
 
-    ``cuts``: bytes after which a response ends, one a request; later ones are whole. ``hang``: they
-    then fall silent instead. ``statuses``: of the first requests. ``ranges=False``: they are
-    ignored. ``shift``: ranges are wrong by so much. ``length=False``: no Content-Length.
-    The server tells ``url`` and, for each request, the Range ``asked`` for.
+    ``cuts``: bytes after which a response ends, one per request; later ones are complete. ``hang``:
+    responses stop without ending instead. ``statuses``: of the first requests. ``ranges=False``:
+    they are ignored. ``shift``: ranges are off by this number. ``length=False``: no Content-Length.
+    The server's attributes are its ``url`` and, for each request, the Range that was ``asked`` for.
     """
     monkeypatch.setenv("no_proxy", "*")
     servers = []
@@ -350,7 +350,7 @@ def assert_same_history():
     return compare
 
 
-# What is killed, starved or given other devices is a process of its own.
+# Code that is killed, starved or given other devices runs in a separate process.
 _SCRIPT = """
 import dataclasses, json, runpy, sys
 from model_build.common.quiet_imports import import_tensorflow

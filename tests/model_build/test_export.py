@@ -16,7 +16,7 @@ from model_build import artifact, export, folding
 from model_build.common.errors import JobError
 from model_build.network.fcn import LOGITS
 from model_build.network.upsampling import Interpolation, Upsampling
-from model_build.saved_model import above
+from model_build.saved_model import ancestors
 from tests.networks import vary_statistics
 
 layers = keras.layers
@@ -40,7 +40,7 @@ def network(*stack, head=None):
 def operations(program):
     """How often each operation is in a program, up to its scores."""
     nodes = {node.name: node for node in program.graph.node}
-    return Counter(nodes[name].op for name in above(nodes, ["scores"]))
+    return Counter(nodes[name].op for name in ancestors(nodes, ["scores"]))
 
 
 STACKS = {
@@ -266,7 +266,7 @@ from types import SimpleNamespace
 
 images = np.random.default_rng(1).integers(0, 255, (2, 12, 16, 3), np.uint8)
 images = np.kron(images, np.ones((1, 8, 8, 1), np.uint8))
-# Random weights amplify rounding from layer to layer, that of Keras' own graph, too.
+# Random weights amplify rounding errors from layer to layer, also in Keras' own graph.
 export.TOLERANCE, export.AGREEMENT = 1e-3, 0.999
 for name, options in {networks}:
     keras.utils.set_random_seed(1)

@@ -504,7 +504,7 @@ in_proc = pytest.mark.skipif(
 @pytest.mark.slow
 def test_an_interrupt_reaches_the_child(held, tmp_path):
     process, number = held
-    process.send_signal(signal.SIGINT)  # to the program alone, not as a terminal does to both
+    process.send_signal(signal.SIGINT)  # only to the program; a terminal would send it to both
     assert answered(process) == "interrupted"
     assert not Path(f"/proc/{number}").exists()
     assert 0 < len(masks(tmp_path / "out")) < 25
@@ -522,7 +522,7 @@ def test_a_child_ends_with_its_program(held, tmp_path):
     assert not (tmp_path / "out/summary.json").exists()
 
 
-# What `import pipeline` brings
+# What `import pipeline` imports
 
 
 @pytest.mark.slow

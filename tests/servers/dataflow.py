@@ -205,7 +205,7 @@ def metric_updates(metrics: MetricResults) -> list[dict[str, Any]]:
     for metric in (*found["counters"], *found["distributions"]):
         attempted, committed = metric.attempted, metric.committed
         if attempted is None and committed is None:
-            continue  # nobody has told it yet
+            continue  # it has no value yet
         name = metric.key.metric
         context = {"namespace": name.namespace, "step": metric.key.step or "of no step"}
         for value, tentative in (

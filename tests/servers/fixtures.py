@@ -67,10 +67,10 @@ def gs(fake_gcs_address, monkeypatch):
 
 @pytest.fixture
 def invented(tmp_path, monkeypatch):
-    """Starts a store that invents names: ``invented({folder: count}, beside=False)`` → its URI.
+    """Starts a store that generates names: ``invented({folder: count}, beside=False)`` → its URI.
 
-    Of one that runs beside this process nobody knows what it has been asked; else the fixture's
-    ``asked`` tells.
+    The fixture's ``asked`` records the requests, except those to a store in another process
+    (``beside``).
     """
 
     with contextlib.ExitStack() as running:

@@ -1,9 +1,9 @@
-"""A Flink cluster for tests, and workers of it whose network costs nothing.
+"""A Flink cluster for tests, and workers with a stub network.
 
-Such a worker is a script that :func:`worker` writes, for ``--environment_type PROCESS``. It puts
-the stub of :mod:`tests.pipeline.segmentation.reliability` in the network's place, notes when it
-loads it, and stops after each window for as long as a file stands, which it notes, so that a test
-may look on, or kill it.
+Such a worker is a script that :func:`worker` writes, for ``--environment_type PROCESS``. It
+replaces the network by the stub of :mod:`tests.pipeline.segmentation.reliability`, records when it
+loads it, and stops after each window while a certain file exists. It also records the stops, so
+that a test can observe or kill it.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class Cluster:
         self.task_managers: Sequence[int] = started["task_managers"]
 
     def options(self, command: str, environment: Mapping[str, str] | None = None) -> list[str]:
-        """What a job on it is told.
+        """Returns the Beam options of a job on it.
 
         Args:
-            command: that starts a worker.
+            command: starts a worker.
             environment: variables for the workers.
         """
         worker = {"command": command, "env": dict(environment or {})}

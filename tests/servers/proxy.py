@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in _OF_THE_CONNECTION:
                 self.send_header(name, value)
-        # What is asked for its head alone tells the length of a body that does not come.
+        # A HEAD response has the length of a body that does not follow.
         self.send_header("Content-Length", length or str(len(data)))
         self.end_headers()
         if self.command != "HEAD":

@@ -75,7 +75,7 @@ def test_an_interrupt_keeps_the_downloaded_part(serve, voc_tar, make_source, tmp
     kept = part.read_bytes()
     assert voc_tar.startswith(kept)
     server.released.set()
-    download.obtain(source, tmp_path, lambda line: None)
+    download.download_and_unpack(source, tmp_path, lambda line: None)
     assert server.asked == [None, f"bytes={len(kept)}-"]
 
 

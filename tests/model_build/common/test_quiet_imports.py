@@ -46,7 +46,7 @@ def test_the_collector_rests_while_a_block_runs():
     with gc_paused():
         assert not gc.isenabled()
     assert gc.isenabled()
-    assert gc.get_freeze_count() == frozen  # this process is not ours
+    assert gc.get_freeze_count() == frozen  # this process is not claimed
 
 
 OURS = """

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from model_build.data.decode import decode, opened
+from model_build.data.decode import decode, open_image
 from model_build.data.modes import ROWS_PER_BAND, to_rgb
 from model_build.data.unreadable import DamagedImage, TooManyPixels
 from tests.model_build.data import image_files
@@ -49,7 +49,7 @@ def test_tiff_orientation_is_applied_once(compression, orientation):
     )
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    # The same photo as PNG tells what it must look like.
+    # The same photo as PNG is the expected result.
     twin = Image.open(io.BytesIO(saved(gradient(), "PNG", exif=exif)))
     upright = np.asarray(ImageOps.exif_transpose(twin))
     image = decode(data)
@@ -282,7 +282,7 @@ def test_a_file_cut_short_is_damaged(kind, compression, image_bytes):
 )
 def test_the_start_of_an_image_is_damaged(data):
     with pytest.raises(DamagedImage):
-        opened(data)
+        open_image(data)
 
 
 def test_too_many_pixels_are_refused_before_decoding():

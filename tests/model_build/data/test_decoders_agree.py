@@ -50,7 +50,7 @@ def by_vips(data):
     if image.interpretation == "cmyk" or image.get_typeof("icc-profile-data"):
         if image.get_typeof("icc-profile-data"):
             image = image.icc_transform("srgb", intent="perceptual")
-        else:  # it takes a profile of its own for CMYK, where nobody knows which one is meant
+        else:  # it assumes its own profile for CMYK without a profile
             inks = image.numpy()
             inks = (inks >> 8 if inks.dtype == np.uint16 else inks).astype(np.uint8)
             return np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))

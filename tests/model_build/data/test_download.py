@@ -6,7 +6,7 @@ import pytest
 
 from model_build.common.errors import UserError
 from model_build.data import download
-from model_build.data.download import VOC2012, obtain
+from model_build.data.download import VOC2012, download_and_unpack
 
 FOLDER = "VOCdevkit/VOC2012"
 
@@ -40,7 +40,7 @@ def run(source, dest):
     lines = []
     folder = error = None
     try:
-        folder = obtain(source, dest, lines.append)
+        folder = download_and_unpack(source, dest, lines.append)
     except UserError as caught:
         error = str(caught)
         assert "\n" not in error
@@ -275,7 +275,7 @@ def test_a_dest_that_cannot_be_a_folder_is_named(serve, voc_tar, make_source, de
     assert done.error == f"{dest}: cannot be written: File exists"
 
 
-GOOD = (f"{FOLDER}/{download.COMPLETE_MARKER}", b"a\n")
+GOOD = (f"{FOLDER}/{download.MARKER}", b"a\n")
 SYMLINK, HARD_LINK = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}
 EVIL = {
     "parent": [("../evil", b"!")],
@@ -339,7 +339,7 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing(serve, make_source, d
 def test_an_archive_without_the_folder_is_refused(serve, make_source, dest):
     content = packed(("README", b"hello"))
     done = run(make_source(serve(content).url, content), dest)
-    assert f"does not contain {FOLDER}/{download.COMPLETE_MARKER}" in done.error
+    assert f"does not contain {FOLDER}/{download.MARKER}" in done.error
     assert tree(dest) == {"voc.tar": content}
 
 

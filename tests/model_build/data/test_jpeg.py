@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from model_build.data import jpeg
-from model_build.data.decode import decode, opened
+from model_build.data.decode import decode, open_image
 from model_build.data.unreadable import DamagedImage, UnsupportedImage
 from tests.model_build.data.image_files import exif, gradient, saved, scan_of, with_segment
 
@@ -110,7 +110,7 @@ def test_a_kilobyte_of_zeros_inside_is_damage(layout, part):
 
 def test_damage_is_found_at_a_fraction_of_the_size():
     head, _ = cut_at(photo(), 0.5)
-    picture = opened(head + jpeg.END)
+    picture = open_image(head + jpeg.END)
     with pytest.raises(DamagedImage, match="premature end of data segment"):
         picture.pixels((15, 20))
 

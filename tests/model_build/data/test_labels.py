@@ -212,7 +212,7 @@ def test_ids_that_are_not_positions_are_values_in_masks():
     labels = parsed(one_label("ground", (0, 0, 0)), one_label("deer") | {"id": 255})
     assert labels.names == ("ground", "deer")
     assert labels.values == (0, 255)
-    # What a network is trained on is the label set alone.
+    # A network depends only on the label set.
     assert labels == LabelSet(labels.names, labels.colors)
     assert "id" not in json.dumps(labels.to_json())
 

@@ -319,7 +319,7 @@ def test_unused_files_are_found(make_paired, tmp_path):
     folder = opened(root)
     assert folder.photos() == ["a"]
     assert folder.never_photos() == [".ipynb_checkpoints/a-checkpoint.png", "Thumbs.db"]
-    assert folder.left_over() == {f"{root}/images": ["x.heic"], f"{root}/masks": ["b.npy"]}
+    assert folder.unused_files() == {f"{root}/images": ["x.heic"], f"{root}/masks": ["b.npy"]}
     # A list may name what is hidden.
     assert folder.photo(".ipynb_checkpoints/a-checkpoint")
 
@@ -379,10 +379,10 @@ def test_a_name_in_another_unicode_form_is_called_that(make_paired, tmp_path):
     composed, decomposed = "B\u00e4r", "Ba\u0308r"
     root = make_paired(tmp_path, [decomposed, "x"])
     folder = opened(root)
-    photo, mask = folder.near(composed)
+    photo, mask = folder.similar(composed)
     assert photo == mask == "; a file has this name in Unicode's form NFD instead of NFC: rename it"
     (root / "masks/y.npy").write_bytes(b"")
-    assert folder.near("z") == ("", "")
-    photo, mask = opened(root).near("y")
+    assert folder.similar("z") == ("", "")
+    photo, mask = opened(root).similar("y")
     assert photo == ""
     assert mask.startswith(f"; {root}/masks/y.npy is there, but images end in .jpg, ")

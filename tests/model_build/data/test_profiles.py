@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from model_build.data.decode import decode, opened
+from model_build.data.decode import decode, open_image
 from model_build.data.profiles import in_srgb
 from tests.model_build.data.image_files import ADOBE_RGB, gradient, profile, saved
 
@@ -61,5 +61,7 @@ def test_threads_share_a_profile():
 
 def test_a_scaled_photo_is_converted():
     data = saved(Image.fromarray(PHOTO), "PNG", icc_profile=ADOBE_RGB)
-    plain = opened(saved(Image.fromarray(PHOTO), "PNG")).pixels((20, 30))
-    np.testing.assert_array_equal(opened(data).pixels((20, 30)), in_srgb(plain, "RGB", ADOBE_RGB))
+    plain = open_image(saved(Image.fromarray(PHOTO), "PNG")).pixels((20, 30))
+    np.testing.assert_array_equal(
+        open_image(data).pixels((20, 30)), in_srgb(plain, "RGB", ADOBE_RGB)
+    )

@@ -180,7 +180,7 @@ def test_context_scores_each_place_together_with_the_whole_image(small_backbone)
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_skips_start_as_the_fcn_32s(request, name, skips):
     """Scores of finer features start at zero, and a chain of interpolations is one interpolation,
-    as the centres of coarse cells are centres of fine cells too."""
+    as the centres of coarse cells are also centres of fine cells."""
     plain, _ = request.getfixturevalue("mobilenet_fcn" if "mobilenet" in name else "resnet_fcn")
     finer, _ = fcn(3, name, skips=skips)
     for layer in (BACKBONE, SCORES):

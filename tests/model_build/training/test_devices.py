@@ -59,7 +59,7 @@ def test_xla_trains_the_same(run_training, undisturbed, tmp_path, assert_same_hi
     ],
 )
 def test_engines_of_a_cpu(choice, precision, expected):
-    assert devices.engine(choice, precision) == expected
+    assert devices.resolve_engine(choice, precision) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_engines_of_gpus(monkeypatch, capabilities, replicas, expected):
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": gpu}
     )
-    assert devices.engine("auto", "auto", replicas) == expected
+    assert devices.resolve_engine("auto", "auto", replicas) == expected
 
 
 def test_xla_is_for_one_gpu():
     with pytest.raises(UserError, match=r"--engine xla: .*CUDA_VISIBLE_DEVICES"):
-        devices.engine("xla", "auto", 2)
+        devices.resolve_engine("xla", "auto", 2)
 
 
 def test_a_recipe_that_several_gpus_cannot_share_is_refused(quick):

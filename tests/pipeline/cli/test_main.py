@@ -91,7 +91,7 @@ def end(monkeypatch, capsys):
             return outcome
 
         monkeypatch.setattr("sys.argv", ["fcn-beam", "info"])
-        monkeypatch.setattr(main, "adapt_to_limits", lambda: None)  # for processes of ours alone
+        monkeypatch.setattr(main, "adapt_to_limits", lambda: None)  # only for processes of fcn-beam
         monkeypatch.setattr(main.Commands, "get_command", lambda *arguments: command)
         with pytest.raises(SystemExit) as stop:
             main.main()

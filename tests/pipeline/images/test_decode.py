@@ -89,7 +89,7 @@ def test_scaling_keeps_the_picture():
     assert pixels[:, 11:].min() == 255
 
 
-# What a header tells
+# Estimates from the header
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])

@@ -11,8 +11,8 @@ from PIL import Image, PngImagePlugin
 
 from model_build.data.labels import VOC, LabelSet
 from pipeline.images.masks import (
+    BAND_ROWS,
     KEYWORD,
-    ROWS_PER_BAND,
     Origin,
     Traces,
     encode_mask,
@@ -311,7 +311,7 @@ def test_an_overlay_of_the_brightest_pixels_does_not_overflow():
 
 def test_a_map_higher_than_a_band_is_counted_painted_and_encoded_whole():
     rng = np.random.default_rng(0)
-    class_map = rng.integers(0, len(VOC), (2 * ROWS_PER_BAND + 9, 5), np.uint8)
+    class_map = rng.integers(0, len(VOC), (2 * BAND_ROWS + 9, 5), np.uint8)
     counts = histogram(class_map, VOC)
     assert sum(counts.values()) == class_map.size
     assert list(counts.values()) == np.bincount(class_map.ravel()).tolist()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.images.sizes import crop, enlarge, fitted_size, nearest_indices, pad, padded_size
+from pipeline.images.sizes import crop, enlarge, fitted_size, nearest, pad, padded_size
 
 sides = st.integers(1, 100_000)
 small = st.integers(1, 40)
@@ -32,8 +32,8 @@ def test_a_class_map_comes_back_exactly_from_an_enlarged_one(height, width, tall
 
 @given(sides, st.integers(0, 5000))
 def test_no_pixel_of_a_row_is_lost_where_it_is_enlarged(length, longer):
-    enlarged = nearest_indices(length, length + longer)
-    back = enlarged[nearest_indices(length + longer, length)]
+    enlarged = nearest(length, length + longer)
+    back = enlarged[nearest(length + longer, length)]
     np.testing.assert_array_equal(back, np.arange(length))
 
 
@@ -90,7 +90,7 @@ def test_enlarging_to_any_size_adds_no_class(height, width, tall, wide, seed):
 def test_nearest_takes_the_pixel_under_the_middle(length, more):
     scaled = length + more
     middles = [(Fraction(i) + Fraction(1, 2)) * length / scaled for i in range(scaled)]
-    assert nearest_indices(length, scaled).tolist() == [math.floor(middle) for middle in middles]
+    assert nearest(length, scaled).tolist() == [math.floor(middle) for middle in middles]
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])

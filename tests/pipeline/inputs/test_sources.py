@@ -240,7 +240,7 @@ def test_a_web_server_cannot_be_listed(scheme):
         parse(f"{scheme}://localhost:9/photos/")
 
 
-# What holds all of it
+# The folder that contains all of it
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def kernel(side, *channels):
     return tf.constant(np.random.default_rng(1).normal(size=(side, side, *channels)), tf.float32)
 
 
-# What looks over the border of features, each in its own way.
+# Operations that reach over the border of features, each in its own way.
 LOOKING = {
     "a convolution": lambda x: tf.nn.conv2d(x, kernel(3, 3, 4), 1, "SAME"),
     "one with a stride": lambda x: tf.nn.conv2d(x, kernel(5, 3, 4), 2, "SAME"),

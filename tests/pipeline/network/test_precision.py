@@ -65,7 +65,7 @@ def test_explicit_bfloat16_is_refused_without_support(cpu):
     cpu("avx2")
     with pytest.raises(UserError, match=r"no avx512_bf16 or amx_bf16\); use --precision"):
         resolve(BFLOAT16, "graph", local=True)
-    assert resolve(BFLOAT16, "graph", local=False) == BFLOAT16  # the workers will tell
+    assert resolve(BFLOAT16, "graph", local=False) == BFLOAT16  # checked on the workers
     cpu("avx512_bf16")
     assert resolve(BFLOAT16, "graph", local=True) == BFLOAT16
     with pytest.raises(UserError, match="--engine graph"):

@@ -122,7 +122,7 @@ def check_submission(job, out):
     assert told["labels"] == {"team": "birds"}
     assert {"use_runner_v2", "no_use_multiple_sdk_containers"} <= set(environment["experiments"])
     assert "use_multiple_sdk_containers" not in environment["experiments"]
-    # Threads are left to Dataflow: as many as the machine has cores.
+    # Dataflow chooses the number of threads: one per core.
     assert pool["num_threads_per_worker"] == 0
     assert (pool["machine_type"], pool["disk_size_gb"]) == ("n2-standard-4", 60)
     assert pool["autoscaling_settings"]["max_num_workers"] == 7

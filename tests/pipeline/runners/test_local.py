@@ -49,8 +49,8 @@ def test_a_local_run_has_one_stream_per_core_by_default(monkeypatch):
     assert options.view_as(DirectOptions).direct_num_workers == 1
 
 
-# What takes long to encode, by Python, in a process that cannot take all memory: decoded from the
-# middle of an element, Beam may read that there are thousands of millions of windows.
+# An element that is slow to encode in Python, in a process with limited memory: if it is decoded
+# from its middle, Beam may read a number of thousands of millions of windows.
 SLOWLY = """
 import contextlib, sys, time
 import apache_beam as beam
