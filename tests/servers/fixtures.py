@@ -98,7 +98,7 @@ def _forget_clients():
 
 
 @pytest.fixture(params=["s3", "gs"])
-def padded_size(request):
+def bucket(request):
     """An empty bucket on either server."""
     return request.getfixturevalue(request.param)
 
