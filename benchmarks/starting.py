@@ -33,8 +33,8 @@ def ended(phase):
 
 from model_build.common import quiet_imports
 from contextlib import nullcontext
-getattr(quiet_imports, "process_is_ours", int)()
-with getattr(quiet_imports, "uncollected", nullcontext)():
+getattr(quiet_imports, "claim_process", int)()
+with getattr(quiet_imports, "gc_paused", nullcontext)():
     import apache_beam
     ended("import Beam")
     from pipeline.segmentation import plan

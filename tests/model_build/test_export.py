@@ -267,7 +267,7 @@ from types import SimpleNamespace
 images = np.random.default_rng(1).integers(0, 255, (2, 12, 16, 3), np.uint8)
 images = np.kron(images, np.ones((1, 8, 8, 1), np.uint8))
 # Random weights amplify rounding errors from layer to layer, also in Keras' own graph.
-export.TOLERANCE, export.AGREEMENT = 1e-3, 0.999
+export.MAX_SCORE_DIFFERENCE, export.MIN_AGREEMENT = 1e-3, 0.999
 for name, options in {networks}:
     keras.utils.set_random_seed(1)
     model, _ = fcn(7, name, **options)

@@ -1,4 +1,4 @@
-"""TensorFlow is imported without Keras, which is there for who asks later, and uncollected."""
+"""TensorFlow is imported without Keras, which later imports still find, and with GC paused."""
 
 import gc
 import subprocess
@@ -51,12 +51,12 @@ def test_the_collector_rests_while_a_block_runs():
 
 OURS = """
 import gc
-from model_build.common.quiet_imports import process_is_ours, uncollected
-process_is_ours()
-with uncollected():
+from model_build.common.quiet_imports import claim_process, gc_paused
+claim_process()
+with gc_paused():
     pass
 assert not gc.get_freeze_count()
-with uncollected():
+with gc_paused():
     import decimal
 assert gc.get_freeze_count()
 """

@@ -57,7 +57,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.runners import local
 from pipeline.runners import remote
-from pipeline.runners.failures import explain
+from pipeline.runners.failures import explain_failure
 from pipeline.runners.run import run_pipeline
 
 with contextlib.suppress(ImportError):
