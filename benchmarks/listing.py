@@ -42,7 +42,7 @@ from tests.servers import flink as flinks
 from tests.servers import invented
 from tests.servers.stores import fake_gcs_environment
 
-WAYS = ("alone", "shares", "local", "spread", "flink")
+WAYS = ("alone", "units", "local", "spread", "flink")
 
 
 @click.command()

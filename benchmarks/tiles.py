@@ -52,7 +52,7 @@ def agreement(paths: list[Path], count: int, tile: int | None) -> None:
     import_tensorflow()
     from model_build.artifact import DEFAULT_MODEL
     from pipeline.network.segmenter import Segmenter
-    from pipeline.segmentation.plan import tile_side
+    from pipeline.segmentation.mask_options import tile_side
 
     network = loaded(DEFAULT_MODEL)
     segmenter = Segmenter(network, tile=tile or tile_side(network.description))

@@ -149,7 +149,7 @@ def settings(
         "taskmanager.memory.task.heap.size": "384m",
         "taskmanager.memory.task.off-heap.size": "0m",
         "taskmanager.memory.managed.size": "128m",
-        # A job has some 40 exchanges between its steps, each with buffers of its own.
+        # A job has some 46 steps, with exchanges between them, each with buffers of its own.
         "taskmanager.memory.network.min": "192m",
         "taskmanager.memory.network.max": "192m",
         "taskmanager.memory.jvm-metaspace.size": "256m",

@@ -98,7 +98,7 @@ def _planned(plan: Plan, images: list[ImageRef]) -> Iterator[tuple[list[Reject],
         groups.setdefault(group_key(image.name), []).append(image)
     out = plan.out
     files = _grouped(keyed_products(out.existing(*products.PRODUCTS)))
-    rows = _grouped(one for name in plan.noted.rows(out) for one in keyed_rows(name, out))
+    rows = _grouped(one for name in plan.earlier_runs.rows(out) for one in keyed_rows(name, out))
     planned = (
         one
         for key, of_key in groups.items()

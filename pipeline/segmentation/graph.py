@@ -4,8 +4,8 @@
 
     list ─► group by mask name ─► windows: read, decode, classify, encode, write ─► rows ─► shards
 
-Only references and rows cross a shuffle, pixels never do: everything from read to write is one
-fused stage.
+Only small records cross a shuffle: references to images, files of products, and packed rows and
+rejects. Pixels never do: everything from read to write is one fused stage.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SegmentArchive(beam.PTransform):
         plan, out = self.plan, self.plan.out
         images, passed_over, unlisted = sources | "List" >> ListImages(plan.listing, out.files)
         planned = images | "Plan" >> PlanTasks(
-            out, plan.noted.rows(out), plan.since, plan.listing.spread
+            out, plan.earlier_runs.rows(out), plan.since, plan.listing.spread
         )
         kept = (
             planned.tasks

@@ -1,4 +1,4 @@
-"""From a user's request to a plan: what each room gets. Nothing is written."""
+"""Turns a user's request into a plan: the options of each subpackage. Writes nothing."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Request(MaskOptions):
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that has been looked into: what each room gets.
+    """A checked request: the options of each subpackage.
 
     Attributes:
-        recipe: what the masks will be made by; nothing in it is "auto".
-        noted: what earlier runs have recorded in OUT.
-        started: when the run began, in seconds since 1970.
+        recipe: the mask recipe; nothing in it is "auto".
+        earlier_runs: what earlier runs have recorded in OUT.
+        started: start of the run, in seconds since 1970.
         local: the job runs in this process.
         since: when OUT was taken, by the clock of its disk or store; None for a local run.
         job: what a cluster will know it by, once it has claimed; None if none can be asked for it.
@@ -73,7 +73,7 @@ class Plan:
     out: OutputFolder
     model: Description
     recipe: Recipe
-    noted: EarlierRuns
+    earlier_runs: EarlierRuns
     beam_options: PipelineOptions
     started: float
     local: bool
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def keep(self) -> KeepOptions:
-        """Which masks that stand hold."""
+        """Which existing masks are up to date."""
         return KeepOptions(self.recipe.id, self.model.labels, self.discard_edits, self.verify)
 
     @property
@@ -118,19 +118,19 @@ class Plan:
                 masks.
             JobError: OUT cannot be looked at.
         """
-        if self.noted.recipe is None:
+        if self.earlier_runs.recipe is None:
             check_unrecorded(self.out, self.overwrite)
             return
         root = self.listing.root
-        check_recipe(self.out, self.noted, self.recipe, root, self.overwrite, self.moved)
+        check_recipe(self.out, self.earlier_runs, self.recipe, root, self.overwrite, self.moved)
 
 
 def plan(request: Request) -> Plan:
-    """Looks into a request; writes nothing.
+    """Checks a request and plans it; writes nothing.
 
     Raises:
-        UserError: anything in it cannot serve.
-        JobError: OUT cannot be looked at.
+        UserError: an option, INPUT, OUT or the model is unusable.
+        JobError: OUT cannot be read.
     """
     check_counts(limit=request.limit, workers=request.workers)
     beam_options = PipelineOptions(list(request.beam_options))
@@ -156,16 +156,16 @@ def plan(request: Request) -> Plan:
     if not is_local:
         _check_remote(request, sources, out)
     check_input(sources, listing, files)
-    noted = read_earlier_runs(out)
-    if is_local and not request.overwrite and noted.recipe is not None:
-        _check_precision(request, noted.recipe)
+    earlier_runs = read_earlier_runs(out)
+    if is_local and not request.overwrite and earlier_runs.recipe is not None:
+        _check_precision(request, earlier_runs.recipe)
     decode, engine, recipe = resolve(
         request,
         model,
-        # What workers elsewhere have is not known here.
+        # The devices of workers elsewhere are not known here.
         threads.has_accelerator if is_local else lambda: False,
         local=is_local,
-        earlier=noted.recipe,
+        earlier=earlier_runs.recipe,
     )
     planned = Plan(
         sources=sources,
@@ -175,7 +175,7 @@ def plan(request: Request) -> Plan:
         out=out,
         model=model,
         recipe=recipe,
-        noted=noted,
+        earlier_runs=earlier_runs,
         beam_options=beam_options,
         started=time.time(),
         local=is_local,
@@ -191,7 +191,7 @@ def plan(request: Request) -> Plan:
 
 
 def _check_precision(request: Request, recipe: Recipe) -> None:
-    """Refuses to go on with masks of a precision that this machine lacks, unless they are redone.
+    """Refuses to continue masks of a precision that this machine lacks, unless they are redone.
 
     Raises:
         UserError: OUT's masks were made in bfloat16, and this CPU does not support it.
@@ -208,10 +208,10 @@ def _check_precision(request: Request, recipe: Recipe) -> None:
 
 
 def as_text(name: str, path: str | os.PathLike[str]) -> str:
-    """A path or URI that a program names, as text.
+    """Returns a path or URI given by a program as text.
 
     Raises:
-        UserError: it is none.
+        UserError: it is neither a string nor a path.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
@@ -220,7 +220,7 @@ def as_text(name: str, path: str | os.PathLike[str]) -> str:
 
 
 def _check_remote(request: Request, sources: Sequence[Source], out: OutputFolder) -> None:
-    """Refuses what workers on other machines cannot reach, or must not get."""
+    """Refuses paths that workers on other machines cannot reach, and secrets."""
     if found := secrets(request.storage_options):
         raise UserError(
             f"--storage-option {found[0]}: secrets are not sent to workers on other machines; "

@@ -1,4 +1,4 @@
-"""The run around the graph of ``segment``: plan → load → claim → stage → run → report."""
+"""Runs ``segment``: plan → load → claim → stage → run → report."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def segment(request: Request, say: Callable[[str], None] = _print) -> Summary:
     """Runs the whole job.
 
     Args:
-        say: prints what is to be known before anything is written.
+        say: prints notes before anything is written.
 
     Raises:
-        UserError: what the user can fix: bad options, a missing INPUT, another model's OUT.
-        JobError: what ended the job.
+        UserError: a mistake the user can fix: bad options, a missing INPUT, another model's OUT.
+        JobError: the job failed.
         KeyboardInterrupt: on Ctrl-C, or SIGTERM.
     """
     planned = plan(request)
     dry_run.report_edits(planned, say)
     load(planned)
-    with claimed(planned) as ours:
-        return run(stage(ours))
+    with claimed(planned) as run_plan:
+        return run(stage(run_plan))
 
 
 def submit(request: Request, say: Callable[[str], None] = _print) -> RemoteJob:
-    """Hands the job to a cluster, which goes on with it alone.
+    """Hands the job to a cluster and does not wait for it.
 
     Args:
         say: see :func:`segment`.
 
     Raises:
-        UserError, JobError, KeyboardInterrupt: as :func:`segment` does; no cluster can be asked for
-            such a job.
+        UserError, JobError, KeyboardInterrupt: as :func:`segment`; or the runner is not a cluster
+            that can be asked for a job.
     """
     planned = plan(request)
     if remote.address(planned.beam_options) is None:
@@ -69,10 +69,10 @@ def submit(request: Request, say: Callable[[str], None] = _print) -> RemoteJob:
             "other job would end with this command"
         )
     dry_run.report_edits(planned, say)
-    with claimed(planned, leave=True) as ours:
-        assert ours.job is not None
-        submit_pipeline(_graph(stage(ours)), ours.job)
-        return ours.job
+    with claimed(planned, leave=True) as run_plan:
+        assert run_plan.job is not None
+        submit_pipeline(_graph(stage(run_plan)), run_plan.job)
+        return run_plan.job
 
 
 def load(plan: Plan) -> None:
@@ -93,18 +93,18 @@ def load(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
-    """Makes OUT this run's, while its block runs.
+    """Claims OUT for this run while its block runs.
 
     Args:
-        leave: a cluster goes on with the run when the block has ended.
+        leave: a cluster continues the run after the block.
 
     Yields:
-        The plan, with what it has claimed.
+        The plan of the run that has claimed OUT.
 
     Raises:
         UserError: another job is writing to OUT, or it cannot be an output folder; or the job's
             runner does not answer.
-        JobError: it cannot be written just now.
+        JobError: it cannot be written at the moment.
     """
     run_json.make_folder(plan.out.path, plan.out.files)
     out = replace(plan.out, run=runs.new_run())
@@ -119,14 +119,22 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
             # A run in this process is never begun again, as one on a cluster may be.
             since = None if plan.local else lock.taken_at()
         # Another job may have ended here since the plan was made.
-        ours = replace(plan, out=out, noted=run_json.read_earlier_runs(out), job=job, since=since)
-        ours.check_output()
-        run_json.claim(out, ours.recipe, ours.listing.root, ours.noted.shards, versions())
+        run_plan = replace(
+            plan, out=out, earlier_runs=run_json.read_earlier_runs(out), job=job, since=since
+        )
+        run_plan.check_output()
+        run_json.claim(
+            out,
+            run_plan.recipe,
+            run_plan.listing.root,
+            run_plan.earlier_runs.shards,
+            versions(),
+        )
         handed_over = True
-        yield ours
+        yield run_plan
     except BaseException:
         runs.stop_writes(out.run)
-        with contextlib.suppress(OSError):  # what ended the job is told, not what came of it
+        with contextlib.suppress(OSError):  # the error that ended the job is the one to report
             if job and handed_over and remote.is_running(job.to_json()) is not False:
                 lock.hand_over()  # it could not be cancelled
             else:
@@ -140,7 +148,7 @@ def claimed(plan: Plan, leave: bool = False) -> Iterator[Plan]:
 
 
 def stage(plan: Plan) -> Plan:
-    """Brings model and lists to where workers elsewhere can read them: they are copied to OUT.
+    """Copies a local model and local lists to OUT, where workers elsewhere can read them.
 
     Raises:
         UserError: a file cannot be copied.
@@ -159,7 +167,7 @@ def stage(plan: Plan) -> Plan:
 
 
 def _copied(path: str, name: str, out: OutputFolder) -> str:
-    """Where a local file or folder is once it has been copied below OUT; remote ones stay."""
+    """Copies a local file or folder below OUT and returns its path there; leaves remote ones."""
     if is_remote(path):
         return path
     root = Path(path)
@@ -173,7 +181,7 @@ def _copied(path: str, name: str, out: OutputFolder) -> str:
 
 
 def _files_of_model(folder: Path) -> list[Path]:
-    """What workers need of a saved-model folder: all but the weights to train it further with."""
+    """Returns the files of a saved-model folder that workers need: all but the Keras weights."""
     network = (path for path in (folder / NETWORK).rglob("*") if path.is_file())
     return [folder / DESCRIPTION, *(path for path in network if not is_never_file(path.name))]
 
@@ -182,7 +190,7 @@ def run(plan: Plan) -> Summary:
     """Runs the job and waits for it.
 
     Raises:
-        JobError: what ended the job.
+        JobError: the job failed.
         KeyboardInterrupt: on Ctrl-C, or SIGTERM.
     """
     if plan.local:
@@ -210,14 +218,14 @@ def _graph(plan: Plan) -> beam.Pipeline:
 
 
 def _so_far() -> str:
-    """How far a run has come, and how it goes on."""
+    """Returns the progress of the run, and how to continue it."""
     counts = progress.COUNTS
     done = f"{counts.done} of {counts.listed} images are done; " if counts.listed else ""
     return f"{done}run the same command again to continue"
 
 
 def report(summary: Summary, max_rejected: str | None = None) -> tuple[str, int, str]:
-    """What a finished run comes to.
+    """Reports a finished run.
 
     Args:
         max_rejected: see :func:`pipeline.outputs.summary.allowed_rejects`.

@@ -1,4 +1,4 @@
-"""How far the last run into an output folder has come: asked of OUT alone, from any machine."""
+"""Reads the progress of the last run from its output folder, on any machine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.storage import Files, describe_error, parse_options, remedy
 
 
 class Status(NamedTuple):
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         out: the output folder.
-        summary: of a run that is done.
-        holder: of one that is under way, who runs it and since when; ``""`` of others.
-        masks: that it has made so far, as far as its journal tells.
-        rejects: likewise.
-        seconds: since it began, by the clocks of its machine and this one.
+        summary: of a finished run, else None.
+        holder: the process or job of an unfinished run, and its start; ``""`` if it has stopped.
+        masks: number of masks made so far, by the journal.
+        rejects: number of rejects so far, by the journal.
+        seconds: since the start, by the clocks of that machine and this one.
     """
 
     out: str
@@ -39,7 +39,7 @@ class Status(NamedTuple):
     seconds: float
 
     def text(self) -> str:
-        """All of it for people."""
+        """Returns the lines to print."""
         out = visible(self.out)
         if self.summary is not None:
             return f"{out}: done\n{self.summary.table()}"
@@ -52,19 +52,19 @@ class Status(NamedTuple):
 
 
 def status(output: str, storage_options: Mapping[str, str]) -> Status:
-    """Looks at an output folder; see :func:`pipeline.outputs.lock.holder` for how long that takes.
+    """Reads an output folder; see :func:`pipeline.outputs.lock.holder` for how long that takes.
 
-    What a run has done it journals every half minute or thousand images.
+    A run writes its journal about every half minute or thousand images.
 
     Raises:
-        UserError: no run has been there.
-        JobError: it cannot be read just now.
+        UserError: no run has written to the folder.
+        JobError: it cannot be read at the moment.
     """
     files = Files(parse_options(storage_options))
     out = OutputFolder(parse_output(output, files), files)
     try:
-        noted = out.read_json(RUN)
-        run = noted.get("run") if isinstance(noted, dict) else None
+        recorded = out.read_json(RUN)
+        run = recorded.get("run") if isinstance(recorded, dict) else None
         if not isinstance(run, str):
             raise UserError(f"{out.path}: no job has written there; check the path")
         out = replace(out, run=run)

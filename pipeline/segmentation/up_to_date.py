@@ -148,7 +148,7 @@ def count_edits(tasks: Sequence[Task], options: KeepOptions, out: OutputFolder) 
     Raises:
         JobError: a mask cannot be read.
     """
-    noted = sum(task.row is not None and task.row.recipe is None for task in tasks)
+    edits = sum(task.row is not None and task.row.recipe is None for task in tasks)
     in_doubt = [
         task
         for task in tasks
@@ -160,8 +160,8 @@ def count_edits(tasks: Sequence[Task], options: KeepOptions, out: OutputFolder) 
             row = _row_of(task, mask, options)
         except ForeignMask:
             continue
-        noted += row is not None and row.recipe is None
-    return noted
+        edits += row is not None and row.recipe is None
+    return edits
 
 
 def check_unrecorded(out: OutputFolder, overwrite: bool) -> None:

@@ -34,8 +34,8 @@ from pipeline.runners.progress import count, stage_timer
 from pipeline.storage import Files, affects_all_files, as_job_error, is_name_error
 
 PHOTOS_PER_WINDOW = 32  # at most
-MAX_WINDOW_BYTES = 256 << 20  # of the pixels and class maps in a window
-MAX_FILE_BYTES = 1 << 30  # a larger file is no photo, and reading it could end the worker
+MAX_WINDOW_BYTES = 256_000_000  # of the pixels and class maps in a window
+MAX_FILE_BYTES = 1_000_000_000  # a larger file is no photo, and reading it could end the worker
 
 
 def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) -> Iterator[Window]:

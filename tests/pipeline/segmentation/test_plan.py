@@ -124,7 +124,7 @@ def test_what_is_not_asked_for_has_the_requests_default(ask, tiny_model):
     assert planned.decode == DecodeOptions(model.long_side, MAX_PIXELS)
     assert not planned.overwrite
     assert not planned.moved
-    assert planned.noted == EarlierRuns()
+    assert planned.earlier_runs == EarlierRuns()
 
 
 def test_what_summary_json_keeps_of_a_plan_can_be_written_as_json(ask, tmp_path):

@@ -630,7 +630,7 @@ def test_the_steps_one_by_one(ask, go, tmp_path):
         noted = json.loads((tmp_path / "out/run.json").read_text())
         assert (noted["run"], noted["recipe"]) == (ours.out.run, planned.recipe.to_json())
         assert noted["root"] == planned.listing.root
-        assert (ours.since, ours.noted.shards) == (None, ())
+        assert (ours.since, ours.earlier_runs.shards) == (None, ())
 
         ready = stage(ours)
         assert ready == ours  # a local run copies nothing
@@ -655,7 +655,7 @@ def test_a_claim_of_an_output_that_is_there_takes_its_summary_away_and_keeps_its
 
     def interrupted():
         with claimed(plan(ask())) as ours:
-            assert sorted(ours.noted.shards) == shards == sorted(first.shards)
+            assert sorted(ours.earlier_runs.shards) == shards == sorted(first.shards)
             assert not (out / "summary.json").exists()
             raise KeyboardInterrupt
 
@@ -679,7 +679,7 @@ def test_what_has_been_done_since_the_plan_is_looked_at_again(go, ask):
     again = plan(ask(long_side=64))
     summary, out = go(long_side=64)
     with claimed(again) as ours:
-        assert ours.noted.shards == tuple(summary.shards)
+        assert ours.earlier_runs.shards == tuple(summary.shards)
         assert len(run(stage(ours)).shards) == 2
     assert len(list(out.glob("*.jsonl"))) == 2
 
@@ -778,7 +778,7 @@ def test_a_local_model_and_list_are_copied_for_a_remote_runner(
     assert Files().read(list_source.where) == (tmp_path / "list.txt").read_bytes()
     assert folder == planned.sources[1]
     # The same command again finds its own recipe, wherever the model has been copied to.
-    assert staged.recipe == planned.recipe == plan(request).noted.recipe
+    assert staged.recipe == planned.recipe == plan(request).earlier_runs.recipe
 
 
 def test_nothing_is_copied_where_workers_can_read_it(remote, memory, tiny_model, tmp_path):
