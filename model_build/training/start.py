@@ -73,7 +73,7 @@ class Start:
 
 @dataclass(frozen=True)
 class InheritedWeights:
-    """What a network has taken over from its start.
+    """The layers and labels that a network has taken over from its start.
 
     Attributes:
         layers: names of the layers outside the backbone whose weights were taken over.

@@ -116,7 +116,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 class EarlierRuns(NamedTuple):
-    """What earlier runs have recorded in an output folder.
+    """The record of earlier runs in an output folder.
 
     Attributes:
         recipe: by which the last run made masks; None if there was no run.

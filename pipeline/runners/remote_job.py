@@ -120,7 +120,7 @@ class RemoteJob(ABC):
             if states.intersection(self.STARTED):
                 return
             if states.intersection(self.FAILED) or time.monotonic() > deadline:
-                raise JobError(f"{self} has not started, or has failed; its page tells why")
+                raise JobError(f"{self} has not started, or has failed; its page says why")
             time.sleep(0.5)
 
     def cancel(self, seconds: float = 60.0) -> bool:

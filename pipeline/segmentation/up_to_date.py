@@ -31,7 +31,7 @@ MAX_MASKS_SAMPLED = 32  # of a folder about which nothing is recorded
 
 
 class State(Enum):
-    """What must be done about a mask, as far as rows and listings show."""
+    """The state of a mask, as far as rows and listings show it."""
 
     TO_DO = "to do"
     CHECK = "to check"

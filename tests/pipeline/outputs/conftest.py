@@ -1,4 +1,4 @@
-"""What tests of the lock share."""
+"""Fixtures of the lock's tests."""
 
 import types
 

@@ -47,7 +47,7 @@ def reject(image, stage="decode"):
 
 
 def complete(rows=(), rejects=(), unlisted=(), kept=()):
-    """What was found where every image has its outcome."""
+    """Records of a run in which every image has one outcome."""
     listed = [one.image for one in (*rows, *kept, *rejects)]
     found = {"rows": rows, "kept": kept, "rejects": rejects}
     return found | {"listed": listed, "unlisted": unlisted}

@@ -178,7 +178,7 @@ def test_the_client_returns_once_the_job_runs(flink):
 @pytest.mark.parametrize("states", [{}, {"a": "FAILED"}])
 def test_a_job_that_does_not_start_is_reported(flink, states):
     flink.states = states
-    with pytest.raises(JobError, match=f"the job ours on {flink.address} .*its page tells why"):
+    with pytest.raises(JobError, match=f"the job ours on {flink.address} .*its page says why"):
         FlinkJob(flink.address, "ours").wait_until_listed(seconds=0)
 
 

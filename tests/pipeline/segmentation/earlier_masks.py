@@ -1,4 +1,4 @@
-"""What tests of earlier masks share: a photo, its mask as runs and people leave it, and its row."""
+"""Shared by tests of earlier masks: a photo, its mask as runs and people leave it, and its row."""
 
 import io
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What tests of reliability share: jobs with a network that costs nothing, here or in a process.
+"""Shared by tests of reliability: jobs with a network that costs nothing, here or in a process.
 
 A job in a process of its own is the real command line; it is forked off a server that has Beam
 loaded already, so that many of them can be started, interrupted and killed.
@@ -241,7 +241,7 @@ class Job:
 
 
 def without_progress(errors: str) -> str:
-    """What a command has printed beside the lines of its progress, which come on slow machines."""
+    """Returns the lines that a command has printed beside the lines of its progress, which come on slow machines."""
     return re.sub(r"^\d+/\d+ images, .*\n", "", errors, flags=re.MULTILINE)
 
 

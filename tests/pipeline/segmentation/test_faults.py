@@ -79,7 +79,7 @@ def start(archive, out, stub_model, tmp_path):
 
 
 def assert_one_line(errors, *parts):
-    """What a failed command has printed: one line, which holds these."""
+    """Checks that a failed command printed one line, which contains these."""
     (line,) = errors.splitlines()
     assert line.startswith("fcn-beam: ")
     for part in parts:

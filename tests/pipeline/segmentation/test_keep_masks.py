@@ -80,7 +80,7 @@ class Noting(Files):
 
 
 def read_by(tasks, out, options=OPTIONS):
-    """What tasks come to, and the names of the files that were read for it."""
+    """Returns the outcomes of tasks, and the names of the files read for them."""
     noted = []
     found = list(keep_masks(tasks, options, replace(out, files=Noting(noted=noted))))
     return found, sorted(noted)

@@ -134,7 +134,7 @@ class World:
         return task, found
 
     def run(self, options):
-        """What a run does about it; rows of a finished one take the place of earlier ones."""
+        """Predicts the outcome of a run; rows of a finished one take the place of earlier ones."""
         task, found = self.look(options)
         if isinstance(found, Task):
             data, pixels = made(self.photo, options.recipe)

@@ -15,7 +15,7 @@ from pipeline.storage import Files
 
 @pytest.fixture
 def model(tiny_model):
-    """What the tiny model's ``model.json`` says: trained at 96 pixels, stride 32."""
+    """The tiny model's ``model.json``: trained at 96 pixels, stride 32."""
     return models.describe(tiny_model, Files())
 
 

@@ -420,7 +420,7 @@ def test_an_output_folder_whose_notes_were_lost_keeps_what_runs_have_made(stub_j
 
 
 def bundle(do_fn, elements):
-    """What a DoFn yields for a bundle."""
+    """Returns the outputs of a DoFn for a bundle."""
     do_fn.start_bundle()
     found = [output for element in elements for output in do_fn.process(element)]
     do_fn.finish_bundle()

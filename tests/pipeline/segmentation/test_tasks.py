@@ -383,7 +383,7 @@ def test_images_whose_stamps_are_known_are_not_asked_for_again():
 
 
 def keep(tasks, out, options=None):
-    """What :class:`KeepMasks` yields of one bundle: tasks, rows, rejects."""
+    """Returns the outputs of :class:`KeepMasks` for one bundle: tasks, rows, rejects."""
     step = KeepMasks(options or KeepOptions("r", VOC), out)
     step.start_bundle()
     yielded = list(step.process(tasks))

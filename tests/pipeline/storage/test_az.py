@@ -1,4 +1,4 @@
-"""What is special to Azure Blob Storage, without a server."""
+"""Azure Blob Storage differs from other stores; tested without a server."""
 
 import datetime
 import types

@@ -22,12 +22,12 @@ from pipeline.storage.stores.table import store_of
 
 
 def raised(error, path):
-    """What storage raises where the client of a path's store raises an error."""
+    """Returns the exception of storage for an error of a store's client."""
     return as_os_error(error, path, store_of(path))
 
 
 def of_amazon(code, status, message="said why"):
-    """What s3fs raises for an answer of the store."""
+    """Returns the exception of s3fs for an answer of the store."""
     from botocore.exceptions import ClientError
     from s3fs.errors import translate_boto_error
 
@@ -39,7 +39,7 @@ def of_amazon(code, status, message="said why"):
 
 
 def of_google(status, message="said why"):
-    """What gcsfs raises for an answer of the store."""
+    """Returns the exception of gcsfs for an answer of the store."""
     from gcsfs.retry import validate_response
 
     content = f'{{"error": {{"code": {status}, "message": "{message}"}}}}'.encode()

@@ -17,7 +17,7 @@ PATHS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("/".join)
 
 
 def of_job(folder):
-    """What the job finds, less what it cannot read as a file."""
+    """Returns the files that the job finds and can read."""
     found = [file.path for file in FILES.list(folder) if isinstance(file, File)]
     return sorted(filter(os.path.isfile, found))
 

@@ -1,4 +1,4 @@
-"""What is special to Google Cloud Storage."""
+"""Google Cloud Storage differs from other stores."""
 
 import pytest
 

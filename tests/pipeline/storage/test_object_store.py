@@ -1,4 +1,4 @@
-"""What object stores have in common, and the versions that each gives a file."""
+"""Object stores behave alike, and each gives a file a version."""
 
 import datetime
 

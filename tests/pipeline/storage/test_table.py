@@ -10,11 +10,11 @@ from pipeline.storage.stores.object_store import ObjectStore
 
 
 class Expired(Exception):
-    """What the toy's client raises for credentials that have expired."""
+    """The toy client's error for expired credentials."""
 
 
 class Busy(Exception):
-    """What it raises where another attempt may succeed."""
+    """The toy client's error for a transient failure."""
 
 
 class Client:
