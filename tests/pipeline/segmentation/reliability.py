@@ -241,7 +241,7 @@ class Job:
 
 
 def without_progress(errors: str) -> str:
-    """Returns the lines that a command has printed beside the lines of its progress, which come on slow machines."""
+    """Removes the lines of progress, which appear on slow machines."""
     return re.sub(r"^\d+/\d+ images, .*\n", "", errors, flags=re.MULTILINE)
 
 

@@ -71,7 +71,7 @@ def test_no_pixel_crosses_a_shuffle_in_the_pipelines_of_others(fused, photos, ti
 
 
 def buffers(stage, kind):
-    """Returns what a stage reads (``source``) or writes (``sink``), as in ``group:SegmentArchive-…_12``."""
+    """Returns the names of a stage's sources or sinks, as in ``group:SegmentArchive-…_12``."""
     urn = f"beam:runner:{kind}:v1"
     return {step.spec.payload.decode() for step in stage.transforms if step.spec.urn == urn}
 
