@@ -275,11 +275,9 @@ def test_without_scores_evaluate_raises_the_commands_message(command, data, monk
     with pytest.raises(pipeline.UserError, match=r"0\.png: no prediction") as failed:
         pipeline.evaluate(data, masks=data / "masks")
     remedy, fault = str(failed.value).rsplit("; ", 1)
-    assert command("evaluate", "--data", data, "--masks", data / "masks") == (
-        1,
-        "",
-        f"fcn-beam: {remedy}:\n  {fault}\n",
-    )
+    status, printed, err = command("evaluate", "--data", data, "--masks", data / "masks")
+    assert (status, printed) == (1, "")
+    assert err.startswith(f"fcn-beam: {remedy}:\n  {fault}\n")
 
 
 # The child's two ends, each by itself
