@@ -103,7 +103,7 @@ def _scales(
     "--backbone-weights",
     metavar="imagenet|none|FILE",
     callback=lambda context, parameter, value: value and os.path.expanduser(value),
-    help="What the backbone of a new network starts from.  [default: imagenet]",
+    help="Weights that the backbone of a new network starts from.  [default: imagenet]",
 )
 @click.option(
     "--skips",

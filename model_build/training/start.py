@@ -1,8 +1,8 @@
 """Starts a training from a saved model, or from a weights file of the same network.
 
 The network is rebuilt by this code and the weights are loaded into it. If the labels of the data
-differ from the model's, the layers that score labels are new and all others are kept. In the new
-layers, labels that the model also has by name keep their weights.
+differ from the model's, the layers that score labels are replaced and all others are
+kept. In the new layers, a label that the model has under the same name takes over its weights.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Start:
         return Path(self.path).resolve().name
 
     def known(self, labels: LabelSet, classes: int) -> dict[int, int]:
-        """Returns the ids of labels that the start has, mapped to their ids there.
+        """Maps the ids of labels that the start also has to their ids in the start.
 
         Args:
             labels: of the data.
@@ -137,7 +137,7 @@ def load_start_weights(
             layers are new is determined.
 
     Returns:
-        What was taken over.
+        The layers and labels that were taken over.
 
     Raises:
         UserError: the weights cannot be read or belong to another network.
@@ -169,7 +169,7 @@ def _read(start: Start, model: keras.Model) -> None:
 
 
 def _copy(source: keras.Model, model: keras.Model, known: Mapping[int, int]) -> None:
-    """Copies all weights except those of new labels' scores."""
+    """Copies all weights except those that score labels which the source lacks."""
     scoring = scoring_layers(model)
     ids, other_ids = list(known), list(known.values())
     for layer in model.layers:

@@ -27,7 +27,7 @@ from pipeline.cli.options import (
 @click.command(
     cls=PassThroughCommand,
     context_settings={"ignore_unknown_options": True},
-    epilog="Apache Beam's own options are passed on, but for --runner: it always runs here.",
+    epilog="Apache Beam's own options are passed on, except --runner: evaluate runs locally.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.option(

@@ -74,14 +74,14 @@ _MASK_OPTIONS = (
         metavar="N|native",
         callback=_long_side,
         help="Longest side that the network sees; larger images are scaled down.  [default: "
-        "what the model was trained at]",
+        "the side that the model was trained at]",
     ),
     click.option(
         "--tile",
         is_flag=True,
         default=None,
-        help="Do not scale large images down, unless --long-side says so; take them in overlapping "
-        "tiles.",
+        help="Process large images in overlapping tiles; scale them down only if --long-side says "
+        "so.",
     ),
     click.option(
         "--max-pixels",

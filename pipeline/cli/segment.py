@@ -63,7 +63,7 @@ def _max_rejected(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--discard-edits",
     is_flag=True,
-    help="Redo masks that were edited by hand; prints how many these are first.",
+    help="Redo masks that were edited by hand, after printing their number.",
 )
 @click.option("--verify", is_flag=True, help="Check every existing mask and redo damaged ones.")
 @click.option(

@@ -24,8 +24,8 @@ class Tiling:
     """Runs images of any size through a network in tiles.
 
     Args:
-        average: uint8 RGB ``[n, h, w, 3]`` → features that the network averages over the image,
-            float32 ``[n, h/s, w/s, c]``, with s and c for each; None if it averages none.
+        average: uint8 RGB ``[n, h, w, 3]`` → the features that the network averages over the image,
+            each float32 ``[n, h/s, w/s, c]`` with its own s and c; None if there are none.
         score: images, and the averages ``[n, 1, 1, c]``, → float32 scores ``[n, h/s, w/s, c]``, and
             bool ``[n]``: whether they are finite.
         classify: scores → uint8 class ids ``[n, h, w]``, as its only output.
@@ -192,7 +192,7 @@ def spans(length: int, side: int, overlap: int, multiple: int = 1) -> list[Span]
         multiple: all starts and ends are multiples of it, as ``side`` and ``overlap`` must be.
 
     Returns:
-        Spans in order. No pixel is in three of them if ``overlap`` is at most a third of ``side``.
+        Spans in order. No pixel is in three of them if ``overlap`` is at most 3/8 of ``side``.
     """
     if length <= side:
         return [Span(0, length, 0, length)]

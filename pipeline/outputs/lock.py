@@ -2,8 +2,8 @@
 
 The lock is advisory: even if two jobs write to the same OUT, no data is corrupted. Masks of one
 recipe have equal bytes, all other names contain the run's, and a run that finds another's name in
-``run.json`` ends. So a run never waits for the lock, and a lock never has to be removed by hand:
-that of a process that has ended is dead.
+``run.json`` ends. So a run never waits for another to end, and a lock never has to
+be removed by hand: the lock of a process that has ended is dead.
 
 On local disk the operating system knows whether a process still holds the file. Elsewhere the file
 is rewritten every few seconds: it is dead once it has not changed for a minute of the observer's
@@ -172,7 +172,7 @@ class Lock:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 if not self._is_mine():
-                    return  # removed, or another run's: the run asks for that before it ends
+                    return  # removed, or another run's: the run checks for that before it ends
                 self._content["beat"] += 1
                 self._write()
             except Exception as error:  # if it lasts, the job's own writes fail
@@ -295,5 +295,5 @@ def _is_job_alive(out: OutputFolder, content: dict[str, Any], is_running: IsRunn
     if isinstance(summary, dict) and summary.get("run") == content.get("run"):
         return False  # it is done, and its cluster may have gone
     running = is_running(content["job"])
-    # A job that the cluster does not know may be about to be submitted, if that process is alive.
+    # A job that the cluster does not know yet may still be submitted, if its process may be alive.
     return submitter if running is False else running

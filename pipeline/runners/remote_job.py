@@ -94,7 +94,7 @@ class RemoteJob(ABC):
         """Checks that the runner answers before the job is submitted to it.
 
         Args:
-            options: the job's; missing ones that depend on the runner are set.
+            options: of the job; those that depend on the runner are set if they are missing.
 
         Raises:
             UserError: the runner does not answer.

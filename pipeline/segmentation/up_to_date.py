@@ -112,7 +112,7 @@ def keep_masks(
 
     Yields:
         For each task the row of its mask, if that is up to date; or the task, if the mask must be
-        made; or a reject, if the work of a person is under its name and does not fit the image.
+        made; or a reject, if a file that no run made is in its place and cannot be used.
 
     Raises:
         JobError: a mask cannot be read now, which does not make it out of date.
@@ -168,8 +168,8 @@ def check_unrecorded(out: OutputFolder, overwrite: bool) -> None:
     """Refuses an OUT that has masks or other products but no ``run.json``, such as a data folder.
 
     Args:
-        overwrite: accepts it if runs made masks there, as the text in them proves: its ``run.json``
-            was lost. Each mask is then checked for itself.
+        overwrite: accept it if the text in its masks proves that runs made them, as when its
+            ``run.json`` was lost. Each mask is then checked individually.
 
     Raises:
         UserError: it is refused.
@@ -194,7 +194,7 @@ def check_unrecorded(out: OutputFolder, overwrite: bool) -> None:
 def read_masks(
     masks: Iterable[tuple[str, Stamp | None]], out: OutputFolder
 ) -> Iterator[bytes | Exception]:
-    """Reads masks at once, by their names and stamps; an error takes the place of a mask."""
+    """Reads masks concurrently, by names and stamps; an error takes the place of a mask."""
     return out.files.read_each(
         (f"{out.path}/{MASKS.file(name)}", stamp and stamp.size) for name, stamp in masks
     )
@@ -273,7 +273,7 @@ def outdated_products(task: Task, row: Row | None) -> frozenset[str]:
     """Returns the names of products in OUT that show a mask from before it was edited by hand.
 
     Args:
-        row: of the mask as it is now. An edit of other bytes than any row records is a new one.
+        row: of the mask as it is now. If no earlier row has its hash, the edit is a new one.
     """
     if row is None or row.recipe is not None:
         return frozenset()
@@ -302,7 +302,8 @@ def _row_of(task: Task, data: bytes | Exception, options: KeepOptions) -> Row | 
     its row says which image it belongs to.
 
     Raises:
-        ForeignMask: it is the work of a person, and no run wrote a mask there, or it does not fit.
+        ForeignMask: no run made it, and no run wrote a mask there or it does not fit the labels
+            or the size.
         JobError: it cannot be read.
     """
     if isinstance(data, FileNotFoundError):

@@ -166,9 +166,11 @@ def as_os_error(error: Exception, path: str, store: ObjectStore) -> OSError:
     if is_transient(error, store):
         return Unavailable(f"{path}: the store does not answer ({type(error).__name__}: {text})")
     if isinstance(error, OSError):
-        if status is None:
+        if status is None and (number is None or path in text):  # one of storage itself
             return error
         # A client may report EINVAL for any refusal, which says nothing about the name.
         kind = BadName if number == errno.ENAMETOOLONG else OSError
-        return kind(f"{path}: {error.strerror or text}")
+        named = kind(f"{path}: {error.strerror or text}")
+        named.errno = None if status else number
+        return named
     return OSError(f"{path}: {type(error).__name__}: {text}")

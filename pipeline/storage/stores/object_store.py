@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 from model_build.common.errors import UserError, first_line
@@ -20,6 +22,8 @@ from pipeline.storage.names import bucket_and_key, pattern_of, prefixes_beyond, 
 from pipeline.storage.retries import with_retries
 
 CREDENTIALS_DEADLINE = 8.0  # seconds
+# Names of options whose values may be secrets.
+SECRET = re.compile(r"key|secret|token|passw|credential|connection_string|sas", re.IGNORECASE)
 PAGE_SIZE = 1000  # objects, the most that stores return at once
 OBJECTS_PER_PART = 10_000  # one worker lists so many, and leaves the rest of a prefix to others
 NOT_LITERAL = "which the store's client does not take literally; rename it"
@@ -38,7 +42,8 @@ class ObjectStore:
         extra: the extra that installs it.
         login: how to get credentials.
         not_secret: values of options that are not secret although their names sound so.
-        versions: the client's names of a file's version, the best first.
+        versions: the client's names of a file's version, the best first. A version must change
+            with every write, also within a second and at an equal size.
         read_only: whether files can be neither listed nor written.
         lists_after: whether :meth:`page` can begin after a key.
         transient_errors: failures after which another attempt may succeed, besides those of
@@ -61,7 +66,9 @@ class ObjectStore:
     # Special to a store
 
     def connect(self, options: dict[str, Any]) -> Any:
-        """Returns the client, a file system of fsspec.
+        """Returns the client, a file system of fsspec for all buckets of the store.
+
+        Up to 16 threads of a process use it at once.
 
         Args:
             options: for its constructor; numbers and booleans are parsed.
@@ -88,21 +95,27 @@ class ObjectStore:
         """Lists the next objects whose keys start with a prefix, in the order of their keys.
 
         Args:
+            prefix: may end within a name.
             after: a key that the listing begins with or after; ``""`` for all.
-            token: the one that the page before gave; None for the first page.
-            limit: the most objects to return.
+            token: the one that the page before gave; None for the first page. A call may be
+                repeated with the same token after an error.
+            limit: the most objects to ask for.
 
         Returns:
-            The objects, by keys instead of paths; and the token of the next page, None if there is
-            none.
+            The objects, by keys instead of paths, sorted as whole strings (``a.b`` before ``a/b``),
+            with the time each was written; and the token of the next page, None if there is none.
+            A page may be empty.
+
+        Raises:
+            FileNotFoundError: there is no such bucket; a missing folder only has no objects.
         """
         raise NotImplementedError
 
     def put(self, key: str, data: bytes, exclusive: bool) -> str | None:
-        """Writes a whole file.
+        """Writes a file whole or not at all: readers see the old file or the new one.
 
         Args:
-            exclusive: raise FileExistsError instead of replacing.
+            exclusive: raise FileExistsError instead of replacing, in one operation of the store.
 
         Returns:
             Its version; None where the client does not report it.
@@ -127,7 +140,7 @@ class ObjectStore:
     @functools.cached_property
     def client(self) -> Any:
         """The file system of fsspec, made when it is first used."""
-        return self.connect({name: _parsed(value) for name, value in self.options.items()})
+        return self.connect(dict(starmap(_parsed, self.options.items())))
 
     def version_of(self, info: Mapping[str, Any]) -> str | None:
         """Returns the version in a client's description of a file, or None."""
@@ -251,8 +264,10 @@ class ObjectStore:
             raise found from error
 
 
-def _parsed(value: str) -> Any:
-    """Parses ``true``, ``false`` and whole numbers; any other value stays text."""
+def _parsed(name: str, value: str) -> tuple[str, Any]:
+    """Parses ``true``, ``false`` and whole numbers, but not in names and secrets."""
+    if name.endswith("name") or SECRET.search(name):
+        return name, value
     if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    return int(value) if value.isdecimal() else value
+        return name, value.lower() == "true"
+    return name, int(value) if value.isdecimal() else value

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Mapping
 
 from model_build.common.errors import UserError, did_you_mean, require
 from pipeline.storage import local
 from pipeline.storage.names import is_remote, scheme_of
 from pipeline.storage.stores import az, gs, memory, s3, web
-from pipeline.storage.stores.object_store import ObjectStore
+from pipeline.storage.stores.object_store import SECRET, ObjectStore
 from pipeline.storage.stores.store import Store
 
 STORES: dict[str, type[ObjectStore]] = {
@@ -22,7 +21,6 @@ STORES: dict[str, type[ObjectStore]] = {
     "http": web.Web,
     "memory": memory.Memory,
 }
-_SECRET = re.compile(r"key|secret|token|passw|credential|connection_string|sas", re.IGNORECASE)
 
 Options = tuple[tuple[str, str, str], ...]
 
@@ -85,5 +83,5 @@ def secrets(options: Mapping[str, str]) -> list[str]:
     return [
         f"{scheme}.{key}"
         for scheme, key, value in parse_options(options)
-        if _SECRET.search(key) and value not in STORES[scheme].not_secret
+        if SECRET.search(key) and value not in STORES[scheme].not_secret
     ]

@@ -14,7 +14,7 @@ MULTIPLE = 32
 def axes(draw):
     """A length, the longest side of a tile and what tiles share, all multiples of 32 pixels."""
     side = draw(st.integers(2, 40))
-    overlap = draw(st.integers(0, side // 3))
+    overlap = draw(st.integers(0, 3 * side // 8))
     return tuple(MULTIPLE * cells for cells in (draw(st.integers(1, 500)), side, overlap))
 
 

@@ -1,12 +1,15 @@
-"""The table of stores: a toy store is one class and one line of it."""
+"""The table of stores: a toy store, with buckets and versions, is one class and one line."""
+
+from itertools import starmap
 
 import pytest
 
 from model_build.common.errors import UserError
 from pipeline.storage import File, Files, affects_all_files, describe_error, parse_options, secrets
-from pipeline.storage.faults import Unauthenticated
+from pipeline.storage.faults import Unauthenticated, as_os_error
 from pipeline.storage.stores import object_store, table
-from pipeline.storage.stores.object_store import ObjectStore
+from pipeline.storage.stores.object_store import ObjectStore, _parsed
+from pipeline.storage.stores.table import store_of
 
 
 class Expired(Exception):
@@ -147,3 +150,19 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(Toy, "extra", "toys")
     with pytest.raises(UserError, match=r"pip install 'fcn-beam\[toys\]'"):
         Files().check("toy://b/x")
+
+
+def test_numbers_in_options_are_parsed_but_not_in_names_and_secrets():
+    options = {"port": "21", "secure": "true", "password": "007", "account_name": "123"}
+    assert dict(starmap(_parsed, options.items())) == {
+        "port": 21,
+        "secure": True,
+        "password": "007",
+        "account_name": "123",
+    }
+
+
+def test_an_error_of_the_network_names_the_file():
+    error = as_os_error(OSError(113, "No route to host"), "toy://b/a", store_of("toy://b/a"))
+    assert describe_error(error) == "toy://b/a: No route to host"
+    assert error.errno == 113
