@@ -13,6 +13,7 @@ from model_build.training.history import read_history
 from model_build.training.recipes import RECIPES
 
 
+@pytest.mark.slow
 def test_training_improves_the_loss(long_training):
     rows = read_history(long_training.output)
     assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
@@ -20,6 +21,7 @@ def test_training_improves_the_loss(long_training):
     assert long_training.description.training["val_pixel_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_saved_folder_describes_the_training(long_training, toy_data, toy_labels, quick):
     description = artifact.describe(str(long_training.output))
     assert description.labels == toy_labels
@@ -36,6 +38,7 @@ def test_the_saved_folder_describes_the_training(long_training, toy_data, toy_la
     assert report["crop"] == [64, 64]
 
 
+@pytest.mark.slow
 def test_the_report_has_the_keys_that_it_always_had(long_training):
     report = artifact.describe(str(long_training.output)).training
     before = artifact.describe(artifact.DEFAULT_MODEL).training
@@ -43,6 +46,7 @@ def test_the_report_has_the_keys_that_it_always_had(long_training):
     assert list(report["recipe"]) == list(before["recipe"])
 
 
+@pytest.mark.slow
 def test_the_reported_scores_are_those_of_the_best_epoch(long_training):
     report = long_training.description.training
     best = read_history(long_training.output)[report["epoch"] - 1]
@@ -50,6 +54,7 @@ def test_the_reported_scores_are_those_of_the_best_epoch(long_training):
     assert report["val_miou"] == pytest.approx(float(best["val_miou"]), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_the_reported_scores_are_those_of_the_saved_network(long_training, score_saved):
     score, report = score_saved(long_training.output), long_training
     assert report.description.training["val_miou"] == pytest.approx(score.miou, abs=1e-3)
@@ -58,11 +63,13 @@ def test_the_reported_scores_are_those_of_the_saved_network(long_training, score
     )
 
 
+@pytest.mark.slow
 def test_the_user_hears_of_the_counts(long_training):
     assert "6 training images (0 dropped" in long_training.lines[0]
     assert "2 validation images, 3 labels" in long_training.lines[0]
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(long_training):
     for name in ("training.png", "confusion.png", "samples.png"):
         assert (long_training.output / name).read_bytes().startswith(b"\x89PNG")
