@@ -147,6 +147,10 @@ class OutputFolder:
                     if not is_name_error(error):  # no file can have that name
                         raise
 
+    def other_products(self) -> list[Product]:
+        """Returns the products that this run does not write, its masks apart."""
+        return [one for one in products.PRODUCTS if one not in (MASKS, *self.products)]
+
     def product_folders(self) -> list[Source]:
         """Returns the folders of all products, to be listed by many workers."""
         folders = [f"{self.path}/{product.name}" for product in products.PRODUCTS]

@@ -27,8 +27,9 @@ class Product:
         extension: of its files, with the dot.
         needs: the arguments of ``encode``: ``pixels``, the photo as uint8 RGB ``[h, w, 3]``, scaled
             to what the network sees; ``class_map``, uint8 class ids ``[h, w]``; ``size``, (height,
-            width) of the source; ``labels``; ``origin`` of a mask.
-        encode: returns the content of a file.
+            width) of the source; ``labels``; for masks alone, ``origin``.
+        encode: returns the content of a file. Raises ValueError or OSError for an image that the
+            format cannot hold: it is rejected.
     """
 
     name: str
@@ -66,10 +67,6 @@ OVERLAYS = Product("overlays", ".jpg", ("pixels", "class_map", "labels"), encode
 PRODUCTS = (MASKS, OVERLAYS)
 
 
-def chosen(**options: bool) -> tuple[Product, ...]:
-    """Returns the products that a run writes beside its masks.
-
-    Args:
-        options: whether to write each, by its name.
-    """
+def chosen(options: Mapping[str, Any]) -> tuple[Product, ...]:
+    """Returns the products that a run writes beside its masks: those whose option is on."""
     return tuple(product for product in PRODUCTS if options.get(product.name))

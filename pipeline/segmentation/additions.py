@@ -11,12 +11,12 @@ from pipeline.outputs.products import MASKS
 from pipeline.records import Photo, Reject, Row, Task, hash_of, rejected
 from pipeline.runners.progress import count, stage_timer
 from pipeline.segmentation.up_to_date import (
-    ForeignMask,
     class_ids,
     missing_products,
     read_masks,
 )
 from pipeline.segmentation.windows import (
+    ENCODING_ERRORS,
     Encoded,
     JournallingDoFn,
     WriteOptions,
@@ -26,8 +26,8 @@ from pipeline.segmentation.windows import (
 from pipeline.storage import as_job_error
 
 
-class ChangedMask(ValueError):
-    """A mask whose bytes are not those that its row records, though its stamp is."""
+class ChangedFile(ValueError):
+    """A mask or photo whose bytes are not those that the mask's row records."""
 
 
 def add_products(
@@ -80,13 +80,15 @@ def encode_missing(
     missing = missing_products(task, options.out)
     try:
         if hash_of(mask) != task.row.mask_hash:
-            raise ChangedMask("is not as its row says (--verify checks it)")
+            raise ChangedFile("is not as its row says (--verify checks it)")
+        if photo is not None and task.row.hash and photo.hash != task.row.hash:
+            raise ChangedFile("belongs to an earlier version of the image")
         ids = class_ids(task, mask, options.labels)
         materials = {"class_map": ids, "size": ids.shape, "labels": options.labels}
         if photo is not None:
             materials["pixels"] = photo.pixels
         files = {product.file(task.mask_name): product.make(materials) for product in missing}
-    except (ChangedMask, ForeignMask, MemoryError) as error:
+    except ENCODING_ERRORS as error:
         where = f"{options.out.path}/{MASKS.file(task.mask_name)}"
         names = ", ".join(product.name for product in missing)
         cause = type(error)(f"{where}: {error}, so its {names} cannot be made")

@@ -21,7 +21,7 @@ from pipeline.network import precision as precisions
 from pipeline.network.handler import EngineOptions
 from pipeline.outputs import products
 from pipeline.outputs.folder import OutputFolder, parse_output
-from pipeline.outputs.products import MASKS, chosen
+from pipeline.outputs.products import MASKS, Product, chosen
 from pipeline.outputs.run_json import EarlierRuns, Recipe, check_recipe, read_earlier_runs
 from pipeline.records import Source
 from pipeline.runners import local, remote
@@ -49,6 +49,11 @@ class Request(MaskOptions):
     shared_disk: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     beam_options: Sequence[str] = ()
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """The products beside the masks: each has an option of its name."""
+        return chosen(vars(self))
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,7 @@ def plan(request: Request) -> Plan:
         raise UserError("no INPUT; name a folder, a glob, an image or @LIST")
     model = models.describe(request.model_or_default, files)
     sources = tuple(parse_source(text, files) for text in request.inputs)
-    out = OutputFolder(
-        parse_output(request.output, files), files, chosen(overlays=request.overlays)
-    )
+    out = OutputFolder(parse_output(request.output, files), files, request.products)
     listing = ListOptions(
         root=common_folder(source.folder for source in sources),
         all_files=request.all_files,

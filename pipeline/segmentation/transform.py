@@ -61,7 +61,7 @@ class SegmentImages(beam.PTransform):
             options, description, threads.has_accelerator, local=False
         )
         path = parse_output(as_text("output", output), files)
-        out = OutputFolder(path, files, chosen(overlays=overlays))
+        out = OutputFolder(path, files, chosen({"overlays": overlays}))
         self.write = WriteOptions(description.labels, recipe.id, out)
 
     def expand(self, uris):

@@ -36,6 +36,8 @@ from pipeline.storage import Files, affects_all_files, as_job_error, is_name_err
 PHOTOS_PER_WINDOW = 32  # at most
 MAX_WINDOW_BYTES = 256_000_000  # of the pixels and class maps in a window
 MAX_FILE_BYTES = 1_000_000_000  # a larger file is no photo, and reading it could end the worker
+# Of an encoder, for a photo that its format cannot hold, such as a JPEG of over 65,535 pixels.
+ENCODING_ERRORS = (MemoryError, OSError, ValueError)
 
 
 def read_windows(tasks: Sequence[Task], options: DecodeOptions, files: Files) -> Iterator[Window]:
@@ -112,8 +114,8 @@ class Encoded(NamedTuple):
     Attributes:
         task: the image.
         row: of its mask; ``written`` follows if the mask is among the files.
-        files: their contents by path below OUT, in the order of writing. The mask comes last: where
-            it exists, all products of its image do.
+        files: their contents by path below OUT, in the order of writing. The mask comes first: a
+            run that ends before the others leaves none that shows another mask.
         outdated: names of products to delete first: they belong to the mask that is replaced.
     """
 
@@ -160,7 +162,8 @@ def encode(
     if isinstance(class_map, Reject):
         return class_map
     assert isinstance(photo, Photo)  # only a photo has a class map
-    products, size = (*options.out.products, MASKS), (photo.height, photo.width)
+    out, size = options.out, (photo.height, photo.width)
+    products = (MASKS, *out.products)
     try:
         pixels = histogram(class_map, options.labels, size)
         materials = {
@@ -171,7 +174,7 @@ def encode(
             "origin": Origin(task.image.name, photo.hash, options.recipe, pixels),
         }
         files = {product.file(task.mask_name): product.make(materials) for product in products}
-    except MemoryError as error:
+    except ENCODING_ERRORS as error:
         return rejected(task.image.path, "write", error)
     mask = MASKS.file(task.mask_name)
     row = Row(
@@ -185,7 +188,9 @@ def encode(
         mask_hash=hash_of(files[mask]),
         recipe=options.recipe,
     )
-    return Encoded(task, row, files, task.products - {product.name for product in products})
+    # Without a run OUT was not listed: it may contain any product of an earlier mask.
+    outdated = task.products if out.run else frozenset(one.name for one in out.other_products())
+    return Encoded(task, row, files, outdated)
 
 
 def write_all(encoded: Sequence[Encoded | Reject], out: OutputFolder) -> list[Row | Reject]:
@@ -225,9 +230,8 @@ def is_stale(
 ) -> bool:
     """Whether the products that an image may have in OUT must be deleted, as it was rejected.
 
-    An image that cannot be read now is not a changed one: its mask is left alone. Products are
-    written before the mask, so a failed write may leave some. An OUT that no run has claimed was
-    not listed, so it may contain any.
+    An image that cannot be read now is not a changed one: its mask is left alone. A failed write
+    may leave some products. An OUT that no run has claimed was not listed, so it may contain any.
     """
     if isinstance(outcome, Row) or outcome.stage == "read":
         return False

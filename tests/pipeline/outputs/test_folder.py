@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model_build.common.errors import JobError
 from pipeline.outputs import runs
 from pipeline.outputs.folder import OutputFolder, utf8
-from pipeline.outputs.products import MASKS, OVERLAYS
+from pipeline.outputs.products import MASKS, OVERLAYS, PRODUCTS
 from pipeline.records import Stamp
 from pipeline.storage import Files, Unlisted, as_job_error, local
 
@@ -188,7 +188,7 @@ def test_a_folder_called_like_an_overlay_gets_another_name_and_its_masks_are_fou
     assert overlaid(out) == [name]
 
 
-NAMES = ("masks", "overlays", ".unfinished", "journal", "lock", "staged")
+NAMES = (*(product.name for product in PRODUCTS), ".unfinished", "journal", "lock", "staged")
 
 
 def test_what_a_run_writes_is_told_to_the_listing(out):

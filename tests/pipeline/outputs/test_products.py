@@ -1,3 +1,5 @@
+import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,8 @@ NAMES = st.lists(st.sampled_from(["a", ".jpg", ".png", "_", "/"]), min_size=1, m
 
 
 def test_a_run_writes_the_products_that_it_is_asked_for():
-    assert chosen(overlays=False) == chosen() == ()
-    assert chosen(overlays=True) == (OVERLAYS,)
+    assert chosen({"overlays": False}) == chosen({}) == ()
+    assert chosen({"overlays": True, "limit": 3}) == (OVERLAYS,)
 
 
 def test_each_product_has_a_folder_of_its_own():
@@ -52,3 +54,16 @@ def test_other_files_are_none_of_a_product(file):
 def test_a_product_is_made_of_what_it_needs():
     shout = Product("loud", ".txt", ("text",), lambda text: text.upper().encode())
     assert shout.make({"text": "a", "other": 1}) == b"A"
+
+
+@pytest.mark.parametrize("product", [one for one in PRODUCTS if one is not MASKS])
+def test_every_product_has_its_option_everywhere(product):
+    from pipeline import SegmentImages, segment
+    from pipeline.cli.segment import segment as command
+    from pipeline.segmentation.plan import Request
+
+    assert product.name in {option.name for option in command.params}
+    assert product.name in {field.name for field in fields(Request)}
+    assert product.name in inspect.signature(segment).parameters
+    assert product.name in inspect.signature(SegmentImages.__init__).parameters
+    assert Request(["in"], "out", **{product.name: True}).products == (product,)

@@ -43,7 +43,7 @@ SUMS = Product("sums", ".txt", ("class_map", "size"), lambda **m: b"%d" % enlarg
 def job(monkeypatch, stub_job, tmp_path):
     """Runs a job that writes :data:`SIZES` and :data:`SUMS`, or shows what it would do."""
     monkeypatch.setattr(products, "PRODUCTS", (*products.PRODUCTS, SIZES, SUMS))
-    monkeypatch.setattr(plan, "chosen", lambda **options: (SIZES, SUMS))
+    monkeypatch.setattr(plan, "chosen", lambda options: (SIZES, SUMS))
     pictures(tmp_path / "in", 3)
 
     def shown(**options):
@@ -221,7 +221,7 @@ def test_a_mask_that_is_not_as_its_row_says_gets_no_products(out, done):
     task = done()
     out.write("masks/a.png", b"changed behind its stamp")
     (reject,) = add([task], out)
-    assert (reject.stage, reject.error) == ("write", "ChangedMask")
+    assert (reject.stage, reject.error) == ("write", "ChangedFile")
     assert reject.detail == (
         f"{out.path}/masks/a.png: is not as its row says (--verify checks it), so its overlays "
         "cannot be made"
@@ -268,3 +268,22 @@ def test_a_mask_that_cannot_be_read_now_ends_the_job(out, done):
     FILES.delete(f"{out.path}/{MASKS.file('a.png')}")
     with pytest.raises(JobError, match="; restore it"):
         add([task], out)
+
+
+def test_a_photo_that_is_not_the_masks_own_gets_no_products(out, done):
+    task = done()
+    task = task._replace(row=task.row._replace(hash="of another photo"))
+    (reject,) = add([task], out)
+    assert (reject.stage, reject.error) == ("write", "ChangedFile")
+    assert "belongs to an earlier version of the image" in reject.detail
+    assert left_alone(task, out, reject) == task.row.mask_hash
+
+
+def test_a_photo_that_a_format_cannot_hold_leaves_the_mask_alone(out, done):
+    def refuse(**needs):
+        raise OSError("broken data stream when writing image file")
+
+    task = done()
+    (reject,) = add([task], replace(out, products=(replace(OVERLAYS, encode=refuse),)))
+    assert (reject.stage, reject.error) == ("write", "OSError")
+    assert left_alone(task, out, reject) == task.row.mask_hash

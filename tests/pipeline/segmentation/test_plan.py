@@ -12,7 +12,7 @@ from pipeline.images.decode import MAX_PIXELS, DecodeOptions
 from pipeline.network import models, precision, threads
 from pipeline.network.handler import EngineOptions
 from pipeline.outputs import run_json
-from pipeline.outputs.products import OVERLAYS
+from pipeline.outputs.products import MASKS, OVERLAYS, PRODUCTS
 from pipeline.outputs.run_json import EarlierRuns, Recipe
 from pipeline.records import Source
 from pipeline.segmentation.plan import Request, as_text, plan
@@ -339,7 +339,9 @@ def test_masks_of_a_version_that_made_other_pixels_are_refused(ask, claim):
     assert plan(ask(overwrite=True))
 
 
-NO_RECIPE = {"overlays": True, "limit": 1, "all_files": True, "max_pixels": 10, "workers": 1}
+NO_RECIPE = {"limit": 1, "all_files": True, "max_pixels": 10, "workers": 1} | {
+    product.name: True for product in PRODUCTS if product is not MASKS
+}
 
 
 def test_options_that_decide_no_mask_are_none_of_the_recipe(ask, claim):

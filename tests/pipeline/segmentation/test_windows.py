@@ -21,7 +21,7 @@ from pipeline.images.masks import Origin, find_traces
 from pipeline.network.handler import EngineOptions
 from pipeline.outputs.folder import OutputFolder
 from pipeline.outputs.journal import Journal, journals
-from pipeline.outputs.products import MASKS, OVERLAYS
+from pipeline.outputs.products import MASKS, OVERLAYS, PRODUCTS
 from pipeline.records import ImageRef, Photo, Reject, Row, Stamp, Task, Window, hash_of
 from pipeline.segmentation import windows
 from pipeline.segmentation.windows import Windowed, WriteOptions, read_windows, write_window
@@ -497,7 +497,8 @@ def test_a_stale_mask_goes_once_its_reject_is_in_the_journal(task, out):
 
     window, _ = rejecting(window_of([task("a")._replace(mask=row.written)]), 0)
     write(window, OutputFolder(out.path, Looking(), run="r1"))
-    assert [name for name, _ in noted] == ["a.png", "a.jpg"]
+    names = [product.file("a.png").rpartition("/")[2] for product in PRODUCTS]
+    assert [name for name, _ in noted] == names
     assert all("infer" in stages for _, stages in noted)
 
 
@@ -552,3 +553,42 @@ def test_the_mask_of_an_image_that_cannot_be_read_just_now_is_left_alone(task, o
     assert write(Window(again, rejects, rejects), out) == list(rejects)
     after = {file.path: FILES.read(file.path) for file in FILES.list(out.path)}
     assert after.items() >= before.items()
+
+
+@pytest.mark.parametrize("step", ["masks", "overlays"])
+def test_a_redo_that_ends_half_way_leaves_no_product_of_another_mask(task, out, step):
+    @dataclass(frozen=True)
+    class Full(Files):
+        def write(self, path, data, **options):
+            if f"/{step}/" in path:
+                raise OSError(errno.ENOSPC, "No space left on device", path)
+            return super().write(path, data, **options)
+
+    both = replace(out, products=(OVERLAYS,))
+    (row,) = write(window_of([task("a")]), both)
+    before = standing(out)
+    again = task("a")._replace(mask=row.written, products=frozenset({"overlays"}))
+    window = window_of([again])._replace(class_maps=(np.full((10, 20), 9, np.uint8),))
+    with pytest.raises(JobError, match="No space left"):
+        write(window, replace(both, files=Full()))
+    after = standing(out)
+    assert "overlays/a.jpg" not in after
+    assert (after["masks/a.png"] == before["masks/a.png"]) == (step == "masks")
+
+
+def test_in_an_output_that_was_not_listed_products_of_an_earlier_mask_go(task, out):
+    unlisted = replace(out, run="")
+    write(window_of([task("a")]), replace(unlisted, products=(OVERLAYS,)))
+    assert "overlays/a.jpg" in standing(out)
+    write(window_of([task("a")]), unlisted)
+    assert [*standing(out)] == ["masks/a.png"]
+
+
+def test_a_photo_that_a_format_cannot_hold_is_rejected(task, out):
+    def refuse(**needs):
+        raise OSError("broken data stream when writing image file")
+
+    odd = replace(out, products=(replace(OVERLAYS, encode=refuse),))
+    (reject,) = write(window_of([task("a")]), odd)
+    assert (reject.stage, reject.error) == ("write", "OSError")
+    assert standing(out) == {}
