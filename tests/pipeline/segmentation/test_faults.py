@@ -315,8 +315,8 @@ def fail_in_our_code(where, name):
     ("where", "name", "streams"),
     [
         ("pipeline.segmentation.tasks", "assign_mask_names", "2"),
-        ("pipeline.segmentation.windows", "encode_mask", "1"),
-        ("pipeline.segmentation.windows", "encode_mask", "2"),
+        ("pipeline.segmentation.windows", "histogram", "1"),
+        ("pipeline.segmentation.windows", "histogram", "2"),
         ("pipeline.outputs.summary", "leftovers", "2"),
     ],
 )
@@ -390,7 +390,7 @@ def test_the_first_traceback_of_each_cause_is_shown_at_level_info_alone(start, t
 
 @pytest.mark.slow
 def test_what_ends_a_job_is_shown_with_its_traceback_at_level_info(start):
-    fail = functools.partial(fail_in_our_code, "pipeline.segmentation.windows", "encode_mask")
+    fail = functools.partial(fail_in_our_code, "pipeline.segmentation.windows", "histogram")
     failed = start(fail, options=["--log-level", "info"])
     assert failed.wait() == 1
     assert "Traceback" in failed.errors
