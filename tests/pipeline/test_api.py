@@ -55,6 +55,7 @@ def model(stub_model, monkeypatch):
 # The calls in this process
 
 
+@pytest.mark.slow
 def test_a_call_makes_the_masks_of_the_command(model, command, photos, tmp_path):
     out, other = tmp_path / "out", tmp_path / "command"
     summary = pipeline.segment(photos, out, model=model)

@@ -251,6 +251,7 @@ def _number(image):
     return 1, int(image.name[-13:-4])
 
 
+@pytest.mark.slow
 def test_the_graph_lists_each_object_once(invented):
     count = 100_000
     bucket = invented({"photos": count}, beside=True)

@@ -114,6 +114,7 @@ def test_overlays_are_added_byte_for_byte_without_the_network(stub_job, tmp_path
     assert rows(str(tmp_path / "out")) == lines
 
 
+@pytest.mark.slow
 def test_an_edited_mask_gets_its_own_overlay(stub_job, tmp_path, monkeypatch):
     pictures(tmp_path / "in", 2)
     out = str(tmp_path / "out")

@@ -175,6 +175,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_no_edit_is_left_alone_by_any_option_and_may_be_corrected(stub_job, places):
     where, out = places
     stub_job(where, out)

@@ -54,6 +54,7 @@ def by_segment(inputs, out, tiny_model, **options):
     return pictures, sorted(map(json.loads, rows.splitlines()), key=lambda row: row["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"tile": True}, {"overlays": True, "long_side": 64, "engine": "graph", "batch_size": 2}],
